@@ -1,0 +1,12 @@
+//! Deep Deterministic Uncertainty for semantic segmentation.
+//!
+//! A trained DeepLab goes in; for every pixel come out the class, the aleatoric uncertainty
+//! (softmax entropy, nats) and the epistemic uncertainty (log-density of the pixel's feature under
+//! one Gaussian a class, nats). `docs/architecture.md` has the picture.
+
+pub mod data;
+pub mod error;
+pub mod model;
+pub mod ops;
+
+pub use error::{Error, Result};

@@ -1,0 +1,177 @@
+//! The configuration of a DeepLab: everything the topology needs that the weights do not say.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Whose code wrote the checkpoint. It decides the defaults at import; afterwards the fields of
+/// [`Config`] alone say what is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// segmentation-models-pytorch `DeepLabV3Plus`.
+    Smp,
+    /// torchvision `deeplabv3_resnet50 / 101`.
+    Torchvision,
+    /// VainF/DeepLabV3Plus-Pytorch.
+    Vainf,
+    /// jfzhang95/pytorch-deeplab-xception.
+    Jfzhang95,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backbone {
+    Resnet18,
+    Resnet34,
+    Resnet50,
+    Resnet101,
+}
+
+impl Backbone {
+    /// Residual blocks of each of the four stages.
+    pub fn blocks(self) -> [usize; 4] {
+        match self {
+            Backbone::Resnet18 => [2, 2, 2, 2],
+            Backbone::Resnet34 | Backbone::Resnet50 => [3, 4, 6, 3],
+            Backbone::Resnet101 => [3, 4, 23, 3],
+        }
+    }
+
+    /// Bottleneck blocks (1x1, 3x3, 1x1) rather than basic ones (3x3, 3x3).
+    pub fn bottleneck(self) -> bool {
+        matches!(self, Backbone::Resnet50 | Backbone::Resnet101)
+    }
+}
+
+/// Which comes first in the channels of the decoder's concatenation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConcatOrder {
+    AsppFirst,
+    LowLevelFirst,
+}
+
+/// The V3+ decoder: project the stride-4 backbone features, concatenate, refine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decoder {
+    /// Channels of the 1x1 projection of the low-level features (48 in all published models).
+    pub low_level_channels: usize,
+    pub concat_order: ConcatOrder,
+    /// Output channels of each 3x3 convolution after the concatenation.
+    pub refine_channels: Vec<usize>,
+}
+
+/// A dropout of the training graph, used by MC Dropout.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dropout {
+    /// The unit (see [`super::layout`]) whose output it acts on.
+    pub after: String,
+    pub probability: f32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    pub family: Family,
+    pub backbone: Backbone,
+    /// Output channels of the 7x7 stem.
+    pub stem_channels: usize,
+    /// Width of the 3x3 convolutions of each stage.
+    pub stage_width: [usize; 4],
+    /// Output channels of each stage (the width again for basic blocks).
+    pub stage_channels: [usize; 4],
+    /// 8 or 16.
+    pub output_stride: usize,
+    /// Dilation of the 3x3 convolutions of each block of each stage.
+    pub dilations: [Vec<usize>; 4],
+    pub aspp_rates: Vec<usize>,
+    pub aspp_channels: usize,
+    /// Output channels of each 3x3 convolution between the ASPP projection and whatever follows it
+    /// (smp's `aspp.1`, torchvision's `classifier.1`); empty elsewhere.
+    pub post_aspp_channels: Vec<usize>,
+    /// The convolutions of the ASPP and decoder are depthwise-separable (no norm in between).
+    pub separable: bool,
+    /// None: DeepLab-v3, whose classifier reads the post-ASPP features.
+    pub decoder: Option<Decoder>,
+    /// Rule of every bilinear upsampling (irrelevant for the 1x1 image-pooling branch).
+    pub align_corners: bool,
+    /// Height and width must divide by this; smaller inputs are padded at the bottom and right.
+    pub input_multiple: usize,
+    pub dropout: Vec<Dropout>,
+    /// One name a class, in index order.
+    pub classes: Vec<String>,
+    /// Of RGB / 255.
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
+
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+impl Config {
+    /// Channels D of the feature whose density is taken: the input of the last 1x1 convolution.
+    pub fn feature_channels(&self) -> usize {
+        let chain = match &self.decoder {
+            Some(decoder) => &decoder.refine_channels,
+            None => &self.post_aspp_channels,
+        };
+        chain.last().copied().unwrap_or(self.aspp_channels)
+    }
+
+    /// Stride of each stage's first block: the strides that the output stride leaves.
+    pub fn stage_strides(&self) -> [usize; 4] {
+        match self.output_stride {
+            8 => [1, 2, 1, 1],
+            _ => [1, 2, 2, 1],
+        }
+    }
+}
+
+impl Config {
+    /// Checks what the shapes of the weights cannot: `source` names the file in the message.
+    pub fn validate(&self, source: &str) -> Result<()> {
+        let bad = |what: &str, expected: &str, found: String| {
+            Err(Error::invalid(format!("{source}: {what}"), expected, found))
+        };
+        if !matches!(self.output_stride, 8 | 16) {
+            return bad("output stride", "8 or 16", self.output_stride.to_string());
+        }
+        if !(2..=255).contains(&self.classes.len()) {
+            return bad(
+                "classes",
+                "2 to 255 (a mask's void is 255)",
+                self.classes.len().to_string(),
+            );
+        }
+        for (stage, (dilations, blocks)) in
+            self.dilations.iter().zip(self.backbone.blocks()).enumerate()
+        {
+            if dilations.len() != blocks || dilations.contains(&0) {
+                let what = format!("dilations of layer{}", stage + 1);
+                return bad(&what, &format!("{blocks} positive numbers"), format!("{dilations:?}"));
+            }
+        }
+        if !self.backbone.bottleneck() && self.stage_width != self.stage_channels {
+            let found = format!("{:?} and {:?}", self.stage_width, self.stage_channels);
+            return bad("stages", "equal widths and channels for basic blocks", found);
+        }
+        if self.aspp_rates.contains(&0) || self.input_multiple == 0 {
+            return bad("ASPP rates and input multiple", "positive numbers", "a zero".into());
+        }
+        let finite = self.mean.iter().chain(&self.std).all(|v| v.is_finite());
+        if !finite || self.std.iter().any(|s| *s <= 0.0) {
+            return bad(
+                "mean and std",
+                "finite, std > 0",
+                format!("{:?} {:?}", self.mean, self.std),
+            );
+        }
+        if let Some(d) = self.dropout.iter().find(|d| !(0.0..1.0).contains(&d.probability)) {
+            return bad("dropout", "a probability below 1", d.probability.to_string());
+        }
+        for unit in super::units(self) {
+            unit.conv.validate()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! The model file: safetensors whose metadata holds `ddu.format` and the JSON configuration.
+//!
+//! Tensors are stored as f16 where every value survives the round trip, else as f32: lossless
+//! either way.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::Path;
+
+use half::f16;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use sha2::{Digest, Sha256};
+
+use super::{Config, Model, Tensor};
+use crate::error::{Error, Result};
+
+const FORMAT: &str = "ddu-model-1";
+
+impl Model {
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let source = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let foreign = |found: String| {
+            Error::invalid(&source, "a model written by `ddu convert`", found)
+                .fix("convert the checkpoint first: ddu convert CHECKPOINT -o model.safetensors")
+        };
+        let (_, header) =
+            SafeTensors::read_metadata(&bytes).map_err(|e| foreign(format!("{e}")))?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        match metadata.get("ddu.format").map(String::as_str) {
+            Some(FORMAT) => {}
+            Some(other) => return Err(Error::invalid(&source, FORMAT, other)),
+            None => return Err(foreign("safetensors without ddu.format metadata".into())),
+        }
+        let text = metadata.get("ddu.config").ok_or_else(|| foreign("no ddu.config".into()))?;
+        let config: Config = serde_json::from_str(text)
+            .map_err(|e| Error::invalid(format!("{source}: ddu.config"), "a configuration", e))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| foreign(format!("{e}")))?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            tensors.insert(name.to_owned(), decode(&source, name, &view)?);
+        }
+        Model::new(&source, config, tensors)
+    }
+
+    /// Writes a temporary file beside `path` and renames it.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let encoded: Vec<_> =
+            self.tensors.iter().map(|(name, tensor)| (name, tensor, encode(tensor))).collect();
+        let views = encoded.iter().map(|(name, tensor, (dtype, bytes))| {
+            let view = TensorView::new(*dtype, tensor.shape.clone(), bytes);
+            (name.as_str(), view.expect("a tensor's data has its shape's size"))
+        });
+        let metadata = HashMap::from([
+            ("ddu.format".to_owned(), FORMAT.to_owned()),
+            ("ddu.config".to_owned(), self.config_json()),
+        ]);
+        let bytes = safetensors::serialize(views, Some(metadata))
+            .map_err(|e| Error::invalid(path.display(), "tensors that can be stored", e))?;
+        crate::data::write_atomic(path, |file| file.write_all(&bytes))
+    }
+
+    /// SHA-256 (hex) of configuration and weights; equal for equal models however they are stored.
+    /// A density names the model it was fitted with by it.
+    pub fn hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        hasher.update(self.config_json());
+        for (name, tensor) in &self.tensors {
+            hasher.update(name);
+            for value in &tensor.data {
+                hasher.update(value.to_le_bytes());
+            }
+        }
+        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn config_json(&self) -> String {
+        serde_json::to_string(&self.config).expect("a configuration is plain data")
+    }
+}
+
+fn encode(tensor: &Tensor) -> (Dtype, Vec<u8>) {
+    let survives = |v: &f32| f16::from_f32(*v).to_f32().to_bits() == v.to_bits();
+    if tensor.data.iter().all(survives) {
+        let bytes = tensor.data.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes());
+        (Dtype::F16, bytes.collect())
+    } else {
+        (Dtype::F32, tensor.data.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+}
+
+fn decode(source: &str, name: &str, view: &TensorView) -> Result<Tensor> {
+    let bytes = view.data();
+    let data = match view.dtype() {
+        Dtype::F32 => {
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
+        Dtype::F16 => {
+            bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
+        other => {
+            let what = format!("{source}: tensor {name}");
+            return Err(Error::invalid(what, "F32 or F16", format!("{other:?}")));
+        }
+    };
+    Ok(Tensor { shape: view.shape().to_vec(), data })
+}

@@ -1,0 +1,138 @@
+//! The canonical names of a model's convolutions and their tensors.
+//!
+//! A [`Unit`] is one convolution with what is fused to it. Its tensors are
+//! `NAME.weight [out, in / groups, k, k]`, `NAME.bias [out]` where it has one, and where a batch norm
+//! follows `NAME.norm.{weight,bias,mean,var} [out]`.
+//!
+//! ```text
+//! backbone.stem                        7x7, stride 2
+//! backbone.layer{1..4}.{i}.conv{1,2,3} and .downsample
+//! aspp.0                               1x1
+//! aspp.{1..}                           3x3 dilated, or .depthwise and .pointwise
+//! aspp.pool                            1x1 after the global average
+//! aspp.project                         1x1
+//! post.{i}                             3x3 after the ASPP (or .depthwise and .pointwise)
+//! decoder.low_level                    1x1
+//! decoder.{i}                          3x3 after the concatenation (or .depthwise and .pointwise)
+//! classifier                           1x1 with bias
+//! ```
+
+use super::config::Config;
+use crate::ops::Conv2d;
+
+/// One convolution of the network: its parameters and which tensors go with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unit {
+    pub name: String,
+    pub conv: Conv2d,
+    pub bias: bool,
+    pub norm: bool,
+}
+
+impl Unit {
+    fn new(name: impl Into<String>, conv: Conv2d) -> Self {
+        Unit { name: name.into(), conv, bias: false, norm: true }
+    }
+
+    /// Name and shape of each tensor of the unit.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let Unit { name, conv, .. } = self;
+        let mut all = vec![(format!("{name}.weight"), conv.weight_shape().to_vec())];
+        if self.bias {
+            all.push((format!("{name}.bias"), vec![conv.out_channels]));
+        }
+        if self.norm {
+            for part in ["weight", "bias", "mean", "var"] {
+                all.push((format!("{name}.norm.{part}"), vec![conv.out_channels]));
+            }
+        }
+        all
+    }
+}
+
+/// Every convolution of the network, in the order in which the network runs them.
+pub fn units(config: &Config) -> Vec<Unit> {
+    let mut all = Vec::new();
+    let stem = config.stem_channels;
+    all.push(Unit::new("backbone.stem", Conv2d::dense(3, stem, 7).stride(2)));
+
+    let mut input = stem;
+    let blocks = config.backbone.blocks();
+    for stage in 0..4 {
+        let (width, output) = (config.stage_width[stage], config.stage_channels[stage]);
+        for block in 0..blocks[stage] {
+            let name = format!("backbone.layer{}.{block}", stage + 1);
+            let stride = if block == 0 { config.stage_strides()[stage] } else { 1 };
+            let dilation = config.dilations[stage][block];
+            let three = |i, o| Conv2d::dense(i, o, 3).dilation(dilation);
+            let conv = |i: usize| format!("{name}.conv{i}");
+            if config.backbone.bottleneck() {
+                all.push(Unit::new(conv(1), Conv2d::dense(input, width, 1)));
+                all.push(Unit::new(conv(2), three(width, width).stride(stride)));
+                all.push(Unit::new(conv(3), Conv2d::dense(width, output, 1)));
+            } else {
+                all.push(Unit::new(conv(1), three(input, width).stride(stride)));
+                all.push(Unit::new(conv(2), three(width, output)));
+            }
+            if block == 0 && (stride != 1 || input != output) {
+                let conv = Conv2d::dense(input, output, 1).stride(stride);
+                all.push(Unit::new(format!("{name}.downsample"), conv));
+            }
+            input = output;
+        }
+    }
+
+    let aspp = config.aspp_channels;
+    all.push(Unit::new("aspp.0", Conv2d::dense(input, aspp, 1)));
+    for (i, &rate) in config.aspp_rates.iter().enumerate() {
+        push_three(&mut all, config, format!("aspp.{}", i + 1), input, aspp, rate);
+    }
+    all.push(Unit::new("aspp.pool", Conv2d::dense(input, aspp, 1)));
+    let branches = config.aspp_rates.len() + 2;
+    all.push(Unit::new("aspp.project", Conv2d::dense(branches * aspp, aspp, 1)));
+
+    let mut width = aspp;
+    for (i, &output) in config.post_aspp_channels.iter().enumerate() {
+        push_three(&mut all, config, format!("post.{i}"), width, output, 1);
+        width = output;
+    }
+    if let Some(decoder) = &config.decoder {
+        let low = decoder.low_level_channels;
+        let conv = Conv2d::dense(config.stage_channels[0], low, 1);
+        all.push(Unit::new("decoder.low_level", conv));
+        width += low;
+        for (i, &output) in decoder.refine_channels.iter().enumerate() {
+            push_three(&mut all, config, format!("decoder.{i}"), width, output, 1);
+            width = output;
+        }
+    }
+    all.push(Unit {
+        name: "classifier".into(),
+        conv: Conv2d::dense(width, config.classes.len(), 1),
+        bias: true,
+        norm: false,
+    });
+    all
+}
+
+/// A 3x3 convolution of the ASPP or the decoder, separable where the network is.
+fn push_three(
+    all: &mut Vec<Unit>,
+    config: &Config,
+    name: String,
+    input: usize,
+    output: usize,
+    dilation: usize,
+) {
+    if config.separable {
+        all.push(Unit {
+            name: format!("{name}.depthwise"),
+            conv: Conv2d::depthwise(input, 3).dilation(dilation),
+            bias: false,
+            norm: false,
+        });
+        all.push(Unit::new(format!("{name}.pointwise"), Conv2d::dense(input, output, 1)));
+    } else {
+        all.push(Unit::new(name, Conv2d::dense(input, output, 3).dilation(dilation)));
+    }
+}
