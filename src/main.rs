@@ -1,1 +1,7 @@
-fn main() {}
+//! The `ddu` command. `cli` holds one file a subcommand; everything else is the library.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -57,10 +57,9 @@ pub fn units(config: &Config) -> Vec<Unit> {
     all.push(Unit::new("backbone.stem", Conv2d::dense(3, stem, 7).stride(2)));
 
     let mut input = stem;
-    let blocks = config.backbone.blocks();
-    for stage in 0..4 {
+    for (stage, blocks) in config.backbone.blocks().into_iter().enumerate() {
         let (width, output) = (config.stage_width[stage], config.stage_channels[stage]);
-        for block in 0..blocks[stage] {
+        for block in 0..blocks {
             let name = format!("backbone.layer{}.{block}", stage + 1);
             let stride = if block == 0 { config.stage_strides()[stage] } else { 1 };
             let dilation = config.dilations[stage][block];

@@ -1,0 +1,58 @@
+//! The command line: one file a subcommand, each with its `Args` and `run`. This one parses,
+//! dispatches and turns an error into one line on stderr and an exit code.
+
+mod completions;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Semantic segmentation with an uncertainty a pixel: class, softmax entropy and feature density
+/// in one forward pass of a DeepLab.
+#[derive(Parser)]
+#[command(name = "ddu", version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Completions(completions::Args),
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok; 1 fatal; 2 usage; 3 some inputs failed; \
+                          4 out of tolerance.";
+
+/// Exit codes of every subcommand.
+#[allow(dead_code)]
+pub mod exit {
+    pub const FATAL: u8 = 1;
+    pub const USAGE: u8 = 2;
+    pub const SOME_FAILED: u8 = 3;
+    pub const OUT_OF_TOLERANCE: u8 = 4;
+}
+
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Completions(args) => completions::run(args),
+    };
+    result.unwrap_or_else(|error| {
+        // The reader of a pipe may leave early (`ddu ... | head`): nobody is left to tell.
+        if broken_pipe(&error) {
+            return ExitCode::SUCCESS;
+        }
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        let usage = matches!(error.downcast_ref(), Some(ddu::Error::Usage(_)));
+        ExitCode::from(if usage { exit::USAGE } else { exit::FATAL })
+    })
+}
+
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
