@@ -1,10 +1,215 @@
-//! A decoded picture.
+//! Pictures: decoding by content to 8-bit RGB, and the resize that `--resize` asks for.
+//!
+//! A file that cannot be decoded in full is an error, never a half-grey picture: JPEG is decoded
+//! strictly, since a truncated or corrupt scan would otherwise give maps that look valid.
 
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use crate::error::{Error, Result};
 use crate::ops::Size;
+
+/// What `decode` takes, for messages.
+pub const FORMATS: &str = "JPEG, PNG, BMP, TIFF or WebP";
+
+/// A picture of more pixels is refused before anything is allocated for it.
+pub const MAX_PIXELS: u64 = 1 << 27;
+
+/// The decoder may allocate what 16-bit RGBA of [`MAX_PIXELS`] needs.
+const MAX_DECODER_BYTES: u64 = 8 * MAX_PIXELS;
+const SAMPLES: &str = "8- or 16-bit gray or RGB samples";
+const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// An 8-bit RGB picture, interleaved, row-major: `rgb` is `[h, w, 3]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     pub size: Size,
     pub rgb: Vec<u8>,
+}
+
+/// Reads a JPEG, PNG, BMP, TIFF or WebP file, told by its content, as 8-bit RGB.
+///
+/// Gray is repeated in the three channels; alpha is dropped, not blended, as PIL's `convert("RGB")`
+/// and OpenCV do; 16-bit samples are scaled to 8 bits and rounded (`(v + 128) / 257`); CMYK JPEGs
+/// are converted; of an animation or a multi-page TIFF the first frame is taken. Colour profiles
+/// are ignored. `respect_orientation` turns the picture as its EXIF data says.
+///
+/// # Errors
+/// One line for anything that is not such a picture, is damaged, holds float samples or has more
+/// than [`MAX_PIXELS`].
+pub fn decode(path: &Path, respect_orientation: bool) -> Result<Image> {
+    let bytes = read(path)?;
+    let source = path.display().to_string();
+    // A decoder's bug must cost this picture, not the run.
+    catch_unwind(AssertUnwindSafe(|| decode_bytes(&source, &bytes, respect_orientation)))
+        .unwrap_or_else(|_| Err(damaged(&source, "image", "one that breaks its decoder")))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let fail = |e| Error::io(path, "read", e);
+    let metadata = std::fs::metadata(path).map_err(fail)?;
+    let wrong = |found: &str| Err(Error::invalid(path.display(), "an image file", found));
+    if metadata.is_dir() {
+        return wrong("a folder");
+    }
+    // A pipe could block for ever, a device could have no end.
+    if !metadata.is_file() {
+        return wrong("a pipe, socket or device");
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        let found = format!("{} MiB", metadata.len() >> 20);
+        let expected = format!("an image file of at most {} MiB", MAX_FILE_BYTES >> 20);
+        return Err(Error::invalid(path.display(), expected, found));
+    }
+    std::fs::read(path).map_err(fail)
+}
+
+/// [`decode`] for a file's content; `source` names it in messages.
+pub fn decode_bytes(source: &str, bytes: &[u8], respect_orientation: bool) -> Result<Image> {
+    if bytes.is_empty() {
+        return Err(Error::invalid(source, format!("a {FORMATS} image"), "an empty file"));
+    }
+    let Some(format) = supported_format(bytes) else {
+        let found = match image::guess_format(bytes) {
+            Ok(other) => format!("a {} file", format!("{other:?}").to_uppercase()),
+            Err(_) => "no such file signature".into(),
+        };
+        return Err(Error::invalid(source, format!("a {FORMATS} image"), found));
+    };
+    let (picture, orientation) = match format {
+        ImageFormat::Jpeg => decode_jpeg(source, bytes)?,
+        _ => decode_other(source, bytes, format)?,
+    };
+    let mut picture = to_rgb8(source, picture)?;
+    if respect_orientation {
+        picture.apply_orientation(orientation);
+    }
+    let size = Size::new(picture.height() as usize, picture.width() as usize);
+    Ok(Image { size, rgb: picture.into_bytes() })
+}
+
+/// The format of the picture that starts with `head` (16 bytes suffice), where `decode` takes it.
+pub(super) fn supported_format(head: &[u8]) -> Option<ImageFormat> {
+    use ImageFormat::{Bmp, Jpeg, Png, Tiff, WebP};
+    image::guess_format(head).ok().filter(|f| matches!(f, Jpeg | Png | Bmp | Tiff | WebP))
+}
+
+/// Decodes strictly, which the `image` crate does not offer: it fills what is missing with gray.
+fn decode_jpeg(source: &str, bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(usize::MAX)
+        .set_max_height(usize::MAX)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(|e| damaged(source, "JPEG", format!("{e:?}")))?;
+    let (w, h) = decoder.dimensions().unwrap_or_default();
+    check_dimensions(source, w as u64, h as u64)?;
+    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    let pixels = decoder.decode().map_err(|e| damaged(source, "JPEG", format!("{e:?}")))?;
+    let picture = RgbImage::from_raw(w as u32, h as u32, pixels)
+        .ok_or_else(|| damaged(source, "JPEG", "other than three channels"))?;
+    Ok((picture.into(), orientation.unwrap_or(Orientation::NoTransforms)))
+}
+
+fn decode_other(
+    source: &str,
+    bytes: &[u8],
+    format: ImageFormat,
+) -> Result<(DynamicImage, Orientation)> {
+    let name = format!("{format:?}").to_uppercase();
+    let fail = |e: image::ImageError| match e {
+        image::ImageError::IoError(_) => damaged(source, &name, "a file that ends too early"),
+        image::ImageError::Unsupported(e) => {
+            Error::invalid(source, format!("{name} with {SAMPLES}"), one_line(e))
+                .fix("save it as 8-bit RGB first")
+        }
+        other => damaged(source, &name, other),
+    };
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_DECODER_BYTES);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(fail)?;
+    let (w, h) = decoder.dimensions();
+    check_dimensions(source, w.into(), h.into())?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Ok((DynamicImage::from_decoder(decoder).map_err(fail)?, orientation))
+}
+
+fn check_dimensions(source: &str, w: u64, h: u64) -> Result<()> {
+    let pixels = w.saturating_mul(h);
+    if pixels == 0 || pixels > MAX_PIXELS {
+        let expected = format!("1 to {MAX_PIXELS} pixels");
+        return Err(Error::invalid(source, expected, format!("{h} x {w}")));
+    }
+    Ok(())
+}
+
+fn to_rgb8(source: &str, picture: DynamicImage) -> Result<DynamicImage> {
+    let (w, h) = (picture.width(), picture.height());
+    let channels = usize::from(picture.color().channel_count());
+    let narrow = |wide: &[u16]| wide.iter().map(|v| ((u32::from(*v) + 128) / 257) as u8).collect();
+    use DynamicImage::*;
+    let samples: Vec<u8> = match picture {
+        ImageRgb8(_) => return Ok(picture),
+        ImageLuma8(_) | ImageLumaA8(_) | ImageRgba8(_) => picture.into_bytes(),
+        ImageLuma16(p) => narrow(&p),
+        ImageLumaA16(p) => narrow(&p),
+        ImageRgb16(p) => narrow(&p),
+        ImageRgba16(p) => narrow(&p),
+        other => {
+            let found = format!("{:?}", other.color());
+            return Err(Error::invalid(source, SAMPLES, found).fix("save it as 8-bit RGB first"));
+        }
+    };
+    let rgb = match channels {
+        3 => samples,
+        4 => samples.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
+        _ => samples.chunks_exact(channels).flat_map(|p| [p[0]; 3]).collect(),
+    };
+    let picture = RgbImage::from_raw(w, h, rgb)
+        .ok_or_else(|| damaged(source, "image", "fewer pixels than its header says"))?;
+    Ok(picture.into())
+}
+
+fn damaged(source: &str, format: impl std::fmt::Display, found: impl ToString) -> Error {
+    Error::invalid(source, format!("an undamaged {format}"), one_line(found))
+}
+
+/// Decoders' messages may span lines.
+fn one_line(message: impl ToString) -> String {
+    message.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl Image {
+    /// Scales so that the shorter side has `short` pixels and the longer `round(long short / old)`:
+    /// bilinear, with the triangle widened by the factor when shrinking (PIL's `BILINEAR`,
+    /// torchvision's antialiased `Resize`).
+    ///
+    /// # Errors
+    /// A result of more than [`MAX_PIXELS`]; `source` names the picture in the message.
+    pub fn resize_short(self, source: &str, short: usize) -> Result<Image> {
+        let Size { h, w } = self.size;
+        let old = h.min(w).max(1);
+        if old == short {
+            return Ok(self);
+        }
+        let scale = |n: usize| (n as u64 * short as u64 + old as u64 / 2) / old as u64;
+        check_dimensions(&format!("{source} resized"), scale(w), scale(h))?;
+        let picture = RgbImage::from_raw(w as u32, h as u32, self.rgb)
+            .ok_or_else(|| Error::invalid(source, format!("{h} x {w} x 3 bytes"), "others"))?;
+        let (w, h) = (scale(w) as u32, scale(h) as u32);
+        let filter = image::imageops::FilterType::Triangle;
+        let rgb = image::imageops::resize(&picture, w, h, filter).into_raw();
+        Ok(Image { size: Size::new(h as usize, w as usize), rgb })
+    }
 }

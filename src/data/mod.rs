@@ -2,6 +2,12 @@
 
 mod atomic;
 mod image;
+mod inputs;
+mod npy;
+mod png;
 
+pub use self::image::{FORMATS, Image, MAX_PIXELS, decode, decode_bytes};
+pub use self::png::{write_label_png, write_rgb_png};
 pub use atomic::write_atomic;
-pub use image::Image;
+pub use inputs::{Input, Inputs, resolve};
+pub use npy::write_npy;
