@@ -4,9 +4,12 @@
 //! (softmax entropy, nats) and the epistemic uncertainty (log-density of the pixel's feature under
 //! one Gaussian a class, nats). `docs/architecture.md` has the picture.
 
+pub mod cpu;
 pub mod data;
+pub mod engine;
 pub mod error;
 pub mod model;
 pub mod ops;
+pub mod plan;
 
 pub use error::{Error, Result};

@@ -169,6 +169,9 @@ impl Config {
         if let Some(d) = self.dropout.iter().find(|d| !(0.0..1.0).contains(&d.probability)) {
             return bad("dropout", "a probability below 1", d.probability.to_string());
         }
+        if self.decoder.as_ref().is_some_and(|d| d.refine_channels.is_empty()) {
+            return bad("decoder", "a convolution after the concatenation", "none".into());
+        }
         for unit in super::units(self) {
             unit.conv.validate()?;
         }

@@ -17,7 +17,7 @@
 //! classifier                           1x1 with bias
 //! ```
 
-use super::config::Config;
+use super::config::{ConcatOrder, Config};
 use crate::ops::Conv2d;
 
 /// One convolution of the network: its parameters and which tensors go with it.
@@ -25,13 +25,16 @@ use crate::ops::Conv2d;
 pub struct Unit {
     pub name: String,
     pub conv: Conv2d,
+    /// Channel counts of the inputs that are concatenated, in order; they sum to the input channels.
+    pub segments: Vec<usize>,
     pub bias: bool,
     pub norm: bool,
 }
 
 impl Unit {
     fn new(name: impl Into<String>, conv: Conv2d) -> Self {
-        Unit { name: name.into(), conv, bias: false, norm: true }
+        let segments = vec![conv.in_channels];
+        Unit { name: name.into(), conv, segments, bias: false, norm: true }
     }
 
     /// Name and shape of each tensor of the unit.
@@ -84,54 +87,63 @@ pub fn units(config: &Config) -> Vec<Unit> {
     let aspp = config.aspp_channels;
     all.push(Unit::new("aspp.0", Conv2d::dense(input, aspp, 1)));
     for (i, &rate) in config.aspp_rates.iter().enumerate() {
-        push_three(&mut all, config, format!("aspp.{}", i + 1), input, aspp, rate);
+        push_three(&mut all, config, format!("aspp.{}", i + 1), &[input], aspp, rate);
     }
     all.push(Unit::new("aspp.pool", Conv2d::dense(input, aspp, 1)));
     let branches = config.aspp_rates.len() + 2;
-    all.push(Unit::new("aspp.project", Conv2d::dense(branches * aspp, aspp, 1)));
+    all.push(Unit {
+        segments: vec![aspp; branches],
+        ..Unit::new("aspp.project", Conv2d::dense(branches * aspp, aspp, 1))
+    });
 
     let mut width = aspp;
     for (i, &output) in config.post_aspp_channels.iter().enumerate() {
-        push_three(&mut all, config, format!("post.{i}"), width, output, 1);
+        push_three(&mut all, config, format!("post.{i}"), &[width], output, 1);
         width = output;
     }
     if let Some(decoder) = &config.decoder {
         let low = decoder.low_level_channels;
         let conv = Conv2d::dense(config.stage_channels[0], low, 1);
         all.push(Unit::new("decoder.low_level", conv));
-        width += low;
+        let mut segments = match decoder.concat_order {
+            ConcatOrder::AsppFirst => vec![width, low],
+            ConcatOrder::LowLevelFirst => vec![low, width],
+        };
         for (i, &output) in decoder.refine_channels.iter().enumerate() {
-            push_three(&mut all, config, format!("decoder.{i}"), width, output, 1);
-            width = output;
+            push_three(&mut all, config, format!("decoder.{i}"), &segments, output, 1);
+            segments = vec![output];
         }
+        width = segments.iter().sum();
     }
-    all.push(Unit {
-        name: "classifier".into(),
-        conv: Conv2d::dense(width, config.classes.len(), 1),
-        bias: true,
-        norm: false,
-    });
+    let classifier = Conv2d::dense(width, config.classes.len(), 1);
+    all.push(Unit { bias: true, norm: false, ..Unit::new("classifier", classifier) });
     all
 }
 
-/// A 3x3 convolution of the ASPP or the decoder, separable where the network is.
+/// A 3x3 convolution of the ASPP or the decoder, separable where the network is. `segments` are
+/// the channels of its (concatenated) inputs.
 fn push_three(
     all: &mut Vec<Unit>,
     config: &Config,
     name: String,
-    input: usize,
+    segments: &[usize],
     output: usize,
     dilation: usize,
 ) {
+    let input = segments.iter().sum();
+    let segments = segments.to_vec();
     if config.separable {
         all.push(Unit {
             name: format!("{name}.depthwise"),
             conv: Conv2d::depthwise(input, 3).dilation(dilation),
+            segments: segments.clone(),
             bias: false,
             norm: false,
         });
-        all.push(Unit::new(format!("{name}.pointwise"), Conv2d::dense(input, output, 1)));
+        let pointwise = Conv2d::dense(input, output, 1);
+        all.push(Unit { segments, ..Unit::new(format!("{name}.pointwise"), pointwise) });
     } else {
-        all.push(Unit::new(name, Conv2d::dense(input, output, 3).dilation(dilation)));
+        let conv = Conv2d::dense(input, output, 3).dilation(dilation);
+        all.push(Unit { segments, ..Unit::new(name, conv) });
     }
 }

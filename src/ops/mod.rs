@@ -3,8 +3,14 @@
 //! ([`crate::plan`]); FLOP and byte counts are u64. A multiply-add counts as two FLOP.
 
 mod conv2d;
+mod head;
+mod pool;
+mod resize;
 
 pub use conv2d::Conv2d;
+pub use head::Head;
+pub use pool::MaxPool;
+pub use resize::{Resize, Tap};
 
 /// Height and width in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]

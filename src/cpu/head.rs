@@ -1,0 +1,133 @@
+//! Logits on the feature grid to class and entropy at image size, a row of pixels at a time: the
+//! upsampled logits of a row stay in the cache, class by class, so that the pixels are the lanes.
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use crate::ops::{Head, Tap};
+
+/// `logits` are `[grid.h, grid.w, classes]` of one image; `label` and `entropy` (nats) have the
+/// crop's pixels. See [`Head`] for the equation.
+pub fn head(head: &Head, logits: &[f32], label: &mut [u8], entropy: &mut [f32]) {
+    let rows = head.resize.taps(head.grid.h, head.padded.h);
+    let columns = head.resize.taps(head.grid.w, head.padded.w);
+    let width = head.crop.w;
+    let outputs = label.par_chunks_mut(width).zip(entropy.par_chunks_mut(width));
+    outputs.zip(&rows).for_each_init(Vec::new, |scratch, ((label, entropy), row)| {
+        let row = Row { head, logits, row, columns: &columns, scratch, label, entropy };
+        pulp::Arch::new().dispatch(row)
+    });
+}
+
+struct Row<'a> {
+    head: &'a Head,
+    logits: &'a [f32],
+    row: &'a Tap,
+    columns: &'a [Tap],
+    scratch: &'a mut Vec<f32>,
+    label: &'a mut [u8],
+    entropy: &'a mut [f32],
+}
+
+/// Pixels done together: their logits (C x 64 x 4 bytes) stay in the L1 cache.
+const BLOCK: usize = 64;
+
+impl WithSimd for Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Head { classes, grid, .. } = *self.head;
+        // The blend of two grid rows, `[class, column]`, then a block of pixels `[class, pixel]`.
+        self.scratch.resize(classes * (grid.w + BLOCK), 0.0);
+        let (blend, block) = self.scratch.split_at_mut(classes * grid.w);
+        let line = |y: usize| &self.logits[y * grid.w * classes..][..grid.w * classes];
+        let pairs =
+            line(self.row.low).chunks_exact(classes).zip(line(self.row.high).chunks_exact(classes));
+        for (i, (low, high)) in pairs.enumerate() {
+            for c in 0..classes {
+                blend[c * grid.w + i] = low[c] + (high[c] - low[c]) * self.row.weight;
+            }
+        }
+        let outputs = self.label.chunks_mut(BLOCK).zip(self.entropy.chunks_mut(BLOCK));
+        for ((label, entropy), columns) in outputs.zip(self.columns.chunks(BLOCK)) {
+            for (blend, out) in blend.chunks_exact(grid.w).zip(block.chunks_exact_mut(BLOCK)) {
+                for (tap, out) in columns.iter().zip(out) {
+                    let low = blend[tap.low];
+                    *out = low + (blend[tap.high] - low) * tap.weight;
+                }
+            }
+            finish(block, label, entropy);
+        }
+    }
+}
+
+/// Arg max and entropy of each pixel of a block.
+///
+/// With m = max l and e_c = exp(l_c - m): H = ln sum e_c - sum (l_c - m) e_c / sum e_c.
+#[inline(always)]
+fn finish(block: &[f32], label: &mut [u8], entropy: &mut [f32]) {
+    let mut best = [f32::NEG_INFINITY; BLOCK];
+    let mut class = [0u8; BLOCK];
+    for (c, logits) in block.chunks_exact(BLOCK).enumerate() {
+        for i in 0..BLOCK {
+            let higher = logits[i] > best[i];
+            best[i] = if higher { logits[i] } else { best[i] };
+            class[i] = if higher { c as u8 } else { class[i] };
+        }
+    }
+    let mut sum = [0f32; BLOCK];
+    let mut weighted = [0f32; BLOCK];
+    for logits in block.chunks_exact(BLOCK) {
+        for i in 0..BLOCK {
+            let d = logits[i] - best[i];
+            let e = exp(d);
+            sum[i] += e;
+            weighted[i] += d * e;
+        }
+    }
+    for i in 0..label.len() {
+        label[i] = class[i];
+        // Rounding can leave a sure pixel a hair below 0.
+        entropy[i] = (sum[i].ln() - weighted[i] / sum[i]).max(0.0);
+    }
+}
+
+/// e^x for x <= 0, within 2 ulp of the exact value down to -87, 0 below (and for `-inf`).
+///
+/// x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series to r^7 (the next term is below
+/// 6e-9), then n goes into the exponent. Branchless, so that a loop over it becomes vector code.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = x.max(-87.0);
+    // Adding 1.5 * 2^23 rounds to the nearest integer, which stands in the low bits.
+    let shifted = clamped * std::f32::consts::LOG2_E + 12_582_912.0;
+    let n = shifted - 12_582_912.0;
+    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
+    let mut p = 1.0 / 5040.0;
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = p * r + c;
+    }
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    if x < -87.0 { 0.0 } else { p * scale }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exp;
+
+    #[test]
+    fn exp_is_within_two_ulp() {
+        for i in 0..1_000_000u32 {
+            let x = -87.0 * (i as f32 / 1e6);
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - exact).abs() / exact;
+            assert!(error <= 2.0 * 2f64.powi(-23), "exp({x}): relative error {error:e}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-88.0), 0.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+    }
+}

@@ -1,0 +1,16 @@
+//! The reference path: f32, NHWC, rayon over the cores, explicit SIMD through `pulp` (AVX-512, AVX2
+//! or NEON, whichever the machine has).
+
+pub mod conv;
+pub mod depthwise;
+pub mod gemm;
+pub mod head;
+pub mod pool;
+pub mod preprocess;
+pub mod resize;
+mod run;
+pub mod tensor;
+pub mod winograd;
+
+pub use resize::upsample;
+pub use run::Runner;

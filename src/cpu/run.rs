@@ -1,0 +1,147 @@
+//! Runs a plan on the CPU, op by op, over one arena.
+
+use std::collections::HashMap;
+
+use super::conv::Packed;
+use super::depthwise::Depthwise;
+use super::gemm::{Line, aligned};
+use super::pool::{global_avg_pool, max_pool};
+use super::resize::resize;
+use super::tensor::{Input, Output, Shape};
+use super::winograd::{self, Winograd};
+use crate::plan::{Folded, Node, Op, Plan, View};
+
+/// Packed weights (made when first needed, kept for every later size) and the arena.
+pub struct Runner {
+    weights: Folded,
+    packed: HashMap<(usize, Path), Kernel>,
+    arena: Vec<Line>,
+}
+
+/// Which of the implementations a convolution takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Path {
+    Direct,
+    Depthwise,
+    Winograd,
+}
+
+enum Kernel {
+    Direct(Packed),
+    Depthwise(Depthwise),
+    Winograd(Winograd),
+}
+
+impl Runner {
+    pub fn new(weights: Folded) -> Self {
+        Runner { weights, packed: HashMap::new(), arena: Vec::new() }
+    }
+
+    pub fn weights(&self) -> &Folded {
+        &self.weights
+    }
+
+    /// Packs what the plan needs and makes the arena large enough.
+    pub fn prepare(&mut self, plan: &Plan) {
+        for node in &plan.nodes {
+            if let Op::Conv { weights, .. } = node.op {
+                let path = path(plan, node);
+                let conv = &self.weights.convs[weights];
+                self.packed.entry((weights, path)).or_insert_with(|| match path {
+                    Path::Direct => Kernel::Direct(Packed::new(conv)),
+                    Path::Depthwise => Kernel::Depthwise(Depthwise::new(conv)),
+                    Path::Winograd => Kernel::Winograd(Winograd::new(conv)),
+                });
+            }
+        }
+        if self.arena.len() * 16 < plan.arena_len {
+            // The old one first: both at once would double the peak.
+            self.arena = Vec::new();
+            self.arena = aligned(plan.arena_len);
+        }
+    }
+
+    /// Where the normalised image goes.
+    pub fn input(&mut self, plan: &Plan) -> Output<'_> {
+        let shape = shape(plan, plan.input);
+        let buffer = plan.buffer(plan.input);
+        let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
+        Output { buffer: &mut arena[buffer.offset..][..buffer.len], shape }
+    }
+
+    /// Runs one op of a prepared plan.
+    pub fn step(&mut self, plan: &Plan, node: &Node) {
+        let residual = match node.op {
+            Op::Conv { residual, .. } => residual,
+            _ => None,
+        };
+        let range = |view: View| {
+            let buffer = plan.buffer(view);
+            buffer.offset..buffer.offset + buffer.len
+        };
+        let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
+        let alive = "the arena keeps what an op needs apart";
+        let same = residual.filter(|r| r.buffer == node.input.buffer);
+        let (x, residual_data, y): (&[f32], Option<&[f32]>, &mut [f32]) = match residual {
+            Some(view) if same.is_none() => {
+                let ranges = [range(node.input), range(view), range(node.output)];
+                let [x, r, y] = arena.get_disjoint_mut(ranges).expect(alive);
+                (x, Some(r), y)
+            }
+            _ => {
+                let ranges = [range(node.input), range(node.output)];
+                let [x, y] = arena.get_disjoint_mut(ranges).expect(alive);
+                let x: &[f32] = x;
+                (x, same.map(|_| x), y)
+            }
+        };
+        let x = input(plan, node.input, x);
+        let residual = residual.zip(residual_data).map(|(view, data)| input(plan, view, data));
+        let y = Output { buffer: y, shape: shape(plan, node.output) };
+        match &node.op {
+            Op::Conv { weights, relu, .. } => match &self.packed[&(*weights, path(plan, node))] {
+                Kernel::Direct(kernel) => kernel.run(x, residual, *relu, y),
+                Kernel::Winograd(kernel) => kernel.run(x, residual, *relu, y),
+                Kernel::Depthwise(kernel) => kernel.run(x, *relu, y),
+            },
+            Op::MaxPool(pool) => max_pool(pool, x, y),
+            Op::GlobalAvgPool => global_avg_pool(x, y),
+            Op::Resize(op) => resize(op, x, y),
+        }
+    }
+
+    /// The contents of a buffer that is alive.
+    pub fn read(&self, plan: &Plan, view: View) -> &[f32] {
+        let buffer = plan.buffer(view);
+        let arena: &[f32] = bytemuck::cast_slice(&self.arena);
+        &arena[buffer.offset..][..buffer.len]
+    }
+}
+
+fn path(plan: &Plan, node: &Node) -> Path {
+    let Op::Conv { conv, .. } = &node.op else { unreachable!("only convolutions have a path") };
+    let size = plan.size(node.output);
+    if conv.depthwise {
+        Path::Depthwise
+    } else if winograd::pays(conv, size.h, size.w) {
+        Path::Winograd
+    } else {
+        Path::Direct
+    }
+}
+
+fn shape(plan: &Plan, view: View) -> Shape {
+    let buffer = plan.buffer(view);
+    Shape {
+        batch: plan.batch,
+        size: buffer.size,
+        channels: buffer.channels,
+        first: view.first,
+        count: view.channels,
+    }
+}
+
+fn input<'a>(plan: &Plan, view: View, data: &'a [f32]) -> Input<'a> {
+    let Shape { batch, size, channels, first, count } = shape(plan, view);
+    Input { data, batch, size, channels, first, count }
+}

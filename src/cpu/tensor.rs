@@ -1,0 +1,60 @@
+//! Views of NHWC activations: a channel slice of `[batch, h, w, channels]`.
+
+use crate::ops::Size;
+
+/// What an op reads.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub data: &'a [f32],
+    pub batch: usize,
+    pub size: Size,
+    /// Channels of the buffer.
+    pub channels: usize,
+    /// First channel and channel count of the slice.
+    pub first: usize,
+    pub count: usize,
+}
+
+impl<'a> Input<'a> {
+    /// The slice's channels at pixel `index`, counted over the batch.
+    #[inline(always)]
+    pub fn row(&self, index: usize) -> &'a [f32] {
+        &self.data[index * self.channels + self.first..][..self.count]
+    }
+
+    /// The whole of a contiguous tensor.
+    pub fn whole(data: &'a [f32], batch: usize, size: Size, channels: usize) -> Self {
+        Input { data, batch, size, channels, first: 0, count: channels }
+    }
+
+    /// The slice's channels at a position, None outside the image.
+    #[inline(always)]
+    pub fn pixel(&self, image: usize, y: isize, x: isize) -> Option<&'a [f32]> {
+        let inside = y >= 0 && x >= 0 && (y as usize) < self.size.h && (x as usize) < self.size.w;
+        inside.then(|| self.row((image * self.size.h + y as usize) * self.size.w + x as usize))
+    }
+}
+
+/// The shape of what an op writes: only channels `first..first + count` of each pixel.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub batch: usize,
+    pub size: Size,
+    /// Channels of the buffer.
+    pub channels: usize,
+    pub first: usize,
+    pub count: usize,
+}
+
+/// What an op writes.
+pub struct Output<'a> {
+    pub buffer: &'a mut [f32],
+    pub shape: Shape,
+}
+
+impl<'a> Output<'a> {
+    /// The whole of a contiguous tensor.
+    pub fn whole(buffer: &'a mut [f32], batch: usize, size: Size, channels: usize) -> Self {
+        Output { buffer, shape: Shape { batch, size, channels, first: 0, count: channels } }
+    }
+}

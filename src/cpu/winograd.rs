@@ -1,0 +1,422 @@
+//! 3x3 convolution of stride 1 by Winograd's F(4x4, 3x3) (Lavin & Gray, arXiv 1509.09308): 36
+//! products instead of 144 for 4 x 4 outputs.
+//!
+//! `Y = A^T [ (G g G^T) * (B^T d B) ] A`, with d a 6 x 6 input tile, g the filter, Y the 4 x 4
+//! output. The product is elementwise over the tile and sums over input channels: 36 matrix
+//! products of `[tiles, C] x [C, K]`. A dilation of n splits the image into n x n interleaved ones
+//! that never meet: a tile then takes every n-th row and column.
+//!
+//! The transforms lose about one decimal digit against the direct sum (the entries of B, G and A
+//! reach 5, 1/24 and 8); the parity tests hold the bound.
+
+use std::cell::RefCell;
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::gemm::{Line, Panels, ROWS, accumulate, aligned, with_vectors, zero};
+use super::tensor::{Input, Output, Shape};
+use crate::ops::Conv2d;
+use crate::plan::ConvWeights;
+
+/// Outputs and inputs along a side of a tile.
+const OUT: usize = 4;
+const IN: usize = 6;
+/// Points of the transform.
+const POINTS: usize = IN * IN;
+
+/// Transformed weights above this many bytes are read once by all threads together (and the
+/// transformed input waits in memory); below it each task keeps its tiles in its own cache.
+const SHARED_BYTES: usize = 4 << 20;
+
+/// Weights transformed and packed: 36 matrices `[C, K]`.
+pub struct Winograd {
+    conv: Conv2d,
+    points: Vec<Panels>,
+    bias: Vec<f32>,
+}
+
+/// Whether the transform applies to a convolution and pays on an output of this height and width.
+pub fn pays(conv: &Conv2d, h: usize, w: usize) -> bool {
+    let fits = conv.kernel == 3
+        && conv.stride == 1
+        && !conv.depthwise
+        && conv.padding == conv.dilation
+        && conv.in_channels >= 16
+        && conv.out_channels >= 16
+        && conv.in_channels.is_multiple_of(16)
+        && conv.out_channels.is_multiple_of(16);
+    // Multiplications against the direct sum's 9 a pixel; the transforms cost about a third more.
+    let axis = |n: usize| phases(n, conv.dilation).map(|(_, len)| len.div_ceil(OUT)).sum::<usize>();
+    fits && POINTS * axis(h) * axis(w) * 4 < 9 * h * w * 3
+}
+
+/// Start and length of each of the interleaved parts of an axis.
+fn phases(n: usize, dilation: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..dilation.min(n)).map(move |start| (start, (n - start).div_ceil(dilation)))
+}
+
+impl Winograd {
+    pub fn new(weights: &ConvWeights) -> Self {
+        let conv = weights.conv;
+        let (c, k) = (conv.in_channels, conv.out_channels);
+        let transformed: Vec<[f32; POINTS]> = (0..k * c)
+            .into_par_iter()
+            .map(|i| {
+                let (n, m) = (i / c, i % c);
+                transform_filter(std::array::from_fn(|tap| weights.weight[(n * 9 + tap) * c + m]))
+            })
+            .collect();
+        let points = (0..POINTS)
+            .into_par_iter()
+            .map(|p| Panels::pack(c, k, |m, n| transformed[n * c + m][p]))
+            .collect();
+        Winograd { conv, points, bias: weights.bias.clone() }
+    }
+
+    /// `y = relu(conv(x) + bias + residual)`, either of the last two optional.
+    pub fn run(&self, x: Input, residual: Option<Input>, relu: bool, y: Output) {
+        let shape = y.shape;
+        let job = Job { winograd: self, x, residual, relu, y: shape };
+        let strips = job.strips(y.buffer);
+        let bytes: usize = self.points.iter().map(Panels::bytes).sum();
+        if bytes <= SHARED_BYTES {
+            strips
+                .into_par_iter()
+                .for_each(|strip| pulp::Arch::new().dispatch(Fused { job: &job, strip }));
+        } else {
+            job.run_shared(strips);
+        }
+    }
+}
+
+/// G g G^T in f64.
+fn transform_filter(g: [f32; 9]) -> [f32; POINTS] {
+    const G: [[f64; 3]; IN] = [
+        [1.0 / 4.0, 0.0, 0.0],
+        [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
+        [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+        [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+        [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+        [0.0, 0.0, 1.0],
+    ];
+    std::array::from_fn(|p| {
+        let (i, j) = (p / IN, p % IN);
+        let mut sum = 0.0;
+        for r in 0..3 {
+            for s in 0..3 {
+                sum += G[i][r] * G[j][s] * f64::from(g[r * 3 + s]);
+            }
+        }
+        sum as f32
+    })
+}
+
+struct Job<'a> {
+    winograd: &'a Winograd,
+    x: Input<'a>,
+    residual: Option<Input<'a>>,
+    relu: bool,
+    y: Shape,
+}
+
+/// A few whole tile rows of one image: a contiguous piece of the output.
+struct Strip<'a> {
+    image: usize,
+    /// First output row.
+    top: usize,
+    out: &'a mut [f32],
+    /// Top left output position of each tile.
+    tiles: Vec<(usize, usize)>,
+}
+
+impl Job<'_> {
+    /// Cuts the output into strips of at least 24 tiles where the image allows.
+    fn strips<'b>(&self, out: &'b mut [f32]) -> Vec<Strip<'b>> {
+        let dilation = self.winograd.conv.dilation;
+        let (size, channels) = (self.y.size, self.y.channels);
+        let columns: Vec<usize> = starts(0, size.w, size.w, dilation).collect();
+        let tile_rows = 24usize.div_ceil(columns.len() * dilation).max(1);
+        let rows = OUT * dilation * tile_rows;
+        let mut strips = Vec::new();
+        let images = out.chunks_mut(size.pixels() * channels);
+        for (image, out) in images.enumerate() {
+            for (i, out) in out.chunks_mut(rows * size.w * channels).enumerate() {
+                let top = i * rows;
+                let tiles = starts(top, (top + rows).min(size.h), size.h, dilation)
+                    .flat_map(|y| columns.iter().map(move |&x| (y, x)))
+                    .collect();
+                strips.push(Strip { image, top, out, tiles });
+            }
+        }
+        strips
+    }
+
+    /// All tiles through one point's weights at a time, each point on one thread.
+    fn run_shared(&self, mut strips: Vec<Strip>) {
+        let conv = &self.winograd.conv;
+        let (c, k) = (conv.in_channels, conv.out_channels);
+        let total: usize = strips.iter().map(|strip| strip.tiles.len()).sum();
+        let input: Vec<Vec<Line>> = strips
+            .par_iter()
+            .map(|strip| {
+                let mut v = aligned(POINTS * strip.tiles.len() * c);
+                let out = bytemuck::cast_slice_mut(&mut v);
+                pulp::Arch::new().dispatch(TransformInput { job: self, strip, out });
+                v
+            })
+            .collect();
+        // Tile t of point p is row `at` of its strip's block.
+        let rows: Vec<(usize, usize)> = strips
+            .iter()
+            .enumerate()
+            .flat_map(|(s, strip)| (0..strip.tiles.len()).map(move |t| (s, t)))
+            .collect();
+        let mut products = aligned(POINTS * total * k);
+        let products: &mut [f32] = bytemuck::cast_slice_mut(&mut products);
+        products.par_chunks_mut(total * k).enumerate().for_each(|(p, out)| {
+            let row = |t: usize| {
+                let (s, t) = rows[t];
+                let block: &[f32] = bytemuck::cast_slice(&input[s]);
+                &block[(p * strips[s].tiles.len() + t) * c..][..c]
+            };
+            let panels = &self.winograd.points[p];
+            pulp::Arch::new().dispatch(Multiply { panels, row, count: total, out });
+        });
+        let firsts: Vec<usize> = strips
+            .iter()
+            .scan(0, |next, strip| {
+                *next += strip.tiles.len();
+                Some(*next - strip.tiles.len())
+            })
+            .collect();
+        let products: &[f32] = products;
+        strips.par_iter_mut().zip(firsts).for_each(|(strip, first)| {
+            let product = |p: usize, t: usize| &products[(p * total + first + t) * k..][..k];
+            pulp::Arch::new().dispatch(TransformOutput { job: self, strip, product });
+        });
+    }
+}
+
+/// First coordinates of the tiles in `from..to` of an axis of length `n`; `from` starts a row of
+/// tiles of every phase.
+fn starts(from: usize, to: usize, n: usize, dilation: usize) -> impl Iterator<Item = usize> {
+    phases((to - from).min(n), dilation).flat_map(move |(start, len)| {
+        (0..len).step_by(OUT).map(move |i| from + start + i * dilation)
+    })
+}
+
+/// One strip from input to output in this thread's scratch.
+struct Fused<'a> {
+    job: &'a Job<'a>,
+    strip: Strip<'a>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<[Vec<Line>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+}
+
+impl WithSimd for Fused<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let conv = &self.job.winograd.conv;
+        let (c, k, count) = (conv.in_channels, conv.out_channels, self.strip.tiles.len());
+        // Taken out rather than borrowed: what runs inside a closure would not be compiled for
+        // the vector instructions.
+        let mut buffers = SCRATCH.take();
+        let [input, products] = &mut buffers;
+        let input = scratch(input, POINTS * count * c);
+        let products = scratch(products, POINTS * count * k);
+        TransformInput { job: self.job, strip: &self.strip, out: input }.with_simd(simd);
+        for (p, out) in products.chunks_exact_mut(count * k).enumerate() {
+            let row = |t: usize| &input[(p * count + t) * c..][..c];
+            let panels = &self.job.winograd.points[p];
+            Multiply { panels, row, count, out }.with_simd(simd);
+        }
+        let product = |p: usize, t: usize| &products[(p * count + t) * k..][..k];
+        TransformOutput { job: self.job, strip: &mut self.strip, product }.with_simd(simd);
+        SCRATCH.set(buffers);
+    }
+}
+
+fn scratch(buffer: &mut Vec<Line>, len: usize) -> &mut [f32] {
+    if buffer.len() * 16 < len {
+        *buffer = aligned(len);
+    }
+    &mut bytemuck::cast_slice_mut(buffer)[..len]
+}
+
+/// B^T d B of every tile of a strip: `[point, tile, C]`.
+struct TransformInput<'a> {
+    job: &'a Job<'a>,
+    strip: &'a Strip<'a>,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for TransformInput<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Job { winograd, x, .. } = self.job;
+        let (c, count) = (winograd.conv.in_channels, self.strip.tiles.len());
+        let step = winograd.conv.dilation as isize;
+        let zeros = vec![0.0; c];
+        for (t, &(top, left)) in self.strip.tiles.iter().enumerate() {
+            let source: [&[f32]; POINTS] = std::array::from_fn(|p| {
+                let y = top as isize + ((p / IN) as isize - 1) * step;
+                let x0 = left as isize + ((p % IN) as isize - 1) * step;
+                x.pixel(self.strip.image, y, x0).unwrap_or(&zeros)
+            });
+            for first in (0..c).step_by(S::F32_LANES) {
+                let mut d = [[simd.splat_f32s(0.0); IN]; IN];
+                for (p, row) in source.iter().enumerate() {
+                    d[p / IN][p % IN] = load(simd, row, first);
+                }
+                for column in 0..IN {
+                    let v = transform_six(simd, std::array::from_fn(|i| d[i][column]));
+                    for i in 0..IN {
+                        d[i][column] = v[i];
+                    }
+                }
+                for (i, row) in d.iter().enumerate() {
+                    for (j, v) in transform_six(simd, *row).into_iter().enumerate() {
+                        let at = ((i * IN + j) * count + t) * c + first;
+                        store(simd, &mut self.out[at..at + S::F32_LANES], v);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// B^T d for one column.
+#[inline(always)]
+fn transform_six<S: Simd>(s: S, d: [S::f32s; IN]) -> [S::f32s; IN] {
+    let (two, four, five) = (s.splat_f32s(2.0), s.splat_f32s(4.0), s.splat_f32s(5.0));
+    // 4 d0 - 5 d2 + d4
+    let even = s.negate_mul_add_e_f32s(five, d[2], s.mul_add_e_f32s(four, d[0], d[4]));
+    let odd = s.negate_mul_add_e_f32s(five, d[3], s.mul_add_e_f32s(four, d[1], d[5]));
+    // (d4 - 4 d2) +- (d3 - 4 d1)
+    let a = s.negate_mul_add_e_f32s(four, d[2], d[4]);
+    let b = s.negate_mul_add_e_f32s(four, d[1], d[3]);
+    // (d4 - d2) +- 2 (d3 - d1)
+    let e = s.sub_f32s(d[4], d[2]);
+    let f = s.mul_f32s(two, s.sub_f32s(d[3], d[1]));
+    [even, s.add_f32s(a, b), s.sub_f32s(a, b), s.add_f32s(e, f), s.sub_f32s(e, f), odd]
+}
+
+/// `out[t, :] = row(t) x panels` for `count` tiles.
+struct Multiply<'a, Row> {
+    panels: &'a Panels,
+    row: Row,
+    count: usize,
+    out: &'a mut [f32],
+}
+
+impl<'r, Row: Fn(usize) -> &'r [f32]> WithSimd for Multiply<'_, Row> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let k = self.panels.columns;
+        for panel in 0..self.panels.count() {
+            let panel = self.panels.get(panel);
+            for tile in (0..self.count).step_by(ROWS) {
+                let rows = (self.count - tile).min(ROWS);
+                let a: [&[f32]; ROWS] = std::array::from_fn(|m| (self.row)(tile + m.min(rows - 1)));
+                with_vectors!(panel.vectors, V => {
+                    let columns: &[[S::f32s; V]] = bytemuck::cast_slice(panel.data);
+                    let mut sum = zero::<S, V>(simd);
+                    accumulate(simd, &mut sum, a, columns);
+                    for m in 0..rows {
+                        let at = (tile + m) * k + panel.first;
+                        let out = &mut self.out[at..at + panel.count];
+                        let out: &mut [[S::f32s; V]] = bytemuck::cast_slice_mut(out);
+                        out[0] = sum[m];
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// A^T m A of every tile of a strip, then bias, residual and ReLU, into the output.
+struct TransformOutput<'a, 'b, Product> {
+    job: &'a Job<'a>,
+    strip: &'a mut Strip<'b>,
+    product: Product,
+}
+
+impl<'r, Product: Fn(usize, usize) -> &'r [f32]> WithSimd for TransformOutput<'_, '_, Product> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Job { winograd, residual, relu, y, .. } = self.job;
+        let step = winograd.conv.dilation;
+        let floor = simd.splat_f32s(if *relu { 0.0 } else { f32::NEG_INFINITY });
+        let bottom = self.strip.top + self.strip.out.len() / (y.size.w * y.channels);
+        for (t, &(top, left)) in self.strip.tiles.iter().enumerate() {
+            let source: [&[f32]; POINTS] = std::array::from_fn(|p| (self.product)(p, t));
+            for first in (0..winograd.conv.out_channels).step_by(S::F32_LANES) {
+                let mut half = [[simd.splat_f32s(0.0); IN]; OUT];
+                for column in 0..IN {
+                    let m = std::array::from_fn(|i| load(simd, source[i * IN + column], first));
+                    let v = transform_four(simd, m);
+                    for i in 0..OUT {
+                        half[i][column] = v[i];
+                    }
+                }
+                let bias = load(simd, &winograd.bias, first);
+                for (i, row) in half.iter().enumerate() {
+                    let out_y = top + i * step;
+                    if out_y >= bottom {
+                        break;
+                    }
+                    for (j, mut v) in transform_four(simd, *row).into_iter().enumerate() {
+                        let out_x = left + j * step;
+                        if out_x >= y.size.w {
+                            break;
+                        }
+                        v = simd.add_f32s(v, bias);
+                        if let Some(residual) = residual {
+                            let at = (self.strip.image * y.size.h + out_y) * y.size.w + out_x;
+                            v = simd.add_f32s(v, load(simd, residual.row(at), first));
+                        }
+                        let pixel = (out_y - self.strip.top) * y.size.w + out_x;
+                        let at = pixel * y.channels + y.first + first;
+                        let out = &mut self.strip.out[at..at + S::F32_LANES];
+                        store(simd, out, simd.max_f32s(floor, v));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A^T m for one column.
+#[inline(always)]
+fn transform_four<S: Simd>(s: S, m: [S::f32s; IN]) -> [S::f32s; OUT] {
+    let (two, four, eight) = (s.splat_f32s(2.0), s.splat_f32s(4.0), s.splat_f32s(8.0));
+    let (a, b) = (s.add_f32s(m[1], m[2]), s.sub_f32s(m[1], m[2]));
+    let (c, d) = (s.add_f32s(m[3], m[4]), s.sub_f32s(m[3], m[4]));
+    [
+        s.add_f32s(m[0], s.add_f32s(a, c)),
+        s.mul_add_e_f32s(two, d, b),
+        s.mul_add_e_f32s(four, c, a),
+        s.add_f32s(m[5], s.mul_add_e_f32s(eight, d, b)),
+    ]
+}
+
+#[inline(always)]
+fn load<S: Simd>(simd: S, row: &[f32], first: usize) -> S::f32s {
+    simd.partial_load_f32s(&row[first..first + S::F32_LANES])
+}
+
+#[inline(always)]
+fn store<S: Simd>(simd: S, out: &mut [f32], value: S::f32s) {
+    simd.partial_store_f32s(out, value)
+}

@@ -1,0 +1,139 @@
+//! A model made ready to run: images in, features and logits and maps out.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cpu;
+use crate::data::Image;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::ops::{Head, Resize, Size};
+use crate::plan::{Folded, Plan, compile};
+
+pub struct Engine {
+    model: Model,
+    runner: cpu::Runner,
+    plans: HashMap<(usize, Size), Arc<Plan>>,
+}
+
+/// Class and entropy (nats) of every pixel, row-major.
+#[derive(Clone, Debug)]
+pub struct Maps {
+    pub size: Size,
+    pub label: Vec<u8>,
+    pub entropy: Vec<f32>,
+}
+
+/// What one run left, valid until the next.
+pub struct Output<'a> {
+    /// Size of the images.
+    pub size: Size,
+    /// Size of the network's input.
+    pub padded: Size,
+    /// The feature grid.
+    pub grid: Size,
+    /// C
+    pub classes: usize,
+    /// D
+    pub channels: usize,
+    pub preprocess: Duration,
+    pub network: Duration,
+    plan: Arc<Plan>,
+    runner: &'a cpu::Runner,
+}
+
+impl Engine {
+    pub fn new(model: Model) -> Self {
+        let runner = cpu::Runner::new(Folded::new(&model));
+        Engine { model, runner, plans: HashMap::new() }
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The plan for `batch` images of a size; compiled once.
+    pub fn plan(&mut self, batch: usize, image: Size) -> Result<Arc<Plan>> {
+        if let Some(plan) = self.plans.get(&(batch, image)) {
+            return Ok(plan.clone());
+        }
+        let plan = Arc::new(compile(self.model.config(), self.runner.weights(), batch, image)?);
+        self.plans.insert((batch, image), plan.clone());
+        Ok(plan)
+    }
+
+    /// Runs images of one size through the network.
+    pub fn run(&mut self, images: &[&Image]) -> Result<Output<'_>> {
+        let size = images.first().map_or(Size::new(0, 0), |image| image.size);
+        if let Some(other) = images.iter().find(|image| image.size != size) {
+            return Err(Error::invalid("batch", format!("images of {size}"), other.size));
+        }
+        let plan = self.plan(images.len(), size)?;
+        self.runner.prepare(&plan);
+
+        let start = Instant::now();
+        let config = self.model.config();
+        let pixels: Vec<&[u8]> = images.iter().map(|image| image.rgb.as_slice()).collect();
+        let input = self.runner.input(&plan);
+        cpu::preprocess::preprocess(&pixels, size, config.mean, config.std, input);
+        let preprocess = start.elapsed();
+
+        let start = Instant::now();
+        for node in &plan.nodes {
+            self.runner.step(&plan, node);
+        }
+        let network = start.elapsed();
+        Ok(Output {
+            size,
+            padded: plan.padded,
+            grid: plan.grid(),
+            classes: config.classes.len(),
+            channels: config.feature_channels(),
+            preprocess,
+            network,
+            plan,
+            runner: &self.runner,
+        })
+    }
+}
+
+impl Output<'_> {
+    /// `[grid.h, grid.w, C]`
+    pub fn logits(&self, image: usize) -> &[f32] {
+        let len = self.grid.pixels() * self.classes;
+        &self.runner.read(&self.plan, self.plan.logits)[image * len..][..len]
+    }
+
+    /// `[grid.h, grid.w, D]` in f32, as the network computed them: a density rounds them to fp16.
+    pub fn features(&self, image: usize) -> Cow<'_, [f32]> {
+        let (pixels, stride) = (self.grid.pixels(), self.plan.features.channels);
+        let all = self.runner.read(&self.plan, self.plan.features);
+        let all = &all[image * pixels * stride..][..pixels * stride];
+        if stride == self.channels {
+            return Cow::Borrowed(all);
+        }
+        Cow::Owned(all.chunks_exact(stride).flat_map(|p| &p[..self.channels]).copied().collect())
+    }
+
+    /// The class and entropy maps at the images' size.
+    pub fn maps(&self, image: usize) -> Maps {
+        let head = Head {
+            classes: self.classes,
+            grid: self.grid,
+            padded: self.padded,
+            crop: self.size,
+            resize: Resize { align_corners: self.plan.align_corners },
+        };
+        let pixels = self.size.pixels();
+        let (mut label, mut entropy) = (vec![0; pixels], vec![0.0; pixels]);
+        cpu::head::head(&head, self.logits(image), &mut label, &mut entropy);
+        Maps { size: self.size, label, entropy }
+    }
+
+    /// Upsamples a map from the feature grid to the images' size by the model's rule.
+    pub fn upsample(&self, grid: &[f32]) -> Vec<f32> {
+        cpu::upsample(grid, self.grid, self.padded, self.size, self.plan.align_corners)
+    }
+}

@@ -1,0 +1,106 @@
+//! Folding batch norm into the convolutions, once per model, in f32.
+//!
+//! With s = gamma / sqrt(var + 1e-5): w' = w s, b' = beta + (b - mean) s (b = 0 where the
+//! convolution has no bias). Channels are padded with zeros to multiples of 8 here, each
+//! concatenated input on its own, so that every op works on padded channels without knowing.
+
+use super::CHANNEL_ALIGN;
+use crate::model::{Model, Unit, units};
+use crate::ops::Conv2d;
+
+/// PyTorch's default, used by all families.
+const NORM_EPSILON: f32 = 1e-5;
+
+/// One convolution with its norm folded in.
+#[derive(Clone, Debug)]
+pub struct ConvWeights {
+    pub name: String,
+    /// With padded channel counts.
+    pub conv: Conv2d,
+    /// `[K, R, S, C]`: output channel, kernel row, kernel column, input channel (depthwise: C = 1).
+    pub weight: Vec<f32>,
+    /// `[K]`
+    pub bias: Vec<f32>,
+}
+
+/// All convolutions of a model in [`units`] order.
+#[derive(Clone, Debug)]
+pub struct Folded {
+    pub convs: Vec<ConvWeights>,
+}
+
+impl Folded {
+    pub fn new(model: &Model) -> Self {
+        let convs = units(model.config()).iter().map(|unit| fold(model, unit)).collect();
+        Folded { convs }
+    }
+
+    /// Index of a unit.
+    ///
+    /// # Panics
+    /// If the model has no such unit.
+    pub fn index(&self, name: &str) -> usize {
+        let found = self.convs.iter().position(|c| c.name == name);
+        found.unwrap_or_else(|| panic!("no unit named {name}"))
+    }
+}
+
+/// Channels in memory of `channels` logical ones.
+pub fn padded(channels: usize) -> usize {
+    channels.next_multiple_of(CHANNEL_ALIGN)
+}
+
+fn fold(model: &Model, unit: &Unit) -> ConvWeights {
+    let tensor = |part: &str| &model.tensor(&format!("{}.{part}", unit.name)).data;
+    let [out, inner, kernel, _] = unit.conv.weight_shape();
+    // The image keeps its 3 channels and the logits their C.
+    let is = |name| unit.name == name;
+    let in_map = ChannelMap::new(&unit.segments, !is("backbone.stem"));
+    let out_map = match unit.conv.depthwise {
+        true => in_map.clone(),
+        false => ChannelMap::new(&[out], !is("classifier")),
+    };
+    let inner_padded = if unit.conv.depthwise { 1 } else { in_map.padded };
+    let taps = kernel * kernel;
+
+    let source = tensor("weight");
+    let mut weight = vec![0.0; out_map.padded * taps * inner_padded];
+    let mut bias = vec![0.0; out_map.padded];
+    for k in 0..out {
+        let to = out_map.place[k];
+        let plain = if unit.bias { tensor("bias")[k] } else { 0.0 };
+        let mut scale = 1.0;
+        bias[to] = plain;
+        if unit.norm {
+            scale = tensor("norm.weight")[k] / (tensor("norm.var")[k] + NORM_EPSILON).sqrt();
+            bias[to] = tensor("norm.bias")[k] + (plain - tensor("norm.mean")[k]) * scale;
+        }
+        for tap in 0..taps {
+            let row = &mut weight[(to * taps + tap) * inner_padded..][..inner_padded];
+            for c in 0..inner {
+                let value = source[(k * inner + c) * taps + tap] * scale;
+                row[if unit.conv.depthwise { 0 } else { in_map.place[c] }] = value;
+            }
+        }
+    }
+    let conv = Conv2d { in_channels: in_map.padded, out_channels: out_map.padded, ..unit.conv };
+    ConvWeights { name: unit.name.clone(), conv, weight, bias }
+}
+
+/// Where each logical channel lies among the padded ones.
+#[derive(Clone)]
+struct ChannelMap {
+    place: Vec<usize>,
+    padded: usize,
+}
+
+impl ChannelMap {
+    fn new(segments: &[usize], pad: bool) -> Self {
+        let mut map = ChannelMap { place: Vec::new(), padded: 0 };
+        for &n in segments {
+            map.place.extend(map.padded..map.padded + n);
+            map.padded += if pad { padded(n) } else { n };
+        }
+        map
+    }
+}

@@ -1,0 +1,135 @@
+//! The plan: a network at one batch and input size as a list of fused ops over buffers that share
+//! one arena. Every device runs the same plan.
+//!
+//! Buffers are NHWC; all but the input (3 channels) and the logits have their channels padded to a
+//! multiple of 8, the padding being zero. An op reads and writes *views*, channel slices of
+//! buffers, so a concatenation is nothing but two ops that write side by side.
+
+mod arena;
+mod compile;
+mod fold;
+
+pub use compile::compile;
+pub use fold::{ConvWeights, Folded};
+
+use crate::ops::{Conv2d, MaxPool, Resize, Size};
+
+/// Channels are padded to a multiple of this (16 bytes of fp16).
+pub const CHANNEL_ALIGN: usize = 8;
+
+/// A tensor `[batch, size.h, size.w, channels]` in the arena.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Buffer {
+    pub size: Size,
+    pub channels: usize,
+    /// Offset in the arena, in elements; a multiple of 64.
+    pub offset: usize,
+    /// Elements.
+    pub len: usize,
+}
+
+/// Channels `first..first + channels` of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct View {
+    pub buffer: usize,
+    pub first: usize,
+    pub channels: usize,
+}
+
+#[derive(Clone, Debug, serde::Serialize)]
+pub enum Op {
+    /// Convolution + bias (batch norm is folded in) + residual + ReLU.
+    Conv {
+        conv: Conv2d,
+        /// Index into [`Folded`].
+        weights: usize,
+        residual: Option<View>,
+        relu: bool,
+    },
+    MaxPool(MaxPool),
+    /// Mean over all pixels of each image: the output is 1 x 1.
+    GlobalAvgPool,
+    Resize(Resize),
+}
+
+/// One op of the plan.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Node {
+    /// The unit's name (see [`crate::model::layout`]), or the op's place.
+    pub name: String,
+    pub op: Op,
+    pub input: View,
+    pub output: View,
+}
+
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Plan {
+    pub batch: usize,
+    /// Size of the images.
+    pub image: Size,
+    /// Size of the network's input: `image` padded at the bottom and right.
+    pub padded: Size,
+    pub nodes: Vec<Node>,
+    pub buffers: Vec<Buffer>,
+    /// Elements of the arena that holds all buffers.
+    pub arena_len: usize,
+    /// The normalised image, 3 channels.
+    pub input: View,
+    /// The D-dimensional features on the feature grid.
+    pub features: View,
+    /// The logits on the feature grid.
+    pub logits: View,
+    pub align_corners: bool,
+}
+
+impl Plan {
+    pub fn buffer(&self, view: View) -> &Buffer {
+        &self.buffers[view.buffer]
+    }
+
+    pub fn size(&self, view: View) -> Size {
+        self.buffer(view).size
+    }
+
+    /// Height and width of the feature grid.
+    pub fn grid(&self) -> Size {
+        self.size(self.features)
+    }
+
+    /// FLOP of one node (a multiply-add counts as two, a comparison as one).
+    pub fn node_flops(&self, node: &Node) -> u64 {
+        let (input, output) = (self.size(node.input), self.size(node.output));
+        let elements = |size: Size| (self.batch * size.pixels() * node.output.channels) as u64;
+        match &node.op {
+            Op::Conv { conv, .. } => conv.flops(self.batch, output),
+            Op::MaxPool(pool) => (pool.kernel * pool.kernel) as u64 * elements(output),
+            Op::GlobalAvgPool => elements(input),
+            Op::Resize(resize) => resize.flops(self.batch, node.output.channels, output),
+        }
+    }
+
+    /// Bytes a node moves if each operand passes once, at `element` bytes each.
+    pub fn node_bytes(&self, node: &Node, element: usize) -> u64 {
+        let (input, output) = (self.size(node.input), self.size(node.output));
+        let view = |size: Size, view: View| {
+            (self.batch * size.pixels() * view.channels) as u64 * element as u64
+        };
+        match &node.op {
+            Op::Conv { conv, residual, .. } => {
+                conv.bytes(self.batch, input, output, element)
+                    + residual.map_or(0, |r| view(output, r))
+            }
+            _ => view(input, node.input) + view(output, node.output),
+        }
+    }
+
+    /// FLOP of the whole plan.
+    pub fn flops(&self) -> u64 {
+        self.nodes.iter().map(|node| self.node_flops(node)).sum()
+    }
+
+    /// Bytes of the arena at `element` bytes each (4 on the CPU, 2 on the devices).
+    pub fn arena_bytes(&self, element: usize) -> u64 {
+        self.arena_len as u64 * element as u64
+    }
+}
