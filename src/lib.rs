@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod data;
 pub mod engine;
 pub mod error;
+pub mod import;
 pub mod model;
 pub mod ops;
 pub mod plan;

@@ -28,7 +28,45 @@ pub enum Backbone {
     Resnet101,
 }
 
+impl Family {
+    pub const ALL: [Family; 4] =
+        [Family::Smp, Family::Torchvision, Family::Vainf, Family::Jfzhang95];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Smp => "smp",
+            Family::Torchvision => "torchvision",
+            Family::Vainf => "vainf",
+            Family::Jfzhang95 => "jfzhang95",
+        }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::fmt::Display for Backbone {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 impl Backbone {
+    pub const ALL: [Backbone; 4] =
+        [Backbone::Resnet18, Backbone::Resnet34, Backbone::Resnet50, Backbone::Resnet101];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Backbone::Resnet18 => "resnet18",
+            Backbone::Resnet34 => "resnet34",
+            Backbone::Resnet50 => "resnet50",
+            Backbone::Resnet101 => "resnet101",
+        }
+    }
+
     /// Residual blocks of each of the four stages.
     pub fn blocks(self) -> [usize; 4] {
         match self {
@@ -98,7 +136,7 @@ pub struct Config {
     /// Height and width must divide by this; smaller inputs are padded at the bottom and right.
     pub input_multiple: usize,
     pub dropout: Vec<Dropout>,
-    /// One name a class, in index order.
+    /// One name a class, in index order; [`unnamed_class`] where nobody gave one.
     pub classes: Vec<String>,
     /// Of RGB / 255.
     pub mean: [f32; 3],
@@ -108,7 +146,17 @@ pub struct Config {
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
+/// What class `index` is called in a model whose classes were not named.
+pub fn unnamed_class(index: usize) -> String {
+    format!("class{index}")
+}
+
 impl Config {
+    /// Whether somebody named the classes.
+    pub fn has_class_names(&self) -> bool {
+        self.classes.iter().enumerate().any(|(i, name)| *name != unnamed_class(i))
+    }
+
     /// Channels D of the feature whose density is taken: the input of the last 1x1 convolution.
     pub fn feature_channels(&self) -> usize {
         let chain = match &self.decoder {
@@ -124,6 +172,13 @@ impl Config {
             8 => [1, 2, 1, 1],
             _ => [1, 2, 2, 1],
         }
+    }
+
+    /// Whether the first block of `stage` projects its residual; `input` is that stage's input.
+    pub fn downsamples(&self, stage: usize, input: usize) -> bool {
+        // smp builds a stride-32 ResNet and dilates it afterwards: the projections stay.
+        let strides = if self.family == Family::Smp { [1, 2, 2, 2] } else { self.stage_strides() };
+        strides[stage] != 1 || input != self.stage_channels[stage]
     }
 }
 

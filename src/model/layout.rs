@@ -76,7 +76,7 @@ pub fn units(config: &Config) -> Vec<Unit> {
                 all.push(Unit::new(conv(1), three(input, width).stride(stride)));
                 all.push(Unit::new(conv(2), three(width, output)));
             }
-            if block == 0 && (stride != 1 || input != output) {
+            if block == 0 && config.downsamples(stage, input) {
                 let conv = Conv2d::dense(input, output, 1).stride(stride);
                 all.push(Unit::new(format!("{name}.downsample"), conv));
             }

@@ -6,7 +6,7 @@ pub mod layout;
 
 use std::collections::BTreeMap;
 
-pub use config::{Backbone, ConcatOrder, Config, Decoder, Dropout, Family};
+pub use config::{Backbone, ConcatOrder, Config, Decoder, Dropout, Family, unnamed_class};
 pub use layout::{Unit, units};
 
 use crate::error::{Error, Result};
