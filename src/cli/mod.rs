@@ -2,6 +2,7 @@
 //! dispatches and turns an error into one line on stderr and an exit code.
 
 mod completions;
+mod convert;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Convert(convert::Args),
     Completions(completions::Args),
 }
 
@@ -37,6 +39,7 @@ pub mod exit {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Convert(args) => convert::run(args),
         Command::Completions(args) => completions::run(args),
     };
     result.unwrap_or_else(|error| {

@@ -131,7 +131,6 @@ struct Want {
     /// Canonical name.
     name: String,
     key: String,
-    shape: Vec<usize>,
     /// Keys of u and v, where the weight is spectrally normalised.
     spectral: Option<[String; 2]>,
 }
@@ -197,7 +196,7 @@ fn wanted(dict: &StateDict, rules: &Rules, config: &Config) -> Result<Vec<Want>>
             }
             check(&key, &shape)?;
             weights += shape.iter().product::<usize>();
-            all.push(Want { name, key, shape, spectral });
+            all.push(Want { name, key, spectral });
         }
     }
     match weights <= MAX_WEIGHTS {

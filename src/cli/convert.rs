@@ -1,0 +1,149 @@
+//! `ddu convert`: a trained checkpoint in, a model file out, and a summary of what was found,
+//! assumed and left out.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use ddu::Error;
+use ddu::data::read_class_names;
+use ddu::import::{Imported, Options, import};
+use ddu::model::{Backbone, Config, Family};
+
+/// Convert a trained DeepLab checkpoint into a model
+///
+/// Reads PyTorch files (zip and legacy), .safetensors and hub folders of
+/// segmentation-models-pytorch. Nothing in a checkpoint is ever executed. Family, backbone, widths
+/// and classes are detected; what the weights do not say is printed as assumed.
+#[derive(clap::Args)]
+pub struct Args {
+    /// PyTorch file, .safetensors, or folder with config.json and model.safetensors
+    checkpoint: PathBuf,
+    /// Whose code trained it [default: detected]
+    #[arg(long, value_parser = family())]
+    family: Option<Family>,
+    /// ResNet of the network [default: detected]
+    #[arg(long, value_parser = backbone())]
+    backbone: Option<Backbone>,
+    /// Stride of the backbone's last features, 8 or 16 [default: the family's]
+    #[arg(long, value_name = "STRIDE", value_parser = stride())]
+    output_stride: Option<usize>,
+    /// Dilations of the three ASPP branches [default: the family's]
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    atrous_rates: Option<Vec<usize>>,
+    /// Text file with one class name a line, in index order
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
+    /// Model file to write
+    #[arg(short, long, value_name = "MODEL")]
+    output: PathBuf,
+    /// Overwrite an existing model file
+    #[arg(long)]
+    force: bool,
+}
+
+fn family() -> impl TypedValueParser<Value = Family> {
+    PossibleValuesParser::new(Family::ALL.map(Family::name))
+        .map(|name| Family::ALL.into_iter().find(|f| f.name() == name).expect("a listed name"))
+}
+
+fn backbone() -> impl TypedValueParser<Value = Backbone> {
+    PossibleValuesParser::new(Backbone::ALL.map(Backbone::name))
+        .map(|name| Backbone::ALL.into_iter().find(|b| b.name() == name).expect("a listed name"))
+}
+
+fn stride() -> impl TypedValueParser<Value = usize> {
+    PossibleValuesParser::new(["8", "16"]).map(|text| text.parse().expect("a listed number"))
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    check_output(&args)?;
+    let classes = args.classes.as_deref().map(read_class_names).transpose()?;
+    let options = Options {
+        family: args.family,
+        backbone: args.backbone,
+        output_stride: args.output_stride,
+        atrous_rates: args.atrous_rates,
+        classes,
+    };
+    let imported = import(&args.checkpoint, &options)?;
+    imported.model.save(&args.output)?;
+    let summary = summary(&args.checkpoint, &args.output, &imported);
+    std::io::stdout().write_all(summary.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Before any work: an existing output needs `--force`, and is never the checkpoint itself.
+fn check_output(args: &Args) -> Result<(), Error> {
+    let output = args.output.display();
+    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    if args.output.is_dir() {
+        Err(Error::Usage(format!("{output}: is a folder; name the model file to write")))
+    } else if same(&args.checkpoint, &args.output) {
+        Err(Error::Usage(format!("{output}: is the checkpoint itself; write the model elsewhere")))
+    } else if args.output.exists() && !args.force {
+        Err(Error::Usage(format!("{output}: exists already; pass --force to overwrite it")))
+    } else {
+        Ok(())
+    }
+}
+
+fn summary(checkpoint: &Path, output: &Path, imported: &Imported) -> String {
+    let config = imported.model.config();
+    let version = if config.decoder.is_some() { "v3+" } else { "v3" };
+    let mut lines = vec![
+        format!(
+            "{}: {} DeepLab-{version}, {}",
+            checkpoint.display(),
+            config.family,
+            config.backbone
+        ),
+        format!("  widths        {}", widths(config)),
+        format!("  classes       {}", classes(config)),
+        format!(
+            "  output stride {}, ASPP rates {}",
+            config.output_stride,
+            list(&config.aspp_rates)
+        ),
+    ];
+    lines.extend(imported.assumed.iter().map(|what| format!("  assumed       {what}")));
+    if !imported.nested.is_empty() {
+        lines.push(format!("  found under   {}", imported.nested.join(" ")));
+    }
+    if imported.folded > 0 {
+        lines.push(format!("  folded        spectral norm of {} convolutions", imported.folded));
+    }
+    if !imported.ignored.is_empty() {
+        lines.push(format!("  ignored       {}", imported.ignored.join(", ")));
+    }
+    let weights: usize = imported.model.tensors().values().map(|t| t.data.len()).sum();
+    lines.push(format!("  weights       {weights}, sha256 {}", imported.model.hash()));
+    lines.push(format!("wrote {}", output.display()));
+    lines.join("\n") + "\n"
+}
+
+fn list(numbers: &[usize]) -> String {
+    numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn widths(config: &Config) -> String {
+    let mut text =
+        format!("stem {}, stages {}", config.stem_channels, list(&config.stage_channels));
+    if config.backbone.bottleneck() {
+        text += &format!(" ({} inside)", list(&config.stage_width));
+    }
+    text += &format!(", ASPP {}", config.aspp_channels);
+    if let Some(decoder) = &config.decoder {
+        text += &format!(", low-level {}", decoder.low_level_channels);
+    }
+    text + &format!(", features {}", config.feature_channels())
+}
+
+fn classes(config: &Config) -> String {
+    let count = config.classes.len();
+    match config.has_class_names() {
+        true => format!("{count}: {}", config.classes.join(", ")),
+        false => format!("{count}, not named (--classes FILE names them)"),
+    }
+}

@@ -1,0 +1,28 @@
+//! Class names: a text file with one name a line, in index order.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Reads class names; blank lines at the end do not count.
+///
+/// # Errors
+/// A file that is no text, a blank line between names, a name given twice.
+pub fn read_class_names(path: &Path) -> Result<Vec<String>> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let expected = "text with one class name a line";
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Error::invalid(path.display(), expected, "bytes that are no UTF-8"))?;
+    let names: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
+    for (i, name) in names.iter().enumerate() {
+        let found = if name.is_empty() {
+            format!("nothing on line {}", i + 1)
+        } else if names[..i].contains(name) {
+            format!("{} a second time on line {}", name.escape_debug(), i + 1)
+        } else {
+            continue;
+        };
+        return Err(Error::invalid(path.display(), expected, found));
+    }
+    Ok(names)
+}
