@@ -123,8 +123,6 @@ pub fn config(
 
     let (post_aspp_channels, post_separable) = look.chain("post")?;
     let (refine_channels, refine_separable) = look.chain("decoder")?;
-    let aspp_separable = look.has("aspp.1.depthwise");
-    let separable = post_separable.or(refine_separable).unwrap_or(aspp_separable);
     let decoder = match rules.concat_order {
         None => None,
         Some(concat_order) => Some(Decoder {
@@ -160,7 +158,8 @@ pub fn config(
         aspp_rates,
         aspp_channels: look.outputs("aspp.0")?,
         post_aspp_channels,
-        separable,
+        aspp_separable: look.has("aspp.1.depthwise"),
+        decoder_separable: post_separable || refine_separable,
         decoder,
         align_corners: rules.align_corners,
         input_multiple: if rules.whole_strides { output_stride } else { 1 },
@@ -234,16 +233,15 @@ impl<'a> Look<'a> {
     }
 
     /// Output channels of the 3x3 convolutions `NAME.0`, `NAME.1`..., and whether they are separable.
-    fn chain(&self, name: &str) -> Result<(Vec<usize>, Option<bool>)> {
-        let (mut channels, mut separable) = (Vec::new(), None);
+    fn chain(&self, name: &str) -> Result<(Vec<usize>, bool)> {
+        let (mut channels, mut separable) = (Vec::new(), false);
         loop {
             let unit = format!("{name}.{}", channels.len());
             let pointwise = format!("{unit}.pointwise");
             if self.has(&pointwise) {
-                separable = Some(true);
+                separable = true;
                 channels.push(self.outputs(&pointwise)?);
             } else if self.has(&unit) {
-                separable = separable.or(Some(false));
                 channels.push(self.outputs(&unit)?);
             } else {
                 return Ok((channels, separable));

@@ -127,8 +127,10 @@ pub struct Config {
     /// Output channels of each 3x3 convolution between the ASPP projection and whatever follows it
     /// (smp's `aspp.1`, torchvision's `classifier.1`); empty elsewhere.
     pub post_aspp_channels: Vec<usize>,
-    /// The convolutions of the ASPP and decoder are depthwise-separable (no norm in between).
-    pub separable: bool,
+    /// The dilated convolutions of the ASPP are depthwise-separable (no norm in between).
+    pub aspp_separable: bool,
+    /// So are the 3x3 convolutions after the ASPP and in the decoder.
+    pub decoder_separable: bool,
     /// None: DeepLab-v3, whose classifier reads the post-ASPP features.
     pub decoder: Option<Decoder>,
     /// Rule of every bilinear upsampling (irrelevant for the 1x1 image-pooling branch).

@@ -87,7 +87,8 @@ pub fn units(config: &Config) -> Vec<Unit> {
     let aspp = config.aspp_channels;
     all.push(Unit::new("aspp.0", Conv2d::dense(input, aspp, 1)));
     for (i, &rate) in config.aspp_rates.iter().enumerate() {
-        push_three(&mut all, config, format!("aspp.{}", i + 1), &[input], aspp, rate);
+        let name = format!("aspp.{}", i + 1);
+        push_three(&mut all, config.aspp_separable, name, &[input], aspp, rate);
     }
     all.push(Unit::new("aspp.pool", Conv2d::dense(input, aspp, 1)));
     let branches = config.aspp_rates.len() + 2;
@@ -96,9 +97,10 @@ pub fn units(config: &Config) -> Vec<Unit> {
         ..Unit::new("aspp.project", Conv2d::dense(branches * aspp, aspp, 1))
     });
 
+    let separable = config.decoder_separable;
     let mut width = aspp;
     for (i, &output) in config.post_aspp_channels.iter().enumerate() {
-        push_three(&mut all, config, format!("post.{i}"), &[width], output, 1);
+        push_three(&mut all, separable, format!("post.{i}"), &[width], output, 1);
         width = output;
     }
     if let Some(decoder) = &config.decoder {
@@ -110,7 +112,7 @@ pub fn units(config: &Config) -> Vec<Unit> {
             ConcatOrder::LowLevelFirst => vec![low, width],
         };
         for (i, &output) in decoder.refine_channels.iter().enumerate() {
-            push_three(&mut all, config, format!("decoder.{i}"), &segments, output, 1);
+            push_three(&mut all, separable, format!("decoder.{i}"), &segments, output, 1);
             segments = vec![output];
         }
         width = segments.iter().sum();
@@ -120,11 +122,11 @@ pub fn units(config: &Config) -> Vec<Unit> {
     all
 }
 
-/// A 3x3 convolution of the ASPP or the decoder, separable where the network is. `segments` are
-/// the channels of its (concatenated) inputs.
+/// A 3x3 convolution of the ASPP or the decoder, as one unit or as depthwise and pointwise.
+/// `segments` are the channels of its (concatenated) inputs.
 fn push_three(
     all: &mut Vec<Unit>,
-    config: &Config,
+    separable: bool,
     name: String,
     segments: &[usize],
     output: usize,
@@ -132,7 +134,7 @@ fn push_three(
 ) {
     let input = segments.iter().sum();
     let segments = segments.to_vec();
-    if config.separable {
+    if separable {
         all.push(Unit {
             name: format!("{name}.depthwise"),
             conv: Conv2d::depthwise(input, 3).dilation(dilation),

@@ -75,7 +75,7 @@ fn residual_block(build: &mut Builder, name: &str, x: View) -> Result<View> {
         y = build.conv(&format!("{name}.conv{i}"), y, None, true)?;
     }
     let downsample = format!("{name}.downsample");
-    let shortcut = match build.weights.convs.iter().any(|c| c.name == downsample) {
+    let shortcut = match build.has(&downsample) {
         true => build.conv(&downsample, x, None, false)?,
         false => x,
     };
@@ -119,6 +119,10 @@ impl Builder<'_> {
         Ok(View { buffer: self.buffers.len() - 1, first: 0, channels })
     }
 
+    fn has(&self, unit: &str) -> bool {
+        self.weights.convs.iter().any(|conv| conv.name == unit)
+    }
+
     fn size(&self, view: View) -> Size {
         self.buffers[view.buffer].size
     }
@@ -154,7 +158,7 @@ impl Builder<'_> {
 
     /// A 3x3 convolution of the ASPP or the decoder, as one op or as depthwise and pointwise.
     fn three(&mut self, name: &str, x: View) -> Result<View> {
-        if !self.config.separable {
+        if !self.has(&format!("{name}.depthwise")) {
             return self.conv(name, x, None, true);
         }
         let y = self.conv(&format!("{name}.depthwise"), x, None, false)?;
@@ -162,7 +166,7 @@ impl Builder<'_> {
     }
 
     fn three_into(&mut self, name: &str, x: View, y: View) -> Result<()> {
-        if !self.config.separable {
+        if !self.has(&format!("{name}.depthwise")) {
             return self.conv_into(name, x, y, None, true);
         }
         let between = self.conv(&format!("{name}.depthwise"), x, None, false)?;
