@@ -6,11 +6,13 @@
 
 pub mod cpu;
 pub mod data;
+pub mod device;
 pub mod engine;
 pub mod error;
 pub mod import;
 pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod report;
 
 pub use error::{Error, Result};

@@ -30,6 +30,7 @@ fn encode(
     let mut encoder = png::Encoder::new(file, side(size.w)?, side(size.h)?);
     encoder.set_color(color);
     encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Fast);
     if let Some(palette) = palette {
         encoder.set_palette(palette.to_vec());
     }

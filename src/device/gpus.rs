@@ -1,0 +1,79 @@
+//! Which NVIDIA GPUs there are, asked of the driver without creating a context on them.
+
+#![allow(unsafe_code)]
+
+/// A GPU as the driver describes it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Gpu {
+    /// N of `cuda:N`.
+    pub ordinal: usize,
+    pub name: String,
+    pub compute_capability: String,
+    pub memory_total_bytes: u64,
+}
+
+/// What a look for GPUs found.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Gpus {
+    /// The newest CUDA version that the driver takes ("13.0"); None without a driver.
+    pub driver_cuda_version: Option<String>,
+    pub gpus: Vec<Gpu>,
+    /// Why there are none, in words.
+    pub problem: Option<String>,
+}
+
+#[cfg(not(feature = "cuda"))]
+pub fn find() -> Gpus {
+    let problem = "this build has no CUDA support (feature `cuda` is off)".to_owned();
+    Gpus { problem: Some(problem), ..Gpus::default() }
+}
+
+/// Looks for the driver's library and asks it; never fails and never panics.
+#[cfg(feature = "cuda")]
+pub fn find() -> Gpus {
+    let mut found = Gpus::default();
+    if !driver_present() {
+        found.problem = Some("no NVIDIA driver (libcuda) on this machine".into());
+    } else if let Err(error) = ask(&mut found) {
+        found.problem = Some(format!("the NVIDIA driver answers {error}"));
+    } else if found.gpus.is_empty() {
+        found.problem = Some("the NVIDIA driver lists no GPU".into());
+    }
+    found
+}
+
+/// Whether the driver's library can be loaded; without it every other call of cudarc panics.
+#[cfg(feature = "cuda")]
+pub fn driver_present() -> bool {
+    // SAFETY: loading a library runs its initialisers; libcuda's are made to be loaded anywhere.
+    unsafe { cudarc::driver::sys::is_culib_present() }
+}
+
+#[cfg(feature = "cuda")]
+fn ask(found: &mut Gpus) -> Result<(), cudarc::driver::DriverError> {
+    use cudarc::driver::result::{device, init};
+    use cudarc::driver::sys::{self, CUdevice_attribute_enum::*};
+    init()?;
+    let mut version = 0;
+    // SAFETY: the driver is loaded and writes one integer through a pointer that is valid for it.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    found.driver_cuda_version = Some(format!("{}.{}", version / 1000, version % 1000 / 10));
+    for ordinal in 0..device::get_count()? {
+        let gpu = device::get(ordinal)?;
+        // SAFETY: `gpu` comes from `device::get`.
+        let (memory, major, minor) = unsafe {
+            (
+                device::total_mem(gpu)?,
+                device::get_attribute(gpu, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                device::get_attribute(gpu, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            )
+        };
+        found.gpus.push(Gpu {
+            ordinal: ordinal as usize,
+            name: device::get_name(gpu)?,
+            compute_capability: format!("{major}.{minor}"),
+            memory_total_bytes: memory as u64,
+        });
+    }
+    Ok(())
+}

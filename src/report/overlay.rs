@@ -1,0 +1,336 @@
+//! Pictures of maps for people: the image blended with its classes and a legend, and the image
+//! beside a map of numbers with a colour bar. The exact values are in the other files; here small
+//! images are enlarged and large ones reduced by a whole factor.
+
+use colorous::Gradient;
+
+use super::canvas::{Canvas, mix};
+use super::text;
+use crate::data::Image;
+use crate::ops::Size;
+
+const PAPER: [u8; 3] = [255, 255, 255];
+const INK: [u8; 3] = [38, 38, 38];
+const FAINT: [u8; 3] = [118, 118, 118];
+
+/// Opacity of the class colour over the image, and of the white line between classes.
+const CLASS_OPACITY: f32 = 0.55;
+const BORDER_OPACITY: f32 = 0.75;
+
+/// How values become colours, and what the bar beside them says.
+pub struct Scale<'a> {
+    /// Values at the bottom and the top of the bar; what lies outside takes their colours.
+    pub range: [f32; 2],
+    pub gradient: Gradient,
+    /// Quantity and unit.
+    pub label: &'a str,
+}
+
+/// `image` blended with the colour of each pixel's class, and a legend of the classes present,
+/// largest first, with their share of the pixels. `label` is `[h, w]`.
+pub fn class_map(
+    title: &str,
+    image: &Image,
+    label: &[u8],
+    classes: &[String],
+    palette: &[[u8; 3]],
+) -> Image {
+    let zoom = Zoom::of(image.size);
+    let mut picture = zoom.image(image);
+    let shown = zoom.center(image.size, label);
+    let Size { h, w } = picture.size;
+    for (i, pixel) in picture.rgb.chunks_exact_mut(3).enumerate() {
+        let (row, column, class) = (i / w, i % w, shown[i]);
+        for (value, color) in pixel.iter_mut().zip(palette[usize::from(class)]) {
+            *value = mix(*value, color, CLASS_OPACITY);
+        }
+        let border =
+            column + 1 < w && shown[i + 1] != class || row + 1 < h && shown[i + w] != class;
+        if border {
+            pixel.iter_mut().for_each(|value| *value = mix(*value, 255, BORDER_OPACITY));
+        }
+    }
+
+    let mut counts = vec![0u64; classes.len()];
+    label.iter().for_each(|class| counts[usize::from(*class)] += 1);
+    let mut present: Vec<usize> = (0..classes.len()).filter(|class| counts[*class] > 0).collect();
+    present.sort_by_key(|class| std::cmp::Reverse(counts[*class]));
+    let share =
+        |class: &usize| format!("{:.1} %", 100.0 * counts[*class] as f64 / label.len() as f64);
+
+    let page = Page::new(picture.size);
+    let line = page.em * 1.7;
+    let rows = ((h as f32 / line) as usize).max(1);
+    let listed = if present.len() > rows { &present[..rows - 1] } else { &present[..] };
+    let column = |texts: &mut dyn Iterator<Item = String>| {
+        texts.map(|text| text::width(&text, page.em)).fold(0.0, f32::max)
+    };
+    let limit = 16.0 * page.em;
+    let names = column(&mut listed.iter().map(|c| classes[*c].clone())).min(limit);
+    let shares = column(&mut listed.iter().map(share));
+    let legend = 1.6 * page.em + names + 1.2 * page.em + shares;
+
+    let mut canvas = page.canvas(&[&picture], legend, &[title]);
+    let left = (page.margin + w) as f32 + page.gap();
+    for (i, class) in listed.iter().enumerate() {
+        let top = page.top() as f32 + i as f32 * line;
+        let baseline = top + page.em;
+        let side = page.em.round() as usize;
+        let (row, at) = ((top + 0.1 * page.em).round() as usize, left.round() as usize);
+        canvas.rectangle(row, at, Size::new(side, side), palette[*class]);
+        let name = text::shortened(&classes[*class], page.em, names + 1.0);
+        canvas.text(left + 1.6 * page.em, baseline, &name, page.em, INK);
+        let share = share(class);
+        let right = left + legend - text::width(&share, page.em);
+        canvas.text(right, baseline, &share, page.em, FAINT);
+    }
+    if listed.len() < present.len() {
+        let baseline = page.top() as f32 + listed.len() as f32 * line + page.em;
+        let rest = format!("and {} more", present.len() - listed.len());
+        canvas.text(left, baseline, &rest, page.em, FAINT);
+    }
+    canvas.0
+}
+
+/// `image` and, beside it, `values` (`[h, w]` of its size) in colours, with a colour bar. NaN is
+/// gray; an infinity takes the colour of its end.
+pub fn scalar_map(title: &str, image: &Image, values: &[f32], scale: &Scale) -> Image {
+    let zoom = Zoom::of(image.size);
+    let picture = zoom.image(image);
+    let [low, high] = scale.range;
+    let table: Vec<[u8; 3]> =
+        (0..256).map(|i| scale.gradient.eval_rational(i, 256).into_array()).collect();
+    let color = |value: f32| match (value - low) / (high - low) {
+        place if place.is_nan() => [128; 3],
+        place => table[(place.clamp(0.0, 1.0) * 255.0).round() as usize],
+    };
+    let values = zoom.mean(image.size, values);
+    let map = Image { size: picture.size, rgb: values.iter().flat_map(|v| color(*v)).collect() };
+
+    let page = Page::new(picture.size);
+    let Size { h, w } = picture.size;
+    let ticks = Ticks::new(low, high, h as f32 / page.em);
+    let widest =
+        ticks.at.iter().map(|t| text::width(&ticks.label(*t), page.em)).fold(0.0, f32::max);
+    let bar = (1.3 * page.em).round() as usize;
+    let titles = [title, scale.label];
+    let mut canvas = page.canvas(&[&picture, &map], bar as f32 + 0.9 * page.em + widest, &titles);
+    let left = page.margin + 2 * w + page.space() + page.gap() as usize;
+    for row in 0..h {
+        let place = 1.0 - (row as f32 + 0.5) / h as f32;
+        let size = Size::new(1, bar);
+        canvas.rectangle(page.top() + row, left, size, color(low + place * (high - low)));
+    }
+    for tick in &ticks.at {
+        let place = 1.0 - (*tick as f32 - low) / (high - low);
+        let y = page.top() as f32 + place * (h - 1) as f32;
+        let dash = Size::new(page.stroke(), (0.4 * page.em).round() as usize);
+        let row = (y - page.stroke() as f32 / 2.0 + 0.5) as usize;
+        canvas.rectangle(row, left + bar, dash, INK);
+        let x = (left + bar) as f32 + 0.8 * page.em;
+        canvas.text(x, y + 0.36 * page.em, &ticks.label(*tick), page.em, INK);
+    }
+    canvas.0
+}
+
+/// A whole factor that brings the longer side near 1024 pixels: each pixel `up` x `up`, or the mean
+/// of `down` x `down`.
+struct Zoom {
+    up: usize,
+    down: usize,
+}
+
+impl Zoom {
+    fn of(size: Size) -> Self {
+        let (long, short) = (size.h.max(size.w), size.h.min(size.w).max(1));
+        Zoom { up: (360 / short).clamp(1, (1024 / long).max(1)), down: long.div_ceil(2048) }
+    }
+
+    /// Size of the result, and for a pixel of it the first source row (or column) and how many.
+    fn size(&self, size: Size) -> Size {
+        let side = |n: usize| (n * self.up / self.down).max(1);
+        Size::new(side(size.h), side(size.w))
+    }
+
+    /// Calls `each` with the source indices that a pixel of the result stands for, row-major.
+    fn map<T>(&self, size: Size, mut each: impl FnMut(&[usize]) -> T) -> Vec<T> {
+        let to = self.size(size);
+        let mut all = Vec::with_capacity(to.pixels());
+        let mut indices = Vec::with_capacity(self.down * self.down);
+        let source = |i: usize, n: usize| {
+            let first = i * self.down / self.up;
+            first..(first + self.down).min(n)
+        };
+        for row in 0..to.h {
+            for column in 0..to.w {
+                indices.clear();
+                for r in source(row, size.h) {
+                    indices.extend(source(column, size.w).map(|c| r * size.w + c));
+                }
+                all.push(each(&indices));
+            }
+        }
+        all
+    }
+
+    fn image(&self, image: &Image) -> Image {
+        let channel = |indices: &[usize], c: usize| {
+            let sum: usize = indices.iter().map(|i| usize::from(image.rgb[3 * i + c])).sum();
+            ((sum + indices.len() / 2) / indices.len()) as u8
+        };
+        let pixels = self.map(image.size, |indices| [0, 1, 2].map(|c| channel(indices, c)));
+        Image { size: self.size(image.size), rgb: pixels.into_flattened() }
+    }
+
+    fn mean(&self, size: Size, values: &[f32]) -> Vec<f32> {
+        self.map(size, |indices| {
+            indices.iter().map(|i| values[*i]).sum::<f32>() / indices.len() as f32
+        })
+    }
+
+    /// A class has no mean: the middle pixel stands for the others.
+    fn center(&self, size: Size, label: &[u8]) -> Vec<u8> {
+        self.map(size, |indices| label[indices[indices.len() / 2]])
+    }
+}
+
+/// Where things go: margin, titles above, panels side by side, then a legend or bar.
+struct Page {
+    /// Pixels an em of the text.
+    em: f32,
+    margin: usize,
+    panel: Size,
+}
+
+impl Page {
+    fn new(panel: Size) -> Self {
+        // Text grows slower than the picture: 14 px at 360, 24 px at 1080.
+        let short = panel.h.min(panel.w) as f32;
+        let em = (14.0 * (short / 360.0).sqrt()).clamp(13.0, 48.0).round();
+        Page { em, margin: (1.2 * em) as usize, panel }
+    }
+
+    /// First row of the panels.
+    fn top(&self) -> usize {
+        self.margin + (1.7 * self.em) as usize
+    }
+
+    /// Between two panels.
+    fn space(&self) -> usize {
+        self.em as usize
+    }
+
+    /// Between the last panel and what explains it.
+    fn gap(&self) -> f32 {
+        self.em.round()
+    }
+
+    /// Of a tick.
+    fn stroke(&self) -> usize {
+        (self.em / 14.0).round().max(1.0) as usize
+    }
+
+    /// A page with its panels and a title over each; `side` pixels are kept free to their right.
+    fn canvas(&self, panels: &[&Image], side: f32, titles: &[&str]) -> Canvas {
+        let Size { h, w } = self.panel;
+        let body = panels.len() * w + (panels.len() - 1) * self.space();
+        let width = 2 * self.margin + body + (self.gap() + side).ceil() as usize;
+        let mut canvas = Canvas::new(Size::new(self.top() + h + self.margin, width), PAPER);
+        for (i, panel) in panels.iter().enumerate() {
+            let left = self.margin + i * (w + self.space());
+            canvas.picture(self.top(), left, panel);
+            let end = if i + 1 < titles.len() { left + w } else { width - self.margin };
+            let title = text::shortened(titles[i], self.em, (end - left) as f32);
+            let baseline = self.top() as f32 - 0.6 * self.em;
+            canvas.text(left as f32, baseline, &title, self.em, INK);
+        }
+        canvas
+    }
+}
+
+struct Ticks {
+    at: Vec<f64>,
+    decimals: usize,
+}
+
+impl Ticks {
+    /// Multiples of 1, 2 or 5 times a power of ten about 3 em apart on a bar of `length` em, and
+    /// the ends of the range where there is room for them.
+    fn new(low: f32, high: f32, length: f32) -> Self {
+        let (low, high) = (f64::from(low), f64::from(high));
+        let raw = (high - low) / f64::from((length / 3.0).clamp(2.0, 10.0));
+        if !(raw > 0.0 && raw.is_finite()) {
+            return Ticks { at: Vec::new(), decimals: 0 };
+        }
+        let power = 10f64.powi(raw.log10().floor() as i32);
+        let steps = [1.0, 2.0, 5.0].map(|m| m * power);
+        let step = steps.into_iter().find(|s| *s >= raw * 0.999).unwrap_or(10.0 * power);
+        let first = (low / step - 1e-9).ceil() as i64;
+        let last = (high / step + 1e-9).floor() as i64;
+        let mut at: Vec<f64> = (first..=last).map(|i| i as f64 * step).collect();
+        let room = 1.3 * (high - low) / f64::from(length);
+        for end in [low, high] {
+            if at.iter().all(|tick| (tick - end).abs() >= room) {
+                at.push(end);
+            }
+        }
+        let decimals = (-(step * 1.001).log10().floor()).max(0.0) as usize;
+        Ticks { at, decimals }
+    }
+
+    fn label(&self, tick: f64) -> String {
+        // An end of the range needs a digit more than the multiples.
+        let exact = 10f64.powi(self.decimals as i32) * tick;
+        let more = usize::from((exact - exact.round()).abs() > 1e-3 && self.decimals > 0);
+        format!("{:.*}", self.decimals + more, tick + 0.0).replace('-', "\u{2212}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        let cases: [(f32, f32, f32, &[&str]); 5] = [
+            (0.0, 2.1972, 26.0, &["0.0", "0.5", "1.0", "1.5", "2.0", "2.20"]),
+            (0.0, 3.0445, 8.0, &["0", "2", "3"]),
+            (-812.4, -35.0, 20.0, &["−800", "−600", "−400", "−200", "−35"]),
+            (-0.3, 0.3, 9.0, &["−0.2", "0.0", "0.2", "−0.3", "0.3"]),
+            (1.0, 1.0, 9.0, &[]),
+        ];
+        for (low, high, length, expected) in cases {
+            let ticks = Ticks::new(low, high, length);
+            let labels: Vec<String> = ticks.at.iter().map(|t| ticks.label(*t)).collect();
+            assert_eq!(labels, expected, "{low} {high} {length}");
+        }
+    }
+
+    #[test]
+    fn pictures_of_any_shape_hold_their_colours() {
+        let classes = ["road", "sky"].map(String::from);
+        let palette = super::super::palette::of(&classes);
+        let gradient = colorous::INFERNO;
+        for size in [Size::new(1, 1), Size::new(97, 131), Size::new(40, 3000), Size::new(2500, 33)]
+        {
+            let image = Image { size, rgb: vec![90; 3 * size.pixels()] };
+            let picture = class_map("a", &image, &vec![1; size.pixels()], &classes, &palette);
+            let blended = palette[1].map(|color| mix(90, color, CLASS_OPACITY));
+            let contains = |picture: &Image, color| picture.rgb.chunks_exact(3).any(|p| p == color);
+            assert!(contains(&picture, blended), "{size}");
+            // The legend shows only what is there.
+            assert!(contains(&picture, palette[1]) && !contains(&picture, palette[0]), "{size}");
+            let mut values = vec![0.5; size.pixels()];
+            values[0] = f32::NEG_INFINITY;
+            let scale = Scale { range: [0.0, 1.0], gradient, label: "x" };
+            let picture = scalar_map("a", &image, &values, &scale);
+            assert_eq!(picture.rgb.len(), 3 * picture.size.pixels());
+            if size.pixels() > 1 {
+                assert!(
+                    contains(&picture, gradient.eval_rational(128, 256).into_array()),
+                    "{size}"
+                );
+            }
+        }
+    }
+}
