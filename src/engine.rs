@@ -71,6 +71,7 @@ impl Engine {
             return Err(Error::invalid("batch", format!("images of {size}"), other.size));
         }
         let plan = self.plan(images.len(), size)?;
+        check_memory(&plan, cpu::memory::available())?;
         self.runner.prepare(&plan);
 
         let start = Instant::now();
@@ -97,6 +98,23 @@ impl Engine {
             runner: &self.runner,
         })
     }
+}
+
+/// Refuses a plan whose arena exceeds `available` bytes, and says which size would fit.
+pub fn check_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
+    let needed = plan.arena_bytes(size_of::<f32>());
+    let Some(available) = available.filter(|available| needed > *available) else {
+        return Ok(());
+    };
+    // The arena grows with the area; a tenth is left for everything else.
+    let scale = (0.9 * available as f64 / needed as f64).sqrt();
+    let short = (plan.image.h.min(plan.image.w) as f64 * scale) as usize;
+    let fix = match plan.batch {
+        1 => format!("--resize {short} would fit"),
+        _ => format!("a smaller --batch or --resize {short} would fit"),
+    };
+    let what = format!("{} images of {}", plan.batch, plan.image);
+    Err(Error::Memory { what, needed, available, fix })
 }
 
 impl Output<'_> {
