@@ -11,6 +11,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::gemm::{Panel, Panels, ROWS, Tile, accumulate, with_vectors, zero};
+use super::lanes::{load_some, store_some};
 use super::tensor::{Input, Output, Shape};
 use crate::ops::{Conv2d, Size};
 use crate::plan::ConvWeights;
@@ -207,16 +208,16 @@ impl Run<'_> {
                 let lanes = v * S::F32_LANES..((v + 1) * S::F32_LANES).min(panel.count);
                 let mut value = sum[m][v];
                 if !first_pass {
-                    value = simd.add_f32s(value, simd.partial_load_f32s(&out[lanes.clone()]));
+                    value = simd.add_f32s(value, load_some(simd, &out[lanes.clone()]));
                 }
                 if last_pass {
-                    value = simd.add_f32s(value, simd.partial_load_f32s(&bias[lanes.clone()]));
+                    value = simd.add_f32s(value, load_some(simd, &bias[lanes.clone()]));
                     if let Some(row) = residual {
-                        value = simd.add_f32s(value, simd.partial_load_f32s(&row[lanes.clone()]));
+                        value = simd.add_f32s(value, load_some(simd, &row[lanes.clone()]));
                     }
                     value = simd.max_f32s(floor, value);
                 }
-                simd.partial_store_f32s(&mut out[lanes], value);
+                store_some(simd, &mut out[lanes], value);
             }
         }
     }

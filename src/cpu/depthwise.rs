@@ -4,6 +4,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::lanes::{load_some, store_some};
 use super::tensor::{Input, Output, Shape};
 use crate::ops::Conv2d;
 use crate::plan::ConvWeights;
@@ -74,7 +75,7 @@ impl WithSimd for Row<'_> {
             let out = &mut out[self.y.first..][..channels];
             for first in (0..channels).step_by(S::F32_LANES) {
                 let lanes = first..(first + S::F32_LANES).min(channels);
-                let load = |row: &[f32]| simd.partial_load_f32s(&row[lanes.clone()]);
+                let load = |row: &[f32]| load_some(simd, &row[lanes.clone()]);
                 let mut sum = load(bias);
                 if let Some(window) = &unrolled {
                     for (row, weight) in window {
@@ -85,7 +86,7 @@ impl WithSimd for Row<'_> {
                         sum = simd.mul_add_e_f32s(load(row), load(weight), sum);
                     }
                 }
-                simd.partial_store_f32s(&mut out[lanes.clone()], simd.max_f32s(floor, sum));
+                store_some(simd, &mut out[lanes.clone()], simd.max_f32s(floor, sum));
             }
         }
     }

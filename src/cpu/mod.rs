@@ -5,6 +5,7 @@ pub mod conv;
 pub mod depthwise;
 pub mod gemm;
 pub mod head;
+pub mod lanes;
 pub mod memory;
 pub mod pool;
 pub mod preprocess;

@@ -15,6 +15,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::gemm::{Line, Panels, ROWS, accumulate, aligned, with_vectors, zero};
+use super::lanes::{load, store};
 use super::tensor::{Input, Output, Shape};
 use crate::ops::Conv2d;
 use crate::plan::ConvWeights;
@@ -273,7 +274,7 @@ impl WithSimd for TransformInput<'_> {
             for first in (0..c).step_by(S::F32_LANES) {
                 let mut d = [[simd.splat_f32s(0.0); IN]; IN];
                 for (p, row) in source.iter().enumerate() {
-                    d[p / IN][p % IN] = load(simd, row, first);
+                    d[p / IN][p % IN] = load(simd, &row[first..]);
                 }
                 for column in 0..IN {
                     let v = transform_six(simd, std::array::from_fn(|i| d[i][column]));
@@ -364,13 +365,13 @@ impl<'r, Product: Fn(usize, usize) -> &'r [f32]> WithSimd for TransformOutput<'_
             for first in (0..winograd.conv.out_channels).step_by(S::F32_LANES) {
                 let mut half = [[simd.splat_f32s(0.0); IN]; OUT];
                 for column in 0..IN {
-                    let m = std::array::from_fn(|i| load(simd, source[i * IN + column], first));
+                    let m = std::array::from_fn(|i| load(simd, &source[i * IN + column][first..]));
                     let v = transform_four(simd, m);
                     for i in 0..OUT {
                         half[i][column] = v[i];
                     }
                 }
-                let bias = load(simd, &winograd.bias, first);
+                let bias = load(simd, &winograd.bias[first..]);
                 for (i, row) in half.iter().enumerate() {
                     let out_y = top + i * step;
                     if out_y >= bottom {
@@ -384,7 +385,7 @@ impl<'r, Product: Fn(usize, usize) -> &'r [f32]> WithSimd for TransformOutput<'_
                         v = simd.add_f32s(v, bias);
                         if let Some(residual) = residual {
                             let at = (self.strip.image * y.size.h + out_y) * y.size.w + out_x;
-                            v = simd.add_f32s(v, load(simd, residual.row(at), first));
+                            v = simd.add_f32s(v, load(simd, &residual.row(at)[first..]));
                         }
                         let pixel = (out_y - self.strip.top) * y.size.w + out_x;
                         let at = pixel * y.channels + y.first + first;
@@ -409,14 +410,4 @@ fn transform_four<S: Simd>(s: S, m: [S::f32s; IN]) -> [S::f32s; OUT] {
         s.mul_add_e_f32s(four, c, a),
         s.add_f32s(m[5], s.mul_add_e_f32s(eight, d, b)),
     ]
-}
-
-#[inline(always)]
-fn load<S: Simd>(simd: S, row: &[f32], first: usize) -> S::f32s {
-    simd.partial_load_f32s(&row[first..first + S::F32_LANES])
-}
-
-#[inline(always)]
-fn store<S: Simd>(simd: S, out: &mut [f32], value: S::f32s) {
-    simd.partial_store_f32s(out, value)
 }

@@ -26,7 +26,8 @@ fn small(backbone: Backbone) -> Config {
         aspp_rates: vec![6, 12, 18],
         aspp_channels: 20,
         post_aspp_channels: vec![],
-        separable: false,
+        aspp_separable: false,
+        decoder_separable: false,
         decoder: Some(Decoder {
             low_level_channels: 12,
             concat_order: ConcatOrder::AsppFirst,
@@ -132,7 +133,12 @@ impl Walk<'_> {
     }
 
     fn three(&self, name: &str, x: &Map) -> Map {
-        let y = if self.model.config().separable {
+        let config = self.model.config();
+        let separable = match name.starts_with("aspp") {
+            true => config.aspp_separable,
+            false => config.decoder_separable,
+        };
+        let y = if separable {
             let between = self.unit(&format!("{name}.depthwise"), x);
             self.unit(&format!("{name}.pointwise"), &between)
         } else {
@@ -279,7 +285,8 @@ fn basic_blocks_v3_plus() {
 #[test]
 fn separable_with_post_aspp_and_padding() {
     let config = Config {
-        separable: true,
+        aspp_separable: true,
+        decoder_separable: true,
         post_aspp_channels: vec![12],
         input_multiple: 16,
         ..small(Backbone::Resnet18)
@@ -300,7 +307,7 @@ fn bottlenecks_output_stride_8_low_level_first() {
         refine_channels: vec![20],
     });
     check("bottlenecks", config.clone(), Size::new(33, 46));
-    config.separable = true;
+    config.decoder_separable = true;
     check("separable bottlenecks, low level first", config, Size::new(30, 39));
 }
 
