@@ -90,9 +90,14 @@ fn pad(x: Input, padding: usize) -> Vec<f32> {
     copy.par_chunks_mut(w).enumerate().for_each(|(row, out)| {
         let (image, y) = (row / h, (row % h).wrapping_sub(padding));
         if y < x.size.h {
-            let pixels = out[padding * x.count..].chunks_exact_mut(x.count).take(x.size.w);
-            for (i, pixel) in pixels.enumerate() {
-                pixel.copy_from_slice(x.row((image * x.size.h + y) * x.size.w + i));
+            let line = (image * x.size.h + y) * x.size.w;
+            let out = &mut out[padding * x.count..][..x.size.w * x.count];
+            if x.count == x.channels {
+                out.copy_from_slice(&x.data[line * x.channels..][..out.len()]);
+                return;
+            }
+            for (i, pixel) in out.chunks_exact_mut(x.count).enumerate() {
+                pixel.copy_from_slice(x.row(line + i));
             }
         }
     });
