@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::cpu;
 use crate::data::Image;
+use crate::device::host;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ops::{Head, Resize, Size};
@@ -71,7 +72,9 @@ impl Engine {
             return Err(Error::invalid("batch", format!("images of {size}"), other.size));
         }
         let plan = self.plan(images.len(), size)?;
-        check_memory(&plan, cpu::memory::available())?;
+        if !self.runner.fits(&plan) {
+            check_memory(&plan, host::memory().map(|memory| memory.available))?;
+        }
         self.runner.prepare(&plan);
 
         let start = Instant::now();

@@ -6,7 +6,6 @@ pub mod depthwise;
 pub mod gemm;
 pub mod head;
 pub mod lanes;
-pub mod memory;
 pub mod pool;
 pub mod preprocess;
 pub mod resize;

@@ -41,6 +41,11 @@ impl Runner {
         &self.weights
     }
 
+    /// Whether the arena is large enough for a plan already.
+    pub fn fits(&self, plan: &Plan) -> bool {
+        self.arena.len() * 16 >= plan.arena_len
+    }
+
     /// Packs what the plan needs and makes the arena large enough.
     pub fn prepare(&mut self, plan: &Plan) {
         for node in &plan.nodes {
@@ -54,7 +59,7 @@ impl Runner {
                 });
             }
         }
-        if self.arena.len() * 16 < plan.arena_len {
+        if !self.fits(plan) {
             // The old one first: both at once would double the peak.
             self.arena = Vec::new();
             self.arena = aligned(plan.arena_len);
