@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Panel, Panels, ROWS, Tile, accumulate, with_vectors, zero};
 use super::lanes::{load_some, store_some};
+use super::simd::arch;
 use super::tensor::{Input, Output, Shape};
 use crate::ops::{Conv2d, Size};
 use crate::plan::ConvWeights;
@@ -71,9 +72,10 @@ impl Packed {
         // Small enough to balance, large enough that a task amortises its pass over the weights.
         let task = pixels.div_ceil(4 * threads).clamp(48, 1536).next_multiple_of(ROWS);
         let job = Job { packed: self, x, padding, residual, relu, y: y.shape };
-        y.buffer.par_chunks_mut(task * y.shape.channels).enumerate().for_each(|(i, out)| {
-            pulp::Arch::new().dispatch(Run { job: &job, start: i * task, out })
-        });
+        y.buffer
+            .par_chunks_mut(task * y.shape.channels)
+            .enumerate()
+            .for_each(|(i, out)| arch().dispatch(Run { job: &job, start: i * task, out }));
     }
 }
 

@@ -5,6 +5,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::lanes::{load_some, store_some};
+use super::simd::arch;
 use super::tensor::{Input, Output, Shape};
 use crate::ops::Conv2d;
 use crate::plan::ConvWeights;
@@ -30,7 +31,7 @@ impl Depthwise {
         let shape = y.shape;
         let row = shape.size.w * shape.channels;
         y.buffer.par_chunks_mut(row).enumerate().for_each(|(row, out)| {
-            pulp::Arch::new().dispatch(Row { weights: self, x, relu, y: shape, row, out })
+            arch().dispatch(Row { weights: self, x, relu, y: shape, row, out })
         });
     }
 }

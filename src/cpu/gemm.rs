@@ -8,6 +8,8 @@
 use bytemuck::{Pod, Zeroable};
 use pulp::Simd;
 
+use super::simd::arch;
+
 /// Rows of `a` of a tile.
 pub const ROWS: usize = 6;
 
@@ -42,7 +44,7 @@ impl Width {
                 Width::of(simd)
             }
         }
-        pulp::Arch::new().dispatch(Detect)
+        arch().dispatch(Detect)
     }
 }
 

@@ -4,6 +4,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::simd::arch;
 use crate::ops::{Head, Tap};
 
 /// `logits` are `[grid.h, grid.w, classes]` of one image; `label` and `entropy` (nats) have the
@@ -15,7 +16,7 @@ pub fn head(head: &Head, logits: &[f32], label: &mut [u8], entropy: &mut [f32]) 
     let outputs = label.par_chunks_mut(width).zip(entropy.par_chunks_mut(width));
     outputs.zip(&rows).for_each_init(Vec::new, |scratch, ((label, entropy), row)| {
         let row = Row { head, logits, row, columns: &columns, scratch, label, entropy };
-        pulp::Arch::new().dispatch(row)
+        arch().dispatch(row)
     });
 }
 

@@ -10,6 +10,7 @@ pub mod pool;
 pub mod preprocess;
 pub mod resize;
 mod run;
+pub mod simd;
 pub mod tensor;
 pub mod winograd;
 

@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Line, Panels, ROWS, accumulate, aligned, with_vectors, zero};
 use super::lanes::{load, store};
+use super::simd::arch;
 use super::tensor::{Input, Output, Shape};
 use crate::ops::Conv2d;
 use crate::plan::ConvWeights;
@@ -82,9 +83,7 @@ impl Winograd {
         let strips = job.strips(y.buffer);
         let bytes: usize = self.points.iter().map(Panels::bytes).sum();
         if bytes <= SHARED_BYTES {
-            strips
-                .into_par_iter()
-                .for_each(|strip| pulp::Arch::new().dispatch(Fused { job: &job, strip }));
+            strips.into_par_iter().for_each(|strip| arch().dispatch(Fused { job: &job, strip }));
         } else {
             job.run_shared(strips);
         }
@@ -163,7 +162,7 @@ impl Job<'_> {
             .map(|strip| {
                 let mut v = aligned(POINTS * strip.tiles.len() * c);
                 let out = bytemuck::cast_slice_mut(&mut v);
-                pulp::Arch::new().dispatch(TransformInput { job: self, strip, out });
+                arch().dispatch(TransformInput { job: self, strip, out });
                 v
             })
             .collect();
@@ -182,7 +181,7 @@ impl Job<'_> {
                 &block[(p * strips[s].tiles.len() + t) * c..][..c]
             };
             let panels = &self.winograd.points[p];
-            pulp::Arch::new().dispatch(Multiply { panels, row, count: total, out });
+            arch().dispatch(Multiply { panels, row, count: total, out });
         });
         let firsts: Vec<usize> = strips
             .iter()
@@ -194,7 +193,7 @@ impl Job<'_> {
         let products: &[f32] = products;
         strips.par_iter_mut().zip(firsts).for_each(|(strip, first)| {
             let product = |p: usize, t: usize| &products[(p * total + first + t) * k..][..k];
-            pulp::Arch::new().dispatch(TransformOutput { job: self, strip, product });
+            arch().dispatch(TransformOutput { job: self, strip, product });
         });
     }
 }

@@ -57,13 +57,13 @@ pub fn cpu_name() -> String {
 /// The vector instructions that the CPU path uses here.
 pub fn simd() -> &'static str {
     #[cfg(target_arch = "x86_64")]
-    return match pulp::Arch::new() {
+    return match crate::cpu::simd::arch() {
         pulp::Arch::V4(_) => "AVX-512",
         pulp::Arch::V3(_) => "AVX2 + FMA",
         _ => "none",
     };
     #[cfg(target_arch = "aarch64")]
-    return match pulp::Arch::new() {
+    return match crate::cpu::simd::arch() {
         pulp::Arch::Neon(_) => "NEON",
         _ => "none",
     };
