@@ -25,6 +25,9 @@ pub enum Error {
         /// What the user can do about it.
         fix: Option<String>,
     },
+    /// A kernel failed on its device: which, where, why.
+    #[error("{0}")]
+    Kernel(String),
     /// The command line asks for something that does not exist or contradicts itself.
     #[error("{0}")]
     Usage(String),

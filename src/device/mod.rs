@@ -1,5 +1,221 @@
-//! Where plans run, and what this machine offers. All `unsafe` of the crate lives beneath this
-//! module.
+//! Where plans run, and what this machine offers. All `unsafe` of the crate lives beneath this module.
+//!
+//! Devices with memory of their own: `simt` (the CUDA kernels on the CPU, feature `simt`) and
+//! `cuda:N`. A [`Device`] allocates, copies and launches; which kernel runs on what is decided by the
+//! typed launches of [`launch`], which check every extent, so that nothing else needs `unsafe`.
 
 pub mod gpus;
 pub mod host;
+pub mod kernels;
+pub mod launch;
+pub mod params;
+#[cfg(feature = "simt")]
+pub mod simt;
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::ops::Size;
+use kernels::Kernel;
+
+/// Where a plan runs. Calls are in order: a copy or launch sees what the ones before it wrote.
+pub trait Device: Send + Sync {
+    /// As on the command line: "simt", "cuda:0".
+    fn name(&self) -> String;
+
+    /// Streaming multiprocessors, from which tiles and splits are chosen.
+    fn multiprocessors(&self) -> usize;
+
+    /// Uninitialised memory, aligned to 16 bytes at least.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] where the device has no room.
+    fn alloc(&self, bytes: usize) -> Result<Buffer>;
+
+    /// Copies to the device; the lengths must agree.
+    fn write(&self, to: Slice, from: &[u8]) -> Result<()>;
+
+    /// Copies from the device; the lengths must agree. Waits for what was launched before.
+    fn read(&self, from: Slice, to: &mut [u8]) -> Result<()>;
+
+    fn launch(&self, launch: &Launch) -> Result<()>;
+
+    /// Launches and waits; what it took.
+    fn measure(&self, launch: &Launch) -> Result<Cost>;
+}
+
+/// What one launch took.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Cost {
+    pub time: Duration,
+    /// Instructions by class; on `simt` only.
+    pub counts: Option<Counts>,
+}
+
+/// Instructions that `simt` executed: of a warp for mma, ldmatrix and shuffle, of a thread for the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    pub mma: u64,
+    pub ldmatrix: u64,
+    pub cp_async: u64,
+    pub shuffle: u64,
+    pub barrier: u64,
+    /// 128-bit global loads and stores.
+    pub load: u64,
+    pub store: u64,
+}
+
+/// Device memory; freed when dropped.
+pub struct Buffer {
+    address: u64,
+    bytes: usize,
+    _memory: Box<dyn Send + Sync>,
+}
+
+impl Buffer {
+    #[cfg(feature = "simt")]
+    fn new(address: u64, bytes: usize, memory: impl Send + Sync + 'static) -> Self {
+        Buffer { address, bytes, _memory: Box::new(memory) }
+    }
+
+    pub fn all(&self) -> Slice<'_> {
+        Slice { address: self.address, bytes: self.bytes, buffer: PhantomData }
+    }
+
+    /// Bytes `offset..offset + bytes`.
+    ///
+    /// # Errors
+    /// Where they are not all inside.
+    pub fn slice(&self, offset: usize, bytes: usize) -> Result<Slice<'_>> {
+        match offset.checked_add(bytes) {
+            Some(end) if end <= self.bytes => {
+                Ok(Slice { address: self.address + offset as u64, bytes, buffer: PhantomData })
+            }
+            _ => {
+                let expected = format!("a range inside its {} bytes", self.bytes);
+                Err(Error::invalid("device buffer", expected, format!("{bytes} at {offset}")))
+            }
+        }
+    }
+}
+
+/// Part of a [`Buffer`] that outlives the slice.
+#[derive(Clone, Copy)]
+pub struct Slice<'a> {
+    address: u64,
+    bytes: usize,
+    buffer: PhantomData<&'a Buffer>,
+}
+
+/// What a tensor's elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+pub enum Element {
+    F16,
+    F32,
+}
+
+impl Element {
+    pub fn bytes(self) -> usize {
+        match self {
+            Element::F16 => 2,
+            Element::F32 => 4,
+        }
+    }
+}
+
+/// `[batch, size.h, size.w, channels]` on a device, pixels `stride` elements apart: a channel slice of
+/// a wider tensor where `stride > channels`.
+#[derive(Clone, Copy)]
+pub struct Tensor<'a> {
+    data: Slice<'a>,
+    pub element: Element,
+    pub batch: usize,
+    pub size: Size,
+    pub channels: usize,
+    pub stride: usize,
+}
+
+impl<'a> Tensor<'a> {
+    /// Channels `first..first + channels` of a tensor of `stride` channels that starts `data`.
+    ///
+    /// # Errors
+    /// Where the tensor is empty, exceeds `data`, has channels outside its stride, or where a pixel's
+    /// channels do not start at a multiple of 16 bytes (the image's 4 channels: 8).
+    pub fn new(
+        data: Slice<'a>,
+        element: Element,
+        batch: usize,
+        size: Size,
+        stride: usize,
+        first: usize,
+        channels: usize,
+    ) -> Result<Self> {
+        let bad = |expected: String| {
+            let found = format!(
+                "channels {first}..{} of {stride}, {batch} x {size}, {} bytes",
+                first.saturating_add(channels),
+                data.bytes
+            );
+            Err(Error::invalid("device tensor", expected, found))
+        };
+        let needed = [size.h, size.w, stride, element.bytes()]
+            .iter()
+            .try_fold(batch, |product, &n| product.checked_mul(n));
+        if needed.is_none_or(|n| n == 0 || n > data.bytes) {
+            return bad("a tensor inside its memory".into());
+        }
+        if channels == 0 || first.checked_add(channels).is_none_or(|end| end > stride) {
+            return bad("channels inside the pixel".into());
+        }
+        let aligned = if channels == 4 && stride == 4 { 8 } else { 16 };
+        let offset = (first * element.bytes()) as u64;
+        if ![data.address + offset, (stride * element.bytes()) as u64]
+            .iter()
+            .all(|n| n % aligned == 0)
+        {
+            return bad(format!("pixels at multiples of {aligned} bytes"));
+        }
+        let data =
+            Slice { address: data.address + offset, bytes: data.bytes - offset as usize, ..data };
+        Ok(Tensor { data, element, batch, size, channels, stride })
+    }
+
+    pub fn pixels(&self) -> usize {
+        self.batch * self.size.pixels()
+    }
+}
+
+/// One kernel ready to run: made by the functions of [`launch`] alone, which have checked that it stays
+/// inside the slices it was given.
+#[derive(Clone)]
+pub struct Launch<'a> {
+    pub kernel: &'static Kernel,
+    pub grid: [u32; 3],
+    /// The kernel's parameter struct.
+    params: Box<[u64]>,
+    buffers: PhantomData<&'a Buffer>,
+}
+
+impl Launch<'_> {
+    fn new(name: &str, grid: [usize; 3], params: &impl bytemuck::Pod) -> Result<Self> {
+        let kernel = kernels::find(name);
+        // The grid's y and z are 16 bits wide on a GPU.
+        let limit = [i32::MAX as usize, 65535, 65535];
+        if grid.iter().zip(limit).any(|(&n, limit)| n == 0 || n > limit) {
+            let expected = format!("a grid within {limit:?}");
+            return Err(Error::invalid(name, expected, format!("{grid:?}"))
+                .fix("use a smaller batch or image"));
+        }
+        let params: Box<[u64]> = bytemuck::pod_collect_to_vec(bytemuck::bytes_of(params)).into();
+        debug_assert_eq!(params.len() * 8, kernel.params_bytes);
+        Ok(Launch { kernel, grid: grid.map(|n| n as u32), params, buffers: PhantomData })
+    }
+}
+
+/// Makes a size a kernel's 32-bit parameter.
+fn param(what: &str, value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| {
+        Error::invalid(what, "at most 2147483647", value).fix("use a smaller batch or image")
+    })
+}

@@ -1,0 +1,174 @@
+//! Compiles kernels/*.cu: by nvcc to one fatbin a file, embedded in the library (feature `cuda`), and by
+//! the C++ compiler for the simt device (feature `simt`). No GPU is looked for.
+//!
+//! Environment: NVCC, CUDA_HOME or CUDA_PATH say where nvcc is; CXX the C++ compiler;
+//! DDU_SIMT_SANITIZE=address|thread instruments the simt device.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn main() {
+    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "CXX", "DDU_SIMT_SANITIZE"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=kernels");
+    let kernels = sources();
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        cuda(&kernels);
+    }
+    #[cfg(feature = "simt")]
+    simt(&kernels);
+}
+
+/// kernels/*.cu, sorted.
+fn sources() -> Vec<PathBuf> {
+    let entries = fs::read_dir("kernels").expect("the package has a folder kernels");
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|e| e == "cu"));
+    files.sort();
+    files
+}
+
+/// Real architectures; PTX for 8.0 serves what is newer.
+const ARCHITECTURES: [&str; 6] = ["80", "86", "89", "90a", "100", "120"];
+
+fn cuda(kernels: &[PathBuf]) {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let mut table = String::from("pub static FATBINS: &[(&str, &[u8])] = &[\n");
+    match find_nvcc() {
+        None => println!(
+            "cargo:warning=no nvcc: built without CUDA kernels; set NVCC or CUDA_HOME, or pip install \
+             nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl"
+        ),
+        Some(nvcc) => {
+            for source in kernels {
+                let name = source.file_stem().expect("has a name").to_string_lossy().into_owned();
+                let fatbin = out.join(format!("{name}.fatbin"));
+                compile(&nvcc, source, &fatbin);
+                table += &format!("    ({name:?}, include_bytes!({fatbin:?})),\n");
+            }
+        }
+    }
+    fs::write(out.join("fatbins.rs"), table + "];\n").expect("OUT_DIR is writable");
+}
+
+/// One file for every architecture, unless nothing it is made of has changed.
+fn compile(nvcc: &Path, source: &Path, fatbin: &Path) {
+    let mut arguments: Vec<String> =
+        ["-fatbin", "-std=c++17", "-O3", "-lineinfo"].map(String::from).into();
+    for arch in ARCHITECTURES {
+        arguments.extend(["-gencode".into(), format!("arch=compute_{arch},code=sm_{arch}")]);
+    }
+    arguments.extend(["-gencode".into(), "arch=compute_80,code=compute_80".into()]);
+
+    let mut hasher = DefaultHasher::new();
+    (nvcc, &arguments).hash(&mut hasher);
+    for file in with_headers(source) {
+        fs::read(&file).unwrap_or_default().hash(&mut hasher);
+    }
+    let stamp = format!("{:x}", hasher.finish());
+    let stamp_file = fatbin.with_extension("stamp");
+    if fatbin.exists() && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
+        return;
+    }
+    let run = Command::new(nvcc).args(&arguments).arg(source).arg("-o").arg(fatbin).output();
+    let run = run.unwrap_or_else(|error| panic!("{}: cannot run: {error}", nvcc.display()));
+    let said = String::from_utf8_lossy(&run.stderr) + String::from_utf8_lossy(&run.stdout);
+    assert!(
+        run.status.success(),
+        "{} could not compile {} (CUDA 12.8 or newer is needed):\n{said}",
+        nvcc.display(),
+        source.display()
+    );
+    for line in said.lines().filter(|line| !line.trim().is_empty()) {
+        println!("cargo:warning={}: {line}", source.display());
+    }
+    fs::write(stamp_file, stamp).expect("OUT_DIR is writable");
+}
+
+/// A source and what it includes in quotes, transitively.
+fn with_headers(source: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![source.to_path_buf()];
+    while let Some(file) = open.pop() {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let folder = file.parent().expect("a file lies in a folder").to_path_buf();
+        let includes =
+            text.lines().filter_map(|line| line.strip_prefix("#include \"")?.split('"').next());
+        open.extend(includes.map(|name| folder.join(name)).filter(|path| !found.contains(path)));
+        found.insert(file);
+    }
+    found
+}
+
+/// By NVCC, CUDA_HOME, CUDA_PATH, PATH, and the wheels of the active Python, in this order.
+fn find_nvcc() -> Option<PathBuf> {
+    if let Some(nvcc) = env::var_os("NVCC") {
+        return Some(nvcc.into());
+    }
+    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os);
+    let mut places: Vec<PathBuf> = homes.map(|home| PathBuf::from(home).join("bin")).collect();
+    places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    places.extend(wheels());
+    places.into_iter().map(|folder| folder.join("nvcc")).find(|path| path.is_file())
+}
+
+/// site-packages/nvidia/*/bin of `python3`, newest CUDA first.
+fn wheels() -> Vec<PathBuf> {
+    let ask = "import sysconfig; print(sysconfig.get_paths()['purelib'])";
+    let Ok(answer) = Command::new("python3").args(["-c", ask]).output() else { return Vec::new() };
+    let packages = PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim()).join("nvidia");
+    let Ok(entries) = fs::read_dir(packages) else { return Vec::new() };
+    let mut places: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
+    places.sort();
+    places.reverse();
+    places
+}
+
+/// The same files for the CPU, against kernels/simt/.
+#[cfg(feature = "simt")]
+fn simt(kernels: &[PathBuf]) {
+    let sanitizer = env::var("DDU_SIMT_SANITIZE").unwrap_or_default();
+    if !["", "address", "thread"].contains(&sanitizer.as_str()) {
+        panic!("DDU_SIMT_SANITIZE: expected address or thread, found {sanitizer}");
+    }
+    let compiler = || {
+        let mut build = cc::Build::new();
+        // Always optimised: a kernel is executed millions of times. Shared memory is read as other
+        // types than it was written as.
+        build.cpp(true).std("c++20").opt_level(2).debug(false).flag("-g1");
+        build.flag("-fno-strict-aliasing").flag("-Wno-unknown-pragmas").warnings(true);
+        build.link_lib_modifier("+whole-archive");
+        build
+    };
+    // The runtime declares to ThreadSanitizer what it does itself.
+    let mut runtime = compiler();
+    for part in ["runtime", "memory", "collectives", "sanitizer"] {
+        runtime.file(format!("kernels/simt/{part}.cpp"));
+    }
+    let mut code = compiler();
+    // As on a GPU, where a file asks for a fused multiply-add or gets none.
+    code.flag("-ffp-contract=off").flag("-xc++").files(kernels);
+    match sanitizer.as_str() {
+        "address" => {
+            runtime.flag("-fsanitize=address");
+            code.flag("-fsanitize=address");
+        }
+        "thread" => {
+            runtime.define("DDU_SIMT_TSAN", None);
+            code.flag("-fsanitize=thread");
+        }
+        _ => {}
+    }
+    runtime.compile("ddu_simt_runtime");
+    code.compile("ddu_simt_kernels");
+    if !sanitizer.is_empty() {
+        println!("cargo:rustc-link-arg=-fsanitize={sanitizer}");
+    }
+}

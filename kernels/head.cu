@@ -1,0 +1,63 @@
+// Logits on the feature grid made maps: for every pixel of the picture, bilinear upsampling, then
+//
+//   label = the first arg max over c of x_c,   entropy = ln s - t / s  (nats),   s = sum e^(x_c - m), t = sum (x_c - m) e^(x_c - m), m = max x_c
+//
+// in one pass over the classes, without writing the upsampled logits. logits [batch, in_h, in_w, in_stride] f32,
+// in_stride a multiple of 4; label u8 and entropy f32 [batch, crop_h, crop_w], the upper left of the out_h x out_w picture.
+// Grid ceil(pixels / 256), blocks of 256; a thread has one pixel.
+#include "common/bilinear.cuh"
+
+struct HeadParams {
+    const float* logits;
+    uint8_t* label;
+    float* entropy;
+    int32_t batch, classes, in_h, in_w, in_stride, out_h, out_w, crop_h, crop_w;
+    int32_t align_corners;
+};
+static_assert(sizeof(HeadParams) == 64 && offsetof(HeadParams, align_corners) == 60, "twin: src/device/params.rs");
+
+DEVICE void maps(const HeadParams& p) {
+    const int64_t pixel = int64_t(blockIdx.x) * 256 + threadIdx.x;
+    if (pixel >= int64_t(p.batch) * p.crop_h * p.crop_w) return;
+    const Neighbours y = neighbours(pixel / p.crop_w % p.crop_h, p.in_h, p.out_h, p.align_corners != 0);
+    const Neighbours x = neighbours(pixel % p.crop_w, p.in_w, p.out_w, p.align_corners != 0);
+    const float* image = p.logits + pixel / p.crop_w / p.crop_h * p.in_h * p.in_w * p.in_stride;
+    const float* corner[4] = {
+        image + (int64_t(y.low) * p.in_w + x.low) * p.in_stride,
+        image + (int64_t(y.low) * p.in_w + x.high) * p.in_stride,
+        image + (int64_t(y.high) * p.in_w + x.low) * p.in_stride,
+        image + (int64_t(y.high) * p.in_w + x.high) * p.in_stride,
+    };
+    float most = 0.0f, s = 0.0f, t = 0.0f;
+    int label = 0;
+    for (int c = 0; c < p.classes; c += 4) {
+        Float4 v[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) v[i] = load16<Float4>(corner[i] + c);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            if (c + j >= p.classes) break;
+            const float logit = lerp(lerp(v[0].v[j], v[1].v[j], x.weight), lerp(v[2].v[j], v[3].v[j], x.weight), y.weight);
+            if (c + j == 0) {
+                most = logit;
+                s = 1.0f;
+                continue;
+            }
+            const float above = logit - most, e = expf(-fabsf(above));
+            if (above > 0.0f) {
+                // The sums so far, seen from the new maximum.
+                t = (t - above * s) * e;
+                s = s * e + 1.0f;
+                most = logit;
+                label = c + j;
+            } else {
+                s += e;
+                t += above * e;
+            }
+        }
+    }
+    p.label[pixel] = uint8_t(label);
+    p.entropy[pixel] = logf(s) - t / s;
+}
+
+KERNEL(head, HeadParams, 256, maps)

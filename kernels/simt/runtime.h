@@ -1,0 +1,119 @@
+// What the runtime's own files share: the running worker, its block, warps and threads.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "fiber.h"
+#include "simt.h"
+
+namespace simt {
+
+enum class Schedule : uint32_t { FORWARD = 0, REVERSE = 1, RANDOM = 2 };
+
+// A cp.async in flight.
+struct Copy {
+    void* destination;
+    const void* source;
+    unsigned bytes, source_bytes;
+};
+
+// What a thread waits for; the site says where in the kernel.
+struct Wait {
+    const char* what = nullptr;
+    Site site;
+};
+
+struct Thread {
+    Fiber fiber;
+    uint32_t id = 0;
+    bool done = false;
+    Wait wait;
+    std::vector<Copy> copies;          // in order of issue
+    std::vector<uint32_t> groups;      // committed: number of copies in each group in flight
+    uint32_t uncommitted = 0;          // copies since the last commit
+};
+
+struct Barrier {
+    uint32_t arrived = 0;
+    uint32_t threads = 0;  // expected; fixed by the first to arrive
+    uint32_t generation = 0;
+    uint32_t waiting[32] = {};  // lanes of each warp
+    Site site;
+    char edge[2] = {};  // ThreadSanitizer's happens-before edges, of even and odd generations
+};
+
+struct Warp {
+    uint32_t ready = 0;    // lanes that can run
+    uint32_t arrived = 0;  // lanes at the collective
+    const char* what = nullptr;
+    Site site;
+    void* operand[32] = {};
+    uint32_t generation = 0;
+    char edge[2] = {};
+};
+
+struct Launch;
+
+// One OS thread: it runs one block at a time.
+struct Worker {
+    Fiber self;
+    Launch* launch = nullptr;
+    Indices indices = {};
+    uint32_t threads = 0, warps = 0, done = 0;
+    uint32_t ready_warps = 0;
+    Thread* current = nullptr;
+    std::vector<Thread> thread;
+    Warp warp[32];
+    Barrier barrier[16];
+    uint64_t random = 0;
+    uint64_t counts[COUNTS] = {};
+    bool failed = false;
+    uint32_t blocks_run = 0;
+    char block_edge[2] = {};
+    // Shared memory (memory.cpp): one state a byte beside the data.
+    char* arena_pages = nullptr;
+    char* arena = nullptr;
+    size_t arena_bytes = 0;
+    std::vector<uint8_t> arena_state;
+    // The stack on which a fault is reported.
+    std::vector<char> signal_stack, fault_stack;
+    uintptr_t fault_address = 0;
+};
+
+Worker& worker();
+Worker* worker_or_null();
+
+// Ends the launch with `message`, prefixed by kernel, block and thread; does not return.
+[[noreturn]] void fail(const std::string& message);
+std::string where(const Site& site);
+
+// memory.cpp
+void arena_begin(Worker& w, size_t bytes);
+void arena_end(Worker& w);
+void install_fault_handler(Worker& w);
+// A fiber stack of `bytes`, a guard page below it; never freed (workers are kept).
+char* allocate_stack(size_t bytes);
+// What lies at a global address, in words; empty where no buffer is near.
+std::string describe_address(uintptr_t address);
+// The first buffer with a damaged guard byte, in words; empty if none.
+std::string damaged_guard();
+
+// collectives.cpp
+void rendezvous(const char* what, void* operand, const Site& site, void (*compute)(Warp&));
+// runtime.cpp: gives the processor to another thread; returns when this one is ready again.
+void block_current(const char* what, const Site& site);
+const char* kernel_name(const Worker& w);
+void make_ready(Worker& w, uint32_t warp, uint32_t lanes);
+
+inline void edge_release([[maybe_unused]] void* edge) {
+#if defined(DDU_SIMT_TSAN)
+    __tsan_release(edge);
+#endif
+}
+inline void edge_acquire([[maybe_unused]] void* edge) {
+#if defined(DDU_SIMT_TSAN)
+    __tsan_acquire(edge);
+#endif
+}
+
+}  // namespace simt

@@ -1,0 +1,185 @@
+//! `kernels/conv2d.cu`
+
+use ddu::device::launch::conv2d::{Operands, Spread, TILES, Tile, conv2d};
+use ddu::device::{Device, Element};
+use ddu::ops::{Conv2d, Size};
+
+use crate::support::*;
+
+struct Case {
+    name: &'static str,
+    conv: Conv2d,
+    batch: usize,
+    size: Size,
+    splits: usize,
+    residual: bool,
+    relu: bool,
+    output: Element,
+    /// Channels of others beside the input's and the output's.
+    beside: usize,
+}
+
+fn cases() -> Vec<Case> {
+    let case = |name, conv, h, w| Case {
+        name,
+        conv,
+        batch: 1,
+        size: Size::new(h, w),
+        splits: 1,
+        residual: false,
+        relu: true,
+        output: Element::F16,
+        beside: 0,
+    };
+    let dense = Conv2d::dense;
+    vec![
+        case("pointwise", dense(32, 64, 1), 9, 13),
+        case("one pixel, as after global pooling", dense(64, 32, 1), 1, 1),
+        case("eight channels: four positions in a block of k", dense(8, 8, 3), 11, 7),
+        Case { residual: true, ..case("3 x 3 with residual", dense(24, 40, 3), 17, 19) },
+        case("stride 2", dense(16, 72, 3).stride(2), 21, 34),
+        Case {
+            relu: false,
+            ..case(
+                "pointwise stride 2, the downsampling shortcut",
+                dense(40, 24, 1).stride(2),
+                15,
+                10,
+            )
+        },
+        case(
+            "dilation 36 on 23 x 30: only the centre tap or a rim",
+            dense(24, 40, 3).dilation(36),
+            23,
+            30,
+        ),
+        case("dilation 6, tails in every dimension", dense(56, 136, 3).dilation(6), 13, 11),
+        Case {
+            batch: 3,
+            beside: 8,
+            residual: true,
+            ..case("batch 3, channel slices", dense(16, 48, 3), 10, 9)
+        },
+        Case { splits: 3, ..case("split-K", dense(64, 40, 3), 9, 8) },
+        Case {
+            splits: 5,
+            residual: true,
+            beside: 16,
+            ..case("split-K with an uneven last split, residual, slices", dense(72, 64, 3), 6, 7)
+        },
+        Case { output: Element::F32, relu: false, ..case("f32 logits", dense(256, 24, 1), 12, 11) },
+        case("a long sum", dense(512, 32, 3).dilation(2), 5, 6),
+        case("5 x 5, padding 0", Conv2d { padding: 0, ..dense(8, 16, 5) }, 9, 8),
+        case("several tiles", dense(32, 160, 1), 20, 17),
+    ]
+}
+
+#[test]
+fn every_tile_on_every_device_against_f64() {
+    for case in cases() {
+        let reference = Reference::new(&case);
+        for tile in TILES {
+            for (name, device) in devices() {
+                run_case(&case, &reference, tile, &name, &*device);
+            }
+        }
+    }
+}
+
+struct Reference {
+    x: (Layout, Vec<half::f16>),
+    weight: Vec<half::f16>,
+    bias: Vec<f32>,
+    residual: Option<(Layout, Vec<half::f16>)>,
+    y: Layout,
+    expected: Vec<Expected>,
+}
+
+impl Reference {
+    fn new(case: &Case) -> Self {
+        let Case { conv, batch, beside, .. } = *case;
+        let mut random = Random(case.name.len() as u64);
+        let layout = |size, channels| Layout::whole(batch, size, channels).slice(beside, beside);
+        let x = layout(case.size, conv.in_channels);
+        let y = layout(conv.output_size(case.size).unwrap(), conv.out_channels);
+        let data = random.halves(x.elements());
+        let weight = random.halves(conv.weight_shape().iter().product());
+        let bias = random.floats(conv.out_channels);
+        let residual = case.residual.then(|| (y, random.halves(y.elements())));
+        let mut expected = Vec::new();
+        let taps = conv.kernel * conv.kernel;
+        for n in 0..batch {
+            for p in 0..y.size.h {
+                for q in 0..y.size.w {
+                    for k in 0..conv.out_channels {
+                        let start = match &residual {
+                            Some((layout, r)) => layout.at(r, n, p as isize, q as isize, k),
+                            None => 0.0,
+                        };
+                        let (mut sum, mut plain) = (f64::from(bias[k]) + start, 0f32);
+                        let mut magnitude = f64::from(bias[k]).abs() + start.abs();
+                        for tap in 0..taps {
+                            let place = |o: usize, r: usize| {
+                                (o * conv.stride + r * conv.dilation) as isize
+                                    - conv.padding as isize
+                            };
+                            let (row, column) =
+                                (place(p, tap / conv.kernel), place(q, tap % conv.kernel));
+                            for c in 0..conv.in_channels {
+                                let w = f64::from(weight[(k * taps + tap) * conv.in_channels + c]);
+                                let product = x.at(&data, n, row, column, c) * w;
+                                sum += product;
+                                plain += product as f32;
+                                magnitude += product.abs();
+                            }
+                        }
+                        plain = plain + bias[k] + start as f32;
+                        if case.relu {
+                            sum = sum.max(0.0);
+                            plain = plain.max(0.0);
+                        }
+                        let terms = taps * conv.in_channels + 2;
+                        expected.push(Expected::sum(
+                            sum,
+                            plain.into(),
+                            terms,
+                            magnitude,
+                            case.output,
+                        ));
+                    }
+                }
+            }
+        }
+        Reference { x: (x, data), weight, bias, residual, y, expected }
+    }
+}
+
+fn run_case(case: &Case, reference: &Reference, tile: Tile, name: &str, device: &dyn Device) {
+    let what = format!("conv2d \"{}\" {tile:?} on {name}", case.name);
+    let Reference { x, weight, bias, residual, y, expected } = reference;
+    let spread = Spread::new(&case.conv, tile, case.splits);
+    assert_eq!(spread.splits, case.splits, "{what}: the case asks for splits it cannot have");
+    let input = upload(device, &x.1);
+    let weight = upload(device, weight);
+    let bias = upload(device, bias);
+    let residual = residual.as_ref().map(|(layout, data)| (layout, upload(device, data)));
+    let partial = device.alloc(spread.partial_bytes(&case.conv, y.pixels()).max(16)).unwrap();
+    let out = output(device, y.elements() * case.output.bytes());
+    let operands = Operands {
+        x: x.0.tensor(&input, Element::F16),
+        weight: weight.all(),
+        bias: bias.all(),
+        residual: residual.as_ref().map(|(layout, data)| layout.tensor(data, Element::F16)),
+        relu: case.relu,
+        y: y.tensor(&out, case.output),
+        partial: Some(partial.all()),
+    };
+    run(device, &conv2d(&case.conv, operands, spread).unwrap());
+    let expected = |n, p, q, k| expected[((n * y.size.h + p) * y.size.w + q) * y.channels + k];
+    match case.output {
+        Element::F16 => {
+            check(&what, y, &download::<half::f16>(device, &out, y.elements()), expected)
+        }
+        Element::F32 => check(&what, y, &download::<f32>(device, &out, y.elements()), expected),
+    }
+}

@@ -1,0 +1,104 @@
+//! `kernels/head.cu`
+
+use ddu::device::{Element, launch};
+use ddu::ops::{Head, Resize, Size};
+
+use crate::resize::taps;
+use crate::support::*;
+
+#[test]
+fn label_and_entropy_against_f64() {
+    for (batch, classes, grid, padded, crop, scale) in [
+        (1, 2, (3, 4), (9, 13), (9, 13), 1.0),
+        (1, 9, (6, 8), (24, 32), (23, 30), 12.0),
+        (2, 21, (5, 7), (17, 25), (16, 25), 5.0),
+        (1, 255, (2, 3), (8, 9), (7, 9), 30.0),
+        (1, 4, (1, 1), (5, 6), (5, 6), 100.0),
+        (1, 1, (2, 2), (4, 4), (4, 4), 1.0),
+    ] {
+        for align_corners in [true, false] {
+            let size = |(h, w)| Size::new(h, w);
+            let op = Head {
+                classes,
+                grid: size(grid),
+                padded: size(padded),
+                crop: size(crop),
+                resize: Resize { align_corners },
+            };
+            let stride = classes.next_multiple_of(8);
+            let x = Layout { channels: classes, stride, ..Layout::whole(batch, op.grid, classes) };
+            let mut random = Random(classes as u64);
+            let data: Vec<f32> = (0..x.elements()).map(|_| random.value() * scale).collect();
+            for (name, device) in devices() {
+                let device = &*device;
+                let pixels = batch * op.crop.pixels();
+                let input = upload(device, &data);
+                let (label, entropy) = (output(device, pixels), output(device, pixels * 4));
+                let logits = x.tensor(&input, Element::F32);
+                let label_out = label.slice(0, pixels).unwrap();
+                run(device, &[launch::head(&op, logits, label_out, entropy.all()).unwrap()]);
+                let labels = download::<u8>(device, &label, pixels);
+                let entropies = download::<f32>(device, &entropy, pixels);
+                for pixel in 0..pixels {
+                    let (n, rest) = (pixel / op.crop.pixels(), pixel % op.crop.pixels());
+                    let (y0, y1, wy) = taps(rest / crop.1, grid.0, padded.0, align_corners);
+                    let (x0, x1, wx) = taps(rest % crop.1, grid.1, padded.1, align_corners);
+                    let logit = |c: usize| {
+                        let at = |y: usize, x_: usize| x.at(&data, n, y as isize, x_ as isize, c);
+                        let line = |y| at(y, x0) + (at(y, x1) - at(y, x0)) * wx;
+                        line(y0) + (line(y1) - line(y0)) * wy
+                    };
+                    let logits: Vec<f64> = (0..classes).map(logit).collect();
+                    let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let sum: f64 = logits.iter().map(|l| (l - most).exp()).sum();
+                    let expected: f64 = logits
+                        .iter()
+                        .map(|l| (l - most).exp() / sum)
+                        .map(|p| if p > 0.0 { -p * p.ln() } else { 0.0 })
+                        .sum();
+                    let what = format!("head {op:?} on {name}, pixel {pixel}");
+                    // A logit errs by at most 10 roundings of twice the largest corner; |dH / dlogit| summed
+                    // over the classes is below 2 (ln C + 1), and the sums add C roundings of at most ln C + 1.
+                    let logit_error = 10.0 * 2f64.powi(-23) * 2.0 * scale as f64;
+                    let spread = (classes as f64).ln() + 1.0;
+                    let bound = 2.0 * spread * logit_error
+                        + classes as f64 * 2f64.powi(-22) * spread
+                        + 1e-6;
+                    let off = (f64::from(entropies[pixel]) - expected).abs();
+                    assert!(
+                        off <= bound,
+                        "{what}: entropy {}, expected {expected} +- {bound:e}",
+                        entropies[pixel]
+                    );
+                    let chosen = logits[usize::from(labels[pixel])];
+                    assert!(
+                        chosen >= most - 2.0 * logit_error,
+                        "{what}: class {} is not the arg max",
+                        labels[pixel]
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_of_equal_logits_wins() {
+    let size = Size::new(2, 2);
+    let op = Head {
+        classes: 5,
+        grid: size,
+        padded: size,
+        crop: size,
+        resize: Resize { align_corners: true },
+    };
+    let x = Layout { channels: 5, ..Layout::whole(1, size, 8) };
+    let data: Vec<f32> = (0..4).flat_map(|_| [0.5, 2.0, 2.0, -1.0, 2.0, 9.0, 9.0, 9.0]).collect();
+    for (name, device) in devices() {
+        let input = upload(&*device, &data);
+        let (label, entropy) = (output(&*device, 4), output(&*device, 16));
+        let logits = x.tensor(&input, Element::F32);
+        run(&*device, &[launch::head(&op, logits, label.all(), entropy.all()).unwrap()]);
+        assert_eq!(download::<u8>(&*device, &label, 4), [1; 4], "on {name}");
+    }
+}

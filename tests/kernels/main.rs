@@ -1,0 +1,17 @@
+//! Every kernel on every device against plain f64 loops: random values, odd, tail-heavy and dilated
+//! shapes. A file an op; the devices and the checks are in `support`.
+//!
+//! Tolerances. Inputs and weights are fp16 numbers, so products are exact and only the f32 accumulation
+//! and the final rounding err: |error| <= n 2^-23 sum |terms| + 2^-11 |y| + 2^-25, with n the number of
+//! terms (2^-23, not 2^-24: tensor cores may truncate). That bound holds for every element; it is loose
+//! for long sums, so the normalised rms is held to twice that of a plain f32 loop as well.
+#![cfg(feature = "simt")]
+
+mod conv2d;
+mod depthwise;
+mod head;
+mod pool;
+mod preprocess;
+mod resize;
+mod stem;
+mod support;
