@@ -144,6 +144,8 @@ fn simt(kernels: &[PathBuf]) {
         // types than it was written as.
         build.cpp(true).std("c++20").opt_level(2).debug(false).flag("-g1");
         build.flag("-fno-strict-aliasing").flag("-Wno-unknown-pragmas").warnings(true);
+        // A local array larger than the guard page below a thread's stack cannot jump over it.
+        build.flag("-fstack-clash-protection");
         build.link_lib_modifier("+whole-archive");
         build
     };

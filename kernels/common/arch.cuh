@@ -43,21 +43,13 @@ struct alignas(16) Half8 {
     uint32_t pair[4];
 };
 
-DEVICE float half_to_float(half h) {
 #if defined(__CUDACC__)
-    return __half2float(h);
+DEVICE float half_to_float(half h) { return __half2float(h); }
+DEVICE half float_to_half(float f) { return __float2half_rn(f); }
 #else
-    return simt::half_to_float(h);
+using simt::float_to_half;
+using simt::half_to_float;
 #endif
-}
-
-DEVICE half float_to_half(float f) {
-#if defined(__CUDACC__)
-    return __float2half_rn(f);
-#else
-    return simt::float_to_half(f);
-#endif
-}
 
 DEVICE uint32_t pack(float low, float high) {
 #if defined(__CUDACC__)

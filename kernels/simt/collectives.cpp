@@ -202,7 +202,7 @@ uint32_t ballot(bool predicate, Site site) {
 void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transpose, Site site) {
     check_read(row, 16);
 #if defined(DDU_SIMT_TSAN)
-    __tsan_read_range(const_cast<void*>(row), 16);
+    __tsan_read_range(row, 16);
 #endif
     Ldmatrix operand{static_cast<const uint16_t*>(row), r, transpose};
     count_warp(LDMATRIX);

@@ -11,6 +11,8 @@
 #endif
 #if defined(DDU_SIMT_TSAN)  // this file is compiled without instrumentation, see runtime.cpp
 #include <sanitizer/tsan_interface.h>
+extern "C" void __tsan_read_range(const void* address, unsigned long bytes);  // not in the header
+extern "C" void __tsan_write_range(void* address, unsigned long bytes);
 #endif
 
 namespace simt {

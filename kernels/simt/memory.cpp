@@ -14,6 +14,7 @@
 #include <map>
 #include <mutex>
 
+#include "api.h"
 #include "runtime.h"
 
 namespace simt {
@@ -46,6 +47,7 @@ char* guarded_pages(size_t bytes) {
     return usable;
 }
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(DDU_SIMT_TSAN)  // they report faults themselves
 struct sigaction previous_segv, previous_bus;
 
 // Runs as ordinary code of the faulting fiber, on a stack of its own.
@@ -85,6 +87,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     machine->pc = reinterpret_cast<uintptr_t>(report_fault);
 #endif
 }
+#endif
 
 std::string range_error(const char* what, const void* p, size_t bytes, const Worker& w) {
     return std::string(what) + " of " + std::to_string(bytes) + " bytes at offset " +
@@ -180,7 +183,7 @@ void cp_async_wait(unsigned pending) {
         for (uint32_t i = 0; i < copies; ++i) {
             const Copy& copy = t.copies[i];
 #if defined(DDU_SIMT_TSAN)
-            __tsan_read_range(const_cast<void*>(copy.source), copy.source_bytes);
+            __tsan_read_range(copy.source, copy.source_bytes);
             __tsan_write_range(copy.destination, copy.bytes);
 #endif
             std::memcpy(copy.destination, copy.source, copy.source_bytes);
@@ -255,7 +258,6 @@ std::string damaged_guard() {
 
 extern "C" {
 
-// A buffer of all-ones bytes, aligned to 16; null if there is no memory.
 void* ddu_simt_alloc(uint64_t bytes) {
     using namespace simt;
     Buffer buffer{};

@@ -16,6 +16,8 @@
 #include <mutex>
 #include <thread>
 
+#include "api.h"
+
 DDU_SIMT_SWITCH;
 
 namespace simt {
@@ -93,10 +95,10 @@ void thread_main() {
 #endif
     Worker& w = *this_worker;
     Thread& t = *w.current;
-    if (w.blocks_run) edge_acquire(&w.block_edge[(w.blocks_run - 1) & 1]);
+    edge_acquire(&w.start);
     w.launch->kernel->run(w.launch->params);
     if (t.uncommitted || !t.groups.empty()) fail("the thread ends with a cp.async that was never waited for");
-    edge_release(&w.block_edge[w.blocks_run & 1]);
+    edge_release(&w.end);
     t.done = true;
     ++w.done;
     Thread* next = pick(w);
@@ -125,10 +127,7 @@ std::string deadlock(Worker& w) {
 
 void report(Worker& w, const std::string& message) {
     Launch& launch = *w.launch;
-    const Dim b = w.indices.block;
-    std::string text = std::string(launch.kernel->name) + ", block (" + std::to_string(b.x) + ", " +
-                       std::to_string(b.y) + ", " + std::to_string(b.z) + "), thread " +
-                       std::to_string(w.current ? w.current->id : 0) + ": " + message;
+    const std::string text = name(w, w.current ? w.current->id : 0) + ": " + message;
     std::lock_guard lock(launch.mutex);
     if (launch.error.empty()) launch.error = text;
     launch.failed = true;
@@ -152,14 +151,18 @@ void run_block(Worker& w, Dim block) {
         t.groups.clear();
         t.uncommitted = 0;
         t.fiber.start(thread_main);
+#if defined(DDU_SIMT_TSAN)
+        __tsan_set_fiber_name(t.fiber.tsan, name(w, i).c_str());
+#endif
         make_ready(w, i / 32, 1u << i % 32);
     }
     arena_begin(w, launch.shared_bytes);
+    edge_release(&w.start);
     Thread* first = pick(w);
     run_thread(w, *first);
     switch_fiber(w.self, first->fiber);
     if (!w.failed && w.done != w.threads) report(w, deadlock(w));
-    ++w.blocks_run;
+    edge_acquire(&w.end);
     arena_end(w);
 }
 
@@ -174,11 +177,7 @@ void open_fibers(Worker& w) {
     w.self.stack_bytes = bytes;
 #if defined(DDU_SIMT_TSAN)
     w.self.tsan = __tsan_get_current_fiber();
-    for (uint32_t i = 0; i < w.threads; ++i) {
-        w.thread[i].fiber.tsan = __tsan_create_fiber(0);
-        const std::string name = std::string(w.launch->kernel->name) + " thread " + std::to_string(i);
-        __tsan_set_fiber_name(w.thread[i].fiber.tsan, name.c_str());
-    }
+    for (uint32_t i = 0; i < w.threads; ++i) w.thread[i].fiber.tsan = __tsan_create_fiber(0);
 #endif
 }
 
@@ -219,7 +218,6 @@ void run_worker(Launch& launch) {
     w.threads = launch.threads;
     w.warps = (launch.threads + 31) / 32;
     w.failed = false;
-    w.blocks_run = 0;
     w.indices.block_dim = {launch.threads, 1, 1};
     w.indices.grid_dim = launch.grid;
     std::fill(std::begin(w.counts), std::end(w.counts), 0);
@@ -248,7 +246,11 @@ void run_worker(Launch& launch) {
 Worker& worker() { return *this_worker; }
 Worker* worker_or_null() { return this_worker; }
 const Indices& indices() { return this_worker->indices; }
-const char* kernel_name(const Worker& w) { return w.launch->kernel->name; }
+std::string name(const Worker& w, uint32_t thread) {
+    const Dim b = w.indices.block;
+    return std::string(w.launch->kernel->name) + ", block (" + std::to_string(b.x) + ", " + std::to_string(b.y) + ", " +
+           std::to_string(b.z) + "), thread " + std::to_string(thread);
+}
 void count(Count what) { ++this_worker->counts[what]; }
 
 std::string where(const Site& site) {
@@ -289,24 +291,10 @@ Register::Register(const char* name, uint32_t params_bytes, uint32_t threads, vo
 
 }  // namespace simt
 
-// --- the C interface that src/device/simt.rs calls -------------------------------------------------
+// --- the C interface (api.h) -------------------------------------------------
 
 extern "C" {
 
-struct DduSimtLaunch {
-    const char* kernel;
-    const void* params;
-    uint64_t params_bytes;
-    uint32_t grid_x, grid_y, grid_z;
-    uint32_t threads;
-    uint64_t shared_bytes;
-    uint32_t schedule;  // simt::Schedule
-    uint32_t workers;
-    uint64_t seed;
-    uint64_t counts[simt::COUNTS];  // out
-};
-
-// 0, or 1 with a line in `error`.
 int ddu_simt_launch(DduSimtLaunch* request, char* error, uint64_t error_bytes) {
     using namespace simt;
     std::string problem;
@@ -357,7 +345,6 @@ int ddu_simt_launch(DduSimtLaunch* request, char* error, uint64_t error_bytes) {
     return 1;
 }
 
-// The table of kernels: the i-th one's name, or null; its bytes of parameters and threads a block.
 const char* ddu_simt_kernel(uint32_t i, uint32_t* params_bytes, uint32_t* threads) {
     const simt::Kernel* kernel = simt::kernels;
     while (kernel && i--) kernel = kernel->next;

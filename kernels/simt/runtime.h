@@ -68,8 +68,7 @@ struct Worker {
     uint64_t random = 0;
     uint64_t counts[COUNTS] = {};
     bool failed = false;
-    uint32_t blocks_run = 0;
-    char block_edge[2] = {};
+    char start = 0, end = 0;  // edges from the worker to a block's threads and back
     // Shared memory (memory.cpp): one state a byte beside the data.
     char* arena_pages = nullptr;
     char* arena = nullptr;
@@ -102,7 +101,8 @@ std::string damaged_guard();
 void rendezvous(const char* what, void* operand, const Site& site, void (*compute)(Warp&));
 // runtime.cpp: gives the processor to another thread; returns when this one is ready again.
 void block_current(const char* what, const Site& site);
-const char* kernel_name(const Worker& w);
+// "kernel, block (x, y, z), thread i".
+std::string name(const Worker& w, uint32_t thread);
 void make_ready(Worker& w, uint32_t warp, uint32_t lanes);
 
 inline void edge_release([[maybe_unused]] void* edge) {

@@ -1,0 +1,190 @@
+//! The execution model of `kernels/simt/`: planted faults are named, their sound twins run clean, in a
+//! plain build and under AddressSanitizer and ThreadSanitizer; fragments lie as the PTX ISA says.
+//! Each build is a C++ program of its own, made here.
+#![cfg(feature = "simt")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+const RUNTIME: [&str; 4] = ["runtime", "memory", "collectives", "sanitizer"];
+const FORWARD: &str = "0";
+const SCHEDULES: [&str; 3] = [FORWARD, "1", "2"];
+
+/// Compiles `tests/simt/<program>.cu` with the runtime; `flags` for both, `kernel_flags` for the program.
+fn build(program: &str, label: &str, flags: &[&str], kernel_flags: &[&str]) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{program}-{label}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let compiler = std::env::var("CXX").unwrap_or("c++".into());
+    let compile = |arguments: &[&str], files: &[PathBuf], out: &Path| {
+        let common = [
+            "-std=c++20",
+            "-O1",
+            "-g1",
+            "-fno-strict-aliasing",
+            "-fstack-clash-protection",
+            "-pthread",
+        ];
+        let run = Command::new(&compiler)
+            .args(common)
+            .args(arguments)
+            .args(files)
+            .arg("-o")
+            .arg(out)
+            .output();
+        let run = run.unwrap_or_else(|error| panic!("{compiler}: {error}"));
+        assert!(run.status.success(), "{compiler}: {}", String::from_utf8_lossy(&run.stderr));
+    };
+    let mut objects = Vec::new();
+    for part in RUNTIME {
+        let object = folder.join(format!("{part}.o"));
+        compile(
+            &[flags, &["-c"]].concat(),
+            &[root.join(format!("kernels/simt/{part}.cpp"))],
+            &object,
+        );
+        objects.push(object);
+    }
+    let object = folder.join("program.o");
+    let source = root.join(format!("tests/simt/{program}.cu"));
+    let language = ["-c", "-xc++", "-Wno-unknown-pragmas"];
+    compile(&[flags, kernel_flags, &language].concat(), &[source], &object);
+    objects.push(object);
+    let out = folder.join(program);
+    compile(&[flags, kernel_flags].concat(), &objects, &out);
+    out
+}
+
+fn plain_faults() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build("faults", "plain", &[], &[]))
+}
+
+fn run(program: &Path, arguments: &[&str]) -> (Output, String) {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let said = [&output.stdout[..], &output.stderr[..]].concat();
+    (output, String::from_utf8_lossy(&said).into_owned())
+}
+
+/// The faulty kernel fails with all of `words`; its sound twin does not fail.
+fn check(program: &Path, kernel: &str, schedule: &str, words: &[&str]) {
+    let (output, said) = run(program, &[kernel, schedule]);
+    assert!(
+        !output.status.success(),
+        "{kernel}, schedule {schedule}: the fault went unnoticed: {said}"
+    );
+    for word in words {
+        assert!(
+            said.contains(word),
+            "{kernel}, schedule {schedule}: expected \"{word}\" in: {said}"
+        );
+    }
+    let sound = format!("{kernel}_sound");
+    let (output, said) = run(program, &[&sound, schedule]);
+    assert!(output.status.success(), "{sound}, schedule {schedule}: {said}");
+}
+
+#[test]
+fn every_fault_is_named_with_kernel_block_and_thread() {
+    let program = plain_faults();
+    let unwritten = "of shared memory that nobody has written";
+    for (kernel, words) in [
+        ("reverse_block", [unwritten, "missing barrier"]),
+        ("rotate_warp", [unwritten, "missing barrier"]),
+        ("unwritten", ["thread 98: read of 4 bytes at offset 396", unwritten]),
+        ("asynchronous", ["with a cp.async in flight", "missing wait"]),
+        ("never_waited", ["a cp.async that was never waited for", "thread"]),
+        (
+            "store_near",
+            [
+                "thread 127: out-of-bounds access to global memory",
+                "0 bytes past the end of a buffer of 512 bytes",
+            ],
+        ),
+        (
+            "store_far",
+            [
+                "thread 77: out-of-bounds access to global memory",
+                "596 bytes past the end of a buffer of 512 bytes",
+            ],
+        ),
+        (
+            "load_far",
+            ["out-of-bounds access to global memory", "past the end of a buffer of 2048 bytes"],
+        ),
+        (
+            "shared_outside",
+            [
+                "thread 5: out-of-bounds write of 4 bytes at offset 4116",
+                "of 2048 bytes of shared memory",
+            ],
+        ),
+        ("divergent_exit", ["divergent barrier", "thread 40 has left the kernel"]),
+        ("divergent_branch", ["divergent barrier", "while others wait in the one at faults.cu"]),
+        (
+            "divergent_shuffle",
+            ["waits in shuffle at faults.cu", "thread 16 waits in __syncthreads"],
+        ),
+        ("never_arrives", ["a wait that never comes", "thread 96 waits in a named barrier"]),
+        ("deep", ["overflow its stack", "thread"]),
+    ] {
+        for schedule in SCHEDULES {
+            let at = format!("{kernel}, block (0, 0, 0), thread ");
+            check(program, kernel, schedule, &[&at, words[0], words[1]]);
+        }
+    }
+    // Before a buffer: its page's guard bytes, which cannot say whose store it was.
+    let words = [
+        "store_before: out-of-bounds store to global memory",
+        "bytes before a buffer of 512 bytes",
+    ];
+    check(program, "store_before", FORWARD, &words);
+}
+
+/// What a plain build cannot see where the memory held something before: the order of blocks shows it.
+#[test]
+fn schedules_disagree_where_a_barrier_is_missing() {
+    let program = plain_faults();
+    for kernel in ["reverse_block_again", "rotate_warp_again"] {
+        let values = |kernel: &str| SCHEDULES.map(|schedule| run(program, &[kernel, schedule]).1);
+        let [forward, reverse, random] = values(&format!("{kernel}_sound"));
+        assert!(forward == reverse && forward == random, "{kernel}_sound depends on the schedule");
+        let [forward, reverse, _] = values(kernel);
+        assert_ne!(forward, reverse, "{kernel} does not depend on the schedule");
+    }
+}
+
+#[test]
+fn address_sanitizer_sees_every_byte_outside() {
+    let program = build("faults", "address", &["-fsanitize=address"], &[]);
+    for (kernel, thread) in
+        [("store_near", "127"), ("store_far", "77"), ("store_before", "0"), ("load_far", "2")]
+    {
+        let at = format!("in {kernel}, block (0, 0, 0), thread {thread}");
+        check(&program, kernel, FORWARD, &["AddressSanitizer: heap-buffer-overflow", &at]);
+    }
+    // The rest of the model works as without it.
+    check(&program, "unwritten", FORWARD, &["of shared memory that nobody has written"]);
+    check(&program, "divergent_exit", FORWARD, &["divergent barrier"]);
+}
+
+/// Nothing is unwritten or out of place in these: only an edge is missing, which no schedule must show.
+#[test]
+fn thread_sanitizer_sees_missing_barriers() {
+    let program = build("faults", "thread", &["-DDDU_SIMT_TSAN"], &["-fsanitize=thread"]);
+    for kernel in ["reverse_block_again", "rotate_warp_again", "ring"] {
+        for schedule in SCHEDULES {
+            let at = format!("'{kernel}, block (0, 0, 0), thread");
+            check(&program, kernel, schedule, &["ThreadSanitizer: data race", &at]);
+        }
+    }
+    check(&program, "asynchronous", FORWARD, &["with a cp.async in flight"]);
+}
+
+#[test]
+fn fragments_lie_as_the_ptx_isa_says() {
+    let program = build("fragments", "plain", &[], &[]);
+    let (_, said) = run(&program, &[]);
+    assert_eq!(said.trim(), "ok");
+}
