@@ -192,12 +192,16 @@ impl<'a> Tensor<'a> {
 pub struct Launch<'a> {
     pub kernel: &'static Kernel,
     pub grid: [u32; 3],
-    /// The kernel's parameter struct.
     params: Box<[u64]>,
     buffers: PhantomData<&'a Buffer>,
 }
 
 impl Launch<'_> {
+    /// The kernel's parameter struct, as 64-bit words.
+    pub fn params(&self) -> &[u64] {
+        &self.params
+    }
+
     fn new(name: &str, grid: [usize; 3], params: &impl bytemuck::Pod) -> Result<Self> {
         let kernel = kernels::find(name);
         // The grid's y and z are 16 bits wide on a GPU.

@@ -141,7 +141,7 @@ impl Simt {
         };
         let mut request = Request {
             kernel: name.as_ptr(),
-            params: launch.params.as_ptr().cast(),
+            params: launch.params().as_ptr().cast(),
             params_bytes: launch.kernel.params_bytes as u64,
             grid: launch.grid,
             threads: launch.kernel.threads as u32,

@@ -1,4 +1,4 @@
-//! Every kernel on every device against plain f64 loops: random values, odd, tail-heavy and dilated
+//! Every kernel on every device of its own memory against plain f64 loops (the CPU path: `tests/parity`): random values, odd, tail-heavy and dilated
 //! shapes. A file an op; the devices and the checks are in `support`.
 //!
 //! Tolerances. Inputs and weights are fp16 numbers, so products are exact and only the f32 accumulation

@@ -104,7 +104,7 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, spread: Spread) -> Result<Vec<
     let fits = !conv.depthwise
         && conv.in_channels == o.x.channels
         && conv.out_channels == o.y.channels
-        && conv.in_channels % 8 == 0;
+        && conv.in_channels.is_multiple_of(8);
     require(what, fits, "a dense convolution of these channels, in eights", shape)?;
     let pixels = o.y.pixels();
     require_bytes("conv2d weight", o.weight, conv.out_channels * reduction(conv) * 2)?;

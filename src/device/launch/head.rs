@@ -19,7 +19,7 @@ pub fn head<'a>(
     let fits = logits.element == Element::F32
         && logits.size == op.grid
         && logits.channels >= op.classes
-        && logits.stride % 4 == 0
+        && logits.stride.is_multiple_of(4)
         && logits.stride >= op.classes.next_multiple_of(4);
     require(what, fits, "f32 logits of these classes on the grid", format!("{op:?}"))?;
     let pixels = logits.batch * op.crop.pixels();

@@ -32,7 +32,7 @@ fn require_tensors(what: &str, x: &Tensor, y: &Tensor, y_size: Size) -> Result<(
             |t: &Tensor| format!("{} x {} x {} {:?}", t.batch, t.size, t.channels, t.element);
         format!("{} to {}", part(x), part(y))
     };
-    let eights = |t: &Tensor| t.channels % 8 == 0;
+    let eights = |t: &Tensor| t.channels.is_multiple_of(8);
     require(
         what,
         x.element == Element::F16 && eights(y),
@@ -49,5 +49,10 @@ fn require_tensors(what: &str, x: &Tensor, y: &Tensor, y_size: Size) -> Result<(
 
 fn require_bytes(what: &str, slice: Slice, bytes: usize) -> Result<()> {
     require(what, slice.bytes >= bytes, &format!("{bytes} bytes"), slice.bytes)?;
-    require(what, slice.address % 16 == 0, "an address that is a multiple of 16", slice.address)
+    require(
+        what,
+        slice.address.is_multiple_of(16),
+        "an address that is a multiple of 16",
+        slice.address,
+    )
 }

@@ -30,7 +30,7 @@ pub fn stem<'a>(
         found,
     )?;
     let layout = (x.channels, x.stride) == (4, 4)
-        && y.channels % 8 == 0
+        && y.channels.is_multiple_of(8)
         && (x.element, y.element) == (Element::F16, Element::F16);
     require(
         what,
