@@ -9,6 +9,7 @@ pub mod data;
 pub mod device;
 pub mod engine;
 pub mod error;
+pub mod eval;
 pub mod import;
 pub mod model;
 pub mod ops;

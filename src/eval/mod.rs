@@ -1,0 +1,8 @@
+//! How good a segmentation and its uncertainties are. All metrics are pooled over the pixels of a
+//! dataset, not averaged over images.
+
+mod confusion;
+mod detection;
+
+pub use confusion::Confusion;
+pub use detection::{Detection, Detector};
