@@ -3,6 +3,7 @@
 
 mod completions;
 mod convert;
+mod demo;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ pub struct Cli {
 enum Command {
     Convert(convert::Args),
     Completions(completions::Args),
+    Demo(demo::Args),
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok; 1 fatal; 2 usage; 3 some inputs failed; \
@@ -41,6 +43,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Convert(args) => convert::run(args),
         Command::Completions(args) => completions::run(args),
+        Command::Demo(args) => demo::run(args),
     };
     result.unwrap_or_else(|error| {
         // The reader of a pipe may leave early (`ddu ... | head`): nobody is left to tell.
