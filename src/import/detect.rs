@@ -85,9 +85,10 @@ pub fn config(
     let (mut stage_width, mut stage_channels) = ([0; 4], [0; 4]);
     for stage in 0..4 {
         let block = format!("backbone.layer{}.0", stage + 1);
-        let last = if backbone.bottleneck() { "conv3" } else { "conv2" };
-        stage_width[stage] = look.outputs(&format!("{block}.conv1"))?;
-        stage_channels[stage] = look.outputs(&format!("{block}.{last}"))?;
+        // The two convolutions of a basic block have one width.
+        let (inner, last) = if backbone.bottleneck() { (1, 3) } else { (2, 2) };
+        stage_width[stage] = look.outputs(&format!("{block}.conv{inner}"))?;
+        stage_channels[stage] = look.outputs(&format!("{block}.conv{last}"))?;
     }
 
     let mut assumed = Vec::new();

@@ -229,7 +229,7 @@ fn account(dict: &StateDict, rules: &Rules, wanted: &[Want]) -> Result<Vec<Strin
     if let [first, rest @ ..] = surplus.as_slice() {
         let more =
             if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-        let expected = format!("only the keys of a {} DeepLab", rules.family);
+        let expected = format!("only keys of a DeepLab of {}", rules.family);
         let found = format!("surplus {}{more}", shown(first));
         let error = Error::invalid(&dict.source, expected, found);
         return Err(match surplus.iter().any(|key| key.ends_with("weight_sigma")) {

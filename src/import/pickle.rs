@@ -326,10 +326,7 @@ impl<'a> Machine<'a> {
     }
 
     fn take(&mut self, len: usize) -> Step<&'a [u8]> {
-        let rest = &self.bytes[self.at..];
-        let part = rest
-            .get(..len)
-            .ok_or_else(|| format!("a pickle that is cut short at byte {}", self.bytes.len()))?;
+        let part = self.bytes[self.at..].get(..len).ok_or("a pickle that is cut short")?;
         self.at += len;
         Ok(part)
     }
