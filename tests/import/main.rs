@@ -1,0 +1,7 @@
+//! Checkpoints in, models out: every file format, every family against PyTorch, and what is refused.
+
+mod checkpoint;
+mod families;
+mod formats;
+mod generate;
+mod malformed;
