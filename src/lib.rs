@@ -7,6 +7,7 @@
 pub mod cpu;
 pub mod data;
 pub mod demo;
+pub mod density;
 pub mod device;
 pub mod engine;
 pub mod error;

@@ -1,0 +1,229 @@
+//! The density file: safetensors with `count [C] i64`, `mean [C, D] f64`, `scatter [C, D, D] f64`,
+//! `sample [<= 8192, D] f16` and `sample_hash [<= 8192] u64` (by which samples merge), and the origin
+//! as JSON under the metadata key `ddu.density`.
+//!
+//! It holds moments, not Gaussians: they merge, and covariance, prior and score are chosen when they
+//! are evaluated. Equal content gives equal bytes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::Write;
+use std::path::Path;
+
+use half::f16;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::{Density, LabelRule, Moments, Origin, Sample, Tally};
+use crate::error::{Error, Result};
+
+const FORMAT: &str = "ddu-density-1";
+const KEY: &str = "ddu.density";
+
+/// Where an unfinished fit stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Hash of the list of pairs and of what is done with them.
+    pub inputs: String,
+    /// Pairs taken from the front of the list.
+    pub done: usize,
+    /// Those of them that were skipped, and why.
+    pub skipped: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: String,
+    model: String,
+    classes: Vec<String>,
+    label_rule: LabelRule,
+    resize: Option<usize>,
+    pixels: Tally,
+    image_count: usize,
+    /// First 64 bits, in hex, of the SHA-256 of each image's decoded pixels, sorted.
+    images: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    progress: Option<Progress>,
+}
+
+impl Density {
+    /// Writes a temporary file beside `path` and renames it.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.write(path.as_ref(), None)
+    }
+
+    /// Writes an unfinished fit, from which [`Density::resume`] continues to the same bits.
+    pub fn checkpoint(&self, path: impl AsRef<Path>, progress: &Progress) -> Result<()> {
+        self.write(path.as_ref(), Some(progress.clone()))
+    }
+
+    /// # Errors
+    /// A file that is no finished density: another format, truncated, tensors that contradict each
+    /// other or are not finite.
+    pub fn load(path: impl AsRef<Path>) -> Result<Density> {
+        let path = path.as_ref();
+        match read(path)? {
+            (density, None) => Ok(density),
+            (_, Some(progress)) => {
+                let found = format!("the checkpoint of a fit that took {} pairs", progress.done);
+                Err(Error::invalid(path.display(), "a finished density", found)
+                    .fix("finish it: the same `ddu fit` with --resume"))
+            }
+        }
+    }
+
+    /// Reads what [`Density::checkpoint`] wrote.
+    pub fn resume(path: impl AsRef<Path>) -> Result<(Density, Progress)> {
+        let path = path.as_ref();
+        match read(path)? {
+            (density, Some(progress)) => Ok((density, progress)),
+            (_, None) => {
+                Err(Error::invalid(path.display(), "the checkpoint of a fit", "a finished density"))
+            }
+        }
+    }
+
+    fn write(&self, path: &Path, progress: Option<Progress>) -> Result<()> {
+        let Density { moments, sample, origin } = self;
+        let header = Header {
+            format: FORMAT.into(),
+            model: origin.model.clone(),
+            classes: origin.classes.clone(),
+            label_rule: origin.label_rule,
+            resize: origin.resize,
+            pixels: origin.pixels,
+            image_count: origin.images.len(),
+            images: origin.images.iter().map(|hash| format!("{hash:016x}")).collect(),
+            progress,
+        };
+        let text = serde_json::to_string(&header).expect("a header is plain data");
+        let (classes, channels) = (moments.classes(), moments.channels());
+        let count = le_bytes(moments.count().iter().map(|v| v.to_le_bytes()));
+        let mean = le_bytes((0..classes).flat_map(|c| moments.mean(c)).map(|v| v.to_le_bytes()));
+        let scatter = le_bytes((0..classes).flat_map(|c| {
+            let lower = moments.scatter(c);
+            (0..channels * channels).map(move |at| {
+                let (i, j) = (at / channels, at % channels);
+                lower[i.max(j) * channels + i.min(j)].to_le_bytes()
+            })
+        }));
+        let hash = le_bytes(sample.rows().map(|(hash, _)| hash.to_le_bytes()));
+        let rows = le_bytes(sample.rows().flat_map(|(_, row)| row).map(|v| v.to_le_bytes()));
+        let view = |dtype, shape: &[usize], bytes| {
+            TensorView::new(dtype, shape.to_vec(), bytes).expect("bytes of the tensor's size")
+        };
+        let tensors = [
+            ("count", view(Dtype::I64, &[classes], &count)),
+            ("mean", view(Dtype::F64, &[classes, channels], &mean)),
+            ("scatter", view(Dtype::F64, &[classes, channels, channels], &scatter)),
+            ("sample", view(Dtype::F16, &[sample.len(), channels], &rows)),
+            ("sample_hash", view(Dtype::U64, &[sample.len()], &hash)),
+        ];
+        // One key only: the order of several would change from run to run.
+        let metadata = HashMap::from([(KEY.to_owned(), text)]);
+        let bytes = safetensors::serialize(tensors, Some(metadata))
+            .map_err(|e| Error::invalid(path.display(), "tensors that can be stored", e))?;
+        crate::data::write_atomic(path, |file| file.write_all(&bytes))
+    }
+}
+
+fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
+    let source = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let foreign = |found: String| {
+        Error::invalid(&source, "a density written by `ddu fit`", found)
+            .fix("fit one: ddu fit --model M --data VOC_ROOT --split train -o density.safetensors")
+    };
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| foreign(e.to_string()))?;
+    let metadata = metadata.metadata().clone().unwrap_or_default();
+    let text = metadata.get(KEY).ok_or_else(|| {
+        foreign(match metadata.contains_key("ddu.format") {
+            true => "a model".into(),
+            false => format!("safetensors without {KEY} metadata"),
+        })
+    })?;
+    let value: serde_json::Value =
+        serde_json::from_str(text).map_err(|e| foreign(format!("{KEY} metadata: {e}")))?;
+    if value["format"] != FORMAT {
+        return Err(Error::invalid(&source, format!("format {FORMAT}"), &value["format"]));
+    }
+    let header: Header = serde_json::from_value(value)
+        .map_err(|e| Error::invalid(format!("{source}: {KEY}"), "the origin of a density", e))?;
+
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| foreign(e.to_string()))?;
+    let tensors = Tensors { source: &source, file };
+    let classes = header.classes.len();
+    let count = tensors.values("count", Dtype::I64, &[Some(classes)], i64::from_le_bytes)?.1;
+    let (shape, mean) =
+        tensors.values("mean", Dtype::F64, &[Some(classes), None], f64::from_le_bytes)?;
+    let channels = shape[1];
+    let square = [Some(classes), Some(channels), Some(channels)];
+    let scatter = tensors.values("scatter", Dtype::F64, &square, f64::from_le_bytes)?.1;
+    let (shape, hash) = tensors.values("sample_hash", Dtype::U64, &[None], u64::from_le_bytes)?;
+    let two = [Some(shape[0]), Some(channels)];
+    let rows = tensors.values("sample", Dtype::F16, &two, f16::from_le_bytes)?.1;
+
+    let moments = Moments::from_parts(&source, count, mean, scatter)?;
+    if let Some(v) = rows.iter().find(|v| !v.is_finite()) {
+        return Err(Error::invalid(format!("{source}: tensor sample"), "finite values", v));
+    }
+    let mut sample = Sample::new(channels);
+    for (hash, row) in hash.into_iter().zip(rows.chunks_exact(channels)) {
+        sample.insert(hash, row.to_vec());
+    }
+    let images = header
+        .images
+        .iter()
+        .map(|text| u64::from_str_radix(text, 16))
+        .collect::<Result<BTreeSet<_>, _>>()
+        .map_err(|e| Error::invalid(format!("{source}: images"), "hashes in hex", e))?;
+    let origin = Origin {
+        model: header.model,
+        classes: header.classes,
+        label_rule: header.label_rule,
+        resize: header.resize,
+        pixels: header.pixels,
+        images,
+    };
+    Ok((Density { moments, sample, origin }, header.progress))
+}
+
+fn le_bytes<const N: usize>(values: impl Iterator<Item = [u8; N]>) -> Vec<u8> {
+    values.flatten().collect()
+}
+
+struct Tensors<'a> {
+    source: &'a str,
+    file: SafeTensors<'a>,
+}
+
+impl Tensors<'_> {
+    /// Shape and values of a tensor; `shape` holds the extents that are known.
+    fn values<T, const N: usize>(
+        &self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[Option<usize>],
+        decode: fn([u8; N]) -> T,
+    ) -> Result<(Vec<usize>, Vec<T>)> {
+        let describe = |dtype: Dtype, shape: String| format!("{dtype:?} {shape}");
+        let wanted = || {
+            let extents: Vec<String> =
+                shape.iter().map(|n| n.map_or("n".into(), |n| n.to_string())).collect();
+            describe(dtype, format!("[{}]", extents.join(", ")))
+        };
+        let what = || format!("{}: tensor {name}", self.source);
+        let view = self
+            .file
+            .tensor(name)
+            .map_err(|_| Error::invalid(what(), wanted(), "no such tensor"))?;
+        let agrees = view.shape().len() == shape.len()
+            && view.shape().iter().zip(shape).all(|(n, known)| known.is_none_or(|k| k == *n));
+        if view.dtype() != dtype || !agrees {
+            let found = describe(view.dtype(), format!("{:?}", view.shape()));
+            return Err(Error::invalid(what(), wanted(), found));
+        }
+        let (chunks, _) = view.data().as_chunks::<N>();
+        Ok((view.shape().to_vec(), chunks.iter().map(|b| decode(*b)).collect()))
+    }
+}

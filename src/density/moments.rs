@@ -1,0 +1,261 @@
+//! Moments of the features of each class: count, mean and scatter, streamed image by image.
+//!
+//! `n_c`, `mu_c = sum z / n_c` `[D]`, `S_c = sum (z - mu_c)(z - mu_c)^T` `[D, D]`, all in f64, over the
+//! labelled pixels z of class c (Mukhoti et al. 2021, arXiv 2111.00079; unbiased covariance
+//! `S_c / (n_c - 1)`). Features are rounded to fp16 first.
+//!
+//! An image's own moments are taken about its own mean and then folded in by the pairwise formula of
+//! Chan, Golub and LeVeque (1979): with `d = mu' - mu`, `S += S' + d d^T n n' / (n + n')`. The work of
+//! an image is split by class and by rows of S, never by pixels, so its bits do not depend on
+//! the number of threads, and images never share a sum, so they do not depend on the batch either.
+
+use rayon::prelude::*;
+
+use super::half::finite_in_half;
+use super::syrk::{self, Block, PANEL};
+use crate::cpu::gemm::aligned;
+use crate::error::{Error, Result};
+
+/// A mask's label for "no class".
+pub const VOID: u8 = 255;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    channels: usize,
+    count: Vec<i64>,
+    /// `[C, D]`
+    mean: Vec<f64>,
+    /// `[C, D, D]`, the lower triangle (column <= row); what is above it is zero.
+    scatter: Vec<f64>,
+}
+
+/// What became of the pixels of an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Tally {
+    /// Taken into the moments.
+    pub fitted: u64,
+    /// Labelled [`VOID`].
+    pub void: u64,
+    /// Labelled with a class that the model does not have.
+    pub unknown: u64,
+    /// Labelled, but with a feature that is not finite in fp16.
+    pub non_finite: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Tally) {
+        self.fitted += other.fitted;
+        self.void += other.void;
+        self.unknown += other.unknown;
+        self.non_finite += other.non_finite;
+    }
+}
+
+impl Moments {
+    /// No samples yet.
+    pub fn new(classes: usize, channels: usize) -> Self {
+        Moments {
+            channels,
+            count: vec![0; classes],
+            mean: vec![0.0; classes * channels],
+            scatter: vec![0.0; classes * channels * channels],
+        }
+    }
+
+    /// From `count [C]`, `mean [C, D]` and `scatter [C, D, D]`, of which only the lower triangles are
+    /// read.
+    ///
+    /// # Errors
+    /// Lengths that contradict each other, negative counts, values that are not finite; `source` names
+    /// the file in the message.
+    pub fn from_parts(
+        source: &str,
+        count: Vec<i64>,
+        mean: Vec<f64>,
+        mut scatter: Vec<f64>,
+    ) -> Result<Self> {
+        let bad = |what: &str, expected: &str, found: String| {
+            Err(Error::invalid(format!("{source}: {what}"), expected, found))
+        };
+        let classes = count.len();
+        let channels = mean.len().checked_div(classes).unwrap_or(0);
+        if channels == 0 || mean.len() != classes * channels {
+            return bad("mean", "[C, D], C and D at least 1", format!("{} values", mean.len()));
+        }
+        if scatter.len() != mean.len() * channels {
+            return bad("scatter", "[C, D, D]", format!("{} values", scatter.len()));
+        }
+        if let Some(n) = count.iter().find(|n| **n < 0) {
+            return bad("count", "counts of at least 0", n.to_string());
+        }
+        if let Some(v) = mean.iter().chain(&scatter).find(|v| !v.is_finite()) {
+            return bad("mean and scatter", "finite values", v.to_string());
+        }
+        for (row, values) in scatter.chunks_exact_mut(channels).enumerate() {
+            values[row % channels + 1..].fill(0.0);
+        }
+        Ok(Moments { channels, count, mean, scatter })
+    }
+
+    /// C
+    pub fn classes(&self) -> usize {
+        self.count.len()
+    }
+
+    /// D
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    pub fn count(&self) -> &[i64] {
+        &self.count
+    }
+
+    /// mu_c `[D]`
+    pub fn mean(&self, class: usize) -> &[f64] {
+        &self.mean[class * self.channels..][..self.channels]
+    }
+
+    /// S_c `[D, D]`: the lower triangle; zeros above it.
+    pub fn scatter(&self, class: usize) -> &[f64] {
+        let square = self.channels * self.channels;
+        &self.scatter[class * square..][..square]
+    }
+
+    /// Folds one image in: `features` `[pixels, D]` (rounded to fp16 here), `labels` `[pixels]` in the
+    /// model's classes, [`VOID`] or unknown (>= C).
+    ///
+    /// # Panics
+    /// If the lengths do not agree.
+    pub fn add(&mut self, features: &[f32], labels: &[u8]) -> Tally {
+        let channels = self.channels;
+        assert_eq!(features.len(), labels.len() * channels, "features are [pixels, D]");
+        let (segments, tally) = segments(features, labels, self.classes(), channels);
+        let image_mean = syrk::means(features, channels, &segments);
+        let blocks: Vec<Block> = segments
+            .iter()
+            .enumerate()
+            .flat_map(|(class, pixels)| {
+                pixels.chunks(syrk::BLOCK).map(move |pixels| Block { class, pixels })
+            })
+            .collect();
+        // A slab bounds the memory of the centred copy; its bounds depend on the image alone.
+        let slab = SLAB.min(blocks.len());
+        // Vector loads of the centred copy never straddle two cache lines.
+        let mut centred = aligned(slab * syrk::block_len(channels) * 2);
+        let centred: &mut [f64] = bytemuck::cast_slice_mut(&mut centred);
+        for blocks in blocks.chunks(SLAB) {
+            syrk::centre(features, channels, blocks, &image_mean, centred);
+            let centred = &*centred;
+            self.rows_of_scatter().for_each(|(class, panel, rows)| {
+                syrk::accumulate(centred, blocks, class, panel, channels, rows);
+            });
+        }
+        let counts: Vec<i64> = segments.iter().map(|s| s.len() as i64).collect();
+        self.fold(&counts, &image_mean);
+        tally
+    }
+
+    /// Joins two sets of moments of different images; the order matters to f64 rounding only.
+    ///
+    /// # Panics
+    /// If the numbers of classes or channels differ.
+    pub fn merge(&mut self, other: &Moments) {
+        assert_eq!((self.classes(), self.channels), (other.classes(), other.channels));
+        self.scatter.par_iter_mut().zip(&other.scatter).for_each(|(s, o)| *s += o);
+        self.fold(&other.count, &other.mean);
+    }
+
+    /// The moments of all pixels of the given classes together: count, mean `[D]` and the lower
+    /// triangle of the scatter `[D, D]`.
+    pub fn pooled(&self, classes: &[usize]) -> (i64, Vec<f64>, Vec<f64>) {
+        let mut pool = Moments::new(1, self.channels);
+        for &class in classes {
+            for (pooled, own) in pool.scatter.iter_mut().zip(self.scatter(class)) {
+                *pooled += own;
+            }
+            pool.fold(&self.count[class..=class], self.mean(class));
+        }
+        (pool.count[0], pool.mean, pool.scatter)
+    }
+
+    /// The part of Chan's formula that is left once the scatters are added: the rank-one term, mean
+    /// and count.
+    fn fold(&mut self, count: &[i64], mean: &[f64]) {
+        let channels = self.channels;
+        let (own, own_mean) = (self.count.clone(), self.mean.clone());
+        let share = |class: usize| count[class] as f64 / (own[class] + count[class]) as f64;
+        let delta = |class: usize, i: usize| {
+            let at = class * channels + i;
+            mean[at] - own_mean[at]
+        };
+        self.rows_of_scatter().for_each(|(class, panel, rows)| {
+            // The first samples of a class have nothing to be apart from.
+            if own[class] == 0 || count[class] == 0 {
+                return;
+            }
+            let weight = own[class] as f64 * share(class);
+            let all: Vec<f64> = (0..channels).map(|i| delta(class, i)).collect();
+            for (i, row) in (panel * PANEL..).zip(rows.chunks_exact_mut(channels)) {
+                let factor = weight * all[i];
+                for (s, d) in row[..=i].iter_mut().zip(&all) {
+                    *s += factor * d;
+                }
+            }
+        });
+        for class in (0..self.count.len()).filter(|c| count[*c] > 0) {
+            let share = share(class);
+            for i in 0..channels {
+                // Exact for a class whose samples are all the same, and for its first samples.
+                self.mean[class * channels + i] += delta(class, i) * share;
+            }
+            self.count[class] += count[class];
+        }
+    }
+
+    /// (class, panel, the rows of S_c that belong to the panel), in parallel.
+    fn rows_of_scatter(
+        &mut self,
+    ) -> impl ParallelIterator<Item = (usize, usize, &mut [f64])> + use<'_> {
+        let channels = self.channels;
+        self.scatter.par_chunks_mut((channels * channels).max(1)).enumerate().flat_map(
+            move |(class, square)| {
+                let panels = square.par_chunks_mut(channels * PANEL).enumerate();
+                panels.map(move |(panel, rows)| (class, panel, rows))
+            },
+        )
+    }
+}
+
+/// Blocks of pixels of which a centred f64 copy is held at a time: 4 MiB at D = 256.
+const SLAB: usize = 16;
+
+/// The usable pixels of each class, in order.
+fn segments(
+    features: &[f32],
+    labels: &[u8],
+    classes: usize,
+    channels: usize,
+) -> (Vec<Vec<usize>>, Tally) {
+    let finite: Vec<bool> = features
+        .par_chunks(channels.max(1))
+        .with_min_len(256)
+        .zip(labels)
+        .map(|(z, label)| usize::from(*label) >= classes || finite_in_half(z))
+        .collect();
+    let mut segments = vec![Vec::new(); classes];
+    let mut tally = Tally::default();
+    for (pixel, (&label, finite)) in labels.iter().zip(finite).enumerate() {
+        let counter = match segments.get_mut(usize::from(label)) {
+            _ if label == VOID => &mut tally.void,
+            None => &mut tally.unknown,
+            Some(_) if !finite => &mut tally.non_finite,
+            Some(segment) => {
+                segment.push(pixel);
+                &mut tally.fitted
+            }
+        };
+        *counter += 1;
+    }
+    (segments, tally)
+}
