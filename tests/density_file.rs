@@ -1,0 +1,208 @@
+//! The density file: what is saved is loaded, equal content gives equal bytes, and what is not a
+//! density is refused in one line that says why.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use ddu::density::{Density, LabelRule, Progress};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+
+const CHANNELS: usize = 6;
+
+fn empty(model: &str) -> Density {
+    let classes = ["sky", "road", "tree"].map(String::from).to_vec();
+    Density::new(model.into(), classes, CHANNELS, LabelRule::AlignCorners, None)
+}
+
+/// One image of 40 cells, a few of which are unusable.
+fn add(density: &mut Density, image: u64) -> bool {
+    let value = |i: u64| {
+        let x = (i ^ (image << 20)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (x >> 40) as f32 / 1e6
+    };
+    let features: Vec<f32> = (0..40 * CHANNELS as u64).map(value).collect();
+    let labels: Vec<u8> = (0..40).map(|i| [0, 1, 2, 255, 7][i % 5]).collect();
+    density.add(image, &features, &labels)
+}
+
+fn fitted(images: impl IntoIterator<Item = u64>) -> Density {
+    let mut density = empty("model a");
+    for image in images {
+        assert!(add(&mut density, image));
+    }
+    density
+}
+
+#[test]
+fn what_is_saved_is_loaded_and_saved_again_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for density in [fitted(1..4), empty("nothing fitted")] {
+        density.save(path("a")).unwrap();
+        let loaded = Density::load(path("a")).unwrap();
+        assert_eq!(loaded, density);
+        loaded.save(path("b")).unwrap();
+        fitted(1..4).save(path("c")).unwrap();
+        assert_eq!(std::fs::read(path("a")).unwrap(), std::fs::read(path("b")).unwrap());
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "a temporary file stays");
+    // Two separate fits.
+    fitted(1..4).save(path("a")).unwrap();
+    assert_eq!(std::fs::read(path("a")).unwrap(), std::fs::read(path("c")).unwrap());
+}
+
+#[test]
+fn a_checkpoint_continues_and_is_not_a_density() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    let progress =
+        Progress { inputs: "list".into(), done: 3, skipped: vec!["x.png: cannot read".into()] };
+    fitted(1..3).checkpoint(&path, &progress).unwrap();
+    let error = Density::load(&path).unwrap_err().to_string();
+    assert!(error.contains("--resume") && error.contains("3 pairs"), "{error}");
+    let (mut density, found) = Density::resume(&path).unwrap();
+    assert_eq!(found, progress);
+    assert!(add(&mut density, 3));
+    assert_eq!(density, fitted(1..4), "to the same bits");
+    density.save(&path).unwrap();
+    assert!(Density::resume(&path).is_err());
+}
+
+#[test]
+fn an_image_counts_once() {
+    let mut density = fitted(1..3);
+    assert!(!add(&mut density, 2));
+    assert_eq!(density, fitted(1..3));
+}
+
+#[test]
+fn shards_merge_and_foreign_or_overlapping_ones_do_not() {
+    let whole = fitted(1..8);
+    let mut a = fitted(1..3);
+    a.merge("b", &fitted(3..8)).unwrap();
+    assert_eq!((&a.sample, &a.origin), (&whole.sample, &whole.origin));
+    assert_eq!(a.moments.count(), whole.moments.count());
+
+    let refused = |other: Density, word: &str| {
+        let mut a = fitted(1..3);
+        let error = a.merge("other.safetensors", &other).unwrap_err().to_string();
+        assert!(error.starts_with("other.safetensors: ") && error.contains(word), "{error}");
+        assert!(!error.contains('\n'));
+        assert_eq!(a, fitted(1..3), "a refused shard leaves no trace");
+    };
+    refused(fitted(2..4), "overlap");
+    let mut other = empty("model b");
+    add(&mut other, 9);
+    refused(other, "model b");
+    let names = ["sky", "street", "tree"].map(String::from).to_vec();
+    let rule = LabelRule::AlignCorners;
+    refused(Density::new("model a".into(), names.clone(), CHANNELS, rule, None), "street");
+    let names = fitted([]).origin.classes;
+    let make = |channels, rule, resize| {
+        Density::new("model a".into(), names.clone(), channels, rule, resize)
+    };
+    refused(make(7, rule, None), "channels");
+    refused(make(CHANNELS, LabelRule::HalfPixel, None), "label rule");
+    refused(make(CHANNELS, rule, Some(360)), "360");
+}
+
+#[test]
+fn a_density_of_another_model_is_refused() {
+    let density = fitted(1..2);
+    density.check_model("d.safetensors", "model a").unwrap();
+    let error = density.check_model("d.safetensors", "model c").unwrap_err().to_string();
+    assert!(error.contains("model a") && error.contains("model c"), "{error}");
+}
+
+/// A file with this metadata and, of the tensors of `density`, those that `edit` leaves.
+fn write(path: &Path, metadata: &[(&str, &str)], edit: impl Fn(&mut Tensors)) {
+    let good = path.with_extension("good");
+    fitted(1..4).save(&good).unwrap();
+    let bytes = std::fs::read(&good).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Tensors = file
+        .iter()
+        .map(|(name, v)| (name.to_owned(), (v.dtype(), v.shape().to_vec(), v.data().to_vec())))
+        .collect();
+    edit(&mut tensors);
+    let views = tensors.iter().map(|(name, (dtype, shape, data))| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    let metadata: HashMap<String, String> =
+        metadata.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    std::fs::write(path, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
+}
+
+type Tensors = HashMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+#[test]
+fn what_is_no_density_is_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d.safetensors");
+    let origin = {
+        fitted(1..4).save(&path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        header.metadata().clone().unwrap()["ddu.density"].clone()
+    };
+    let key = "ddu.density";
+    let good = [(key, origin.as_str())];
+    let refused = |what: &str, words: &[&str]| {
+        let error = Density::load(&path).expect_err(what).to_string();
+        assert!(error.contains("d.safetensors") && !error.contains('\n'), "{what}: {error}");
+        assert!(words.iter().all(|w| error.contains(w)), "{what}: {error}");
+        println!("{what}: {error}");
+    };
+    write(&path, &good, |_| ());
+    let whole = std::fs::read(&path).unwrap();
+    assert!(Density::load(&path).is_ok(), "the untouched file is good");
+
+    for length in [0, 4, 8, 100, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        refused(&format!("cut to {length} bytes"), &["expected a density"]);
+    }
+    std::fs::write(&path, [&whole[..], b"x"].concat()).unwrap();
+    refused("a byte too many", &["expected a density"]);
+    std::fs::write(&path, b"\x89PNG\r\n\x1a\n and so on, long enough to hold a header").unwrap();
+    refused("a picture", &["expected a density"]);
+    write(&path, &[], |_| ());
+    refused("no metadata", &["ddu.density"]);
+    write(&path, &[("ddu.format", "ddu-model-1")], |_| ());
+    refused("a model", &["a model"]);
+    write(&path, &[(key, "{")], |_| ());
+    refused("broken JSON", &["metadata"]);
+    write(&path, &[(key, &origin.replace("ddu-density-1", "ddu-density-9"))], |_| ());
+    refused("a later format", &["ddu-density-1", "ddu-density-9"]);
+    write(&path, &[(key, &origin.replace("align-corners", "nearest"))], |_| ());
+    refused("an unknown label rule", &["nearest"]);
+    write(&path, &[(key, &origin.replace(r#""tree"]"#, r#""tree","x"]"#))], |_| ());
+    refused("a class too many", &["[4]", "[3]"]);
+    write(&path, &[(key, &origin.replace("\"images\":[\"", "\"images\":[\"z"))], |_| ());
+    refused("a hash that is none", &["images"]);
+
+    for name in ["count", "mean", "scatter", "sample", "sample_hash"] {
+        write(&path, &good, |t| drop(t.remove(name)));
+        refused(&format!("no {name}"), &[name, "no such tensor"]);
+        let other = if name == "sample" { Dtype::BF16 } else { Dtype::C64 };
+        write(&path, &good, |t| t.get_mut(name).unwrap().0 = other);
+        refused(&format!("{name} of another type"), &[name, &format!("{other:?}")]);
+    }
+    write(&path, &good, |t| t.get_mut("mean").unwrap().1 = vec![3 * CHANNELS]);
+    refused("a flat mean", &["mean"]);
+    let patch = |name: &'static str, at: usize, value: [u8; 8]| {
+        write(&path, &good, |t| {
+            t.get_mut(name).unwrap().2[8 * at..8 * at + 8].copy_from_slice(&value)
+        });
+    };
+    patch("count", 1, (-1i64).to_le_bytes());
+    refused("a negative count", &["-1"]);
+    patch("scatter", 7, f64::NAN.to_le_bytes());
+    refused("NaN in the scatter", &["NaN"]);
+    patch("mean", 0, f64::INFINITY.to_le_bytes());
+    refused("an infinite mean", &["inf"]);
+    patch("sample", 0, [0, 0x7c, 0, 0, 0, 0, 0, 0]);
+    refused("an infinite sample", &["sample"]);
+    assert!(Density::load(folder.path().join("missing")).is_err());
+    assert!(Density::load(folder.path()).is_err());
+}
