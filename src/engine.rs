@@ -65,6 +65,11 @@ impl Engine {
         Ok(plan)
     }
 
+    /// Bytes that an arena may take, that of earlier runs included; None where nobody knows.
+    pub fn available_memory(&self) -> Option<u64> {
+        host::memory().map(|memory| memory.available + self.runner.arena_bytes())
+    }
+
     /// Runs images of one size through the network.
     pub fn run(&mut self, images: &[&Image]) -> Result<Output<'_>> {
         let size = images.first().map_or(Size::new(0, 0), |image| image.size);
@@ -73,7 +78,7 @@ impl Engine {
         }
         let plan = self.plan(images.len(), size)?;
         if !self.runner.fits(&plan) {
-            check_memory(&plan, host::memory().map(|memory| memory.available))?;
+            check_memory(&plan, self.available_memory())?;
         }
         self.runner.prepare(&plan);
 

@@ -4,6 +4,9 @@
 mod completions;
 mod convert;
 mod demo;
+mod devices;
+mod doctor;
+mod infer;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,8 +25,11 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Convert(convert::Args),
-    Completions(completions::Args),
+    Infer(infer::Args),
+    Devices(devices::Args),
+    Doctor(doctor::Args),
     Demo(demo::Args),
+    Completions(completions::Args),
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok; 1 fatal; 2 usage; 3 some inputs failed; \
@@ -42,8 +48,11 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Convert(args) => convert::run(args),
-        Command::Completions(args) => completions::run(args),
+        Command::Infer(args) => infer::run(args),
+        Command::Devices(args) => devices::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Completions(args) => completions::run(args),
     };
     result.unwrap_or_else(|error| {
         // The reader of a pipe may leave early (`ddu ... | head`): nobody is left to tell.
@@ -61,4 +70,21 @@ fn broken_pipe(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
         .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Text on stdout. Not `println!`, which panics when nobody reads.
+fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// A line on stderr that `--quiet` does not silence.
+fn warn(message: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "warning: {message}");
+}
+
+/// A line on stderr for people.
+fn note(message: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{message}");
 }

@@ -46,6 +46,11 @@ impl Runner {
         self.arena.len() * 16 >= plan.arena_len
     }
 
+    /// Bytes that the arena holds already.
+    pub fn arena_bytes(&self) -> u64 {
+        size_of_val(self.arena.as_slice()) as u64
+    }
+
     /// Packs what the plan needs and makes the arena large enough.
     pub fn prepare(&mut self, plan: &Plan) {
         for node in &plan.nodes {

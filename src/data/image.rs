@@ -72,21 +72,33 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(fail)
 }
 
+/// The size that [`decode`] would give, from the header alone; the rest may still be damaged.
+pub fn decode_size(path: &Path, respect_orientation: bool) -> Result<Size> {
+    let bytes = read(path)?;
+    let source = path.display().to_string();
+    catch_unwind(AssertUnwindSafe(|| {
+        let (header, orientation) = match format_of(&source, &bytes)? {
+            ImageFormat::Jpeg => {
+                let mut decoder = jpeg_decoder(&bytes);
+                jpeg_header(&source, &mut decoder)?
+            }
+            format => other_header(&source, &bytes, format).map(|(_, size, turn)| (size, turn))?,
+        };
+        use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+        let turned = matches!(orientation, Rotate90 | Rotate90FlipH | Rotate270 | Rotate270FlipH);
+        Ok(match turned && respect_orientation {
+            true => Size::new(header.w, header.h),
+            false => header,
+        })
+    }))
+    .unwrap_or_else(|_| Err(damaged(&source, "image", "one that breaks its decoder")))
+}
+
 /// [`decode`] for a file's content; `source` names it in messages.
 pub fn decode_bytes(source: &str, bytes: &[u8], respect_orientation: bool) -> Result<Image> {
-    if bytes.is_empty() {
-        return Err(Error::invalid(source, format!("a {FORMATS} image"), "an empty file"));
-    }
-    let Some(format) = supported_format(bytes) else {
-        let found = match image::guess_format(bytes) {
-            Ok(other) => format!("a {} file", format!("{other:?}").to_uppercase()),
-            Err(_) => "no such file signature".into(),
-        };
-        return Err(Error::invalid(source, format!("a {FORMATS} image"), found));
-    };
-    let (picture, orientation) = match format {
+    let (picture, orientation) = match format_of(source, bytes)? {
         ImageFormat::Jpeg => decode_jpeg(source, bytes)?,
-        _ => decode_other(source, bytes, format)?,
+        format => decode_other(source, bytes, format)?,
     };
     let mut picture = to_rgb8(source, picture)?;
     if respect_orientation {
@@ -94,6 +106,19 @@ pub fn decode_bytes(source: &str, bytes: &[u8], respect_orientation: bool) -> Re
     }
     let size = Size::new(picture.height() as usize, picture.width() as usize);
     Ok(Image { size, rgb: picture.into_bytes() })
+}
+
+fn format_of(source: &str, bytes: &[u8]) -> Result<ImageFormat> {
+    if bytes.is_empty() {
+        return Err(Error::invalid(source, format!("a {FORMATS} image"), "an empty file"));
+    }
+    supported_format(bytes).ok_or_else(|| {
+        let found = match image::guess_format(bytes) {
+            Ok(other) => format!("a {} file", format!("{other:?}").to_uppercase()),
+            Err(_) => "no such file signature".into(),
+        };
+        Error::invalid(source, format!("a {FORMATS} image"), found)
+    })
 }
 
 /// The format of the picture that starts with `head` (16 bytes suffice), where `decode` takes it.
@@ -104,20 +129,32 @@ pub(super) fn supported_format(head: &[u8]) -> Option<ImageFormat> {
 
 /// Decodes strictly, which the `image` crate does not offer: it fills what is missing with gray.
 fn decode_jpeg(source: &str, bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
+    let mut decoder = jpeg_decoder(bytes);
+    let (size, orientation) = jpeg_header(source, &mut decoder)?;
+    let pixels = decoder.decode().map_err(|e| damaged(source, "JPEG", format!("{e:?}")))?;
+    let picture = RgbImage::from_raw(size.w as u32, size.h as u32, pixels)
+        .ok_or_else(|| damaged(source, "JPEG", "other than three channels"))?;
+    Ok((picture.into(), orientation))
+}
+
+fn jpeg_decoder(bytes: &[u8]) -> JpegDecoder<ZCursor<&[u8]>> {
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::MAX)
         .set_max_height(usize::MAX)
         .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    JpegDecoder::new_with_options(ZCursor::new(bytes), options)
+}
+
+fn jpeg_header(
+    source: &str,
+    decoder: &mut JpegDecoder<ZCursor<&[u8]>>,
+) -> Result<(Size, Orientation)> {
     decoder.decode_headers().map_err(|e| damaged(source, "JPEG", format!("{e:?}")))?;
     let (w, h) = decoder.dimensions().unwrap_or_default();
-    check_dimensions(source, w as u64, h as u64)?;
+    let size = check_dimensions(source, h as u64, w as u64)?;
     let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
-    let pixels = decoder.decode().map_err(|e| damaged(source, "JPEG", format!("{e:?}")))?;
-    let picture = RgbImage::from_raw(w as u32, h as u32, pixels)
-        .ok_or_else(|| damaged(source, "JPEG", "other than three channels"))?;
-    Ok((picture.into(), orientation.unwrap_or(Orientation::NoTransforms)))
+    Ok((size, orientation.unwrap_or(Orientation::NoTransforms)))
 }
 
 fn decode_other(
@@ -125,33 +162,48 @@ fn decode_other(
     bytes: &[u8],
     format: ImageFormat,
 ) -> Result<(DynamicImage, Orientation)> {
+    let (decoder, _, orientation) = other_header(source, bytes, format)?;
+    let picture =
+        DynamicImage::from_decoder(decoder).map_err(|e| other_error(source, format, e))?;
+    Ok((picture, orientation))
+}
+
+fn other_header(
+    source: &str,
+    bytes: &[u8],
+    format: ImageFormat,
+) -> Result<(impl ImageDecoder, Size, Orientation)> {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_DECODER_BYTES);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(|e| other_error(source, format, e))?;
+    let (w, h) = decoder.dimensions();
+    let size = check_dimensions(source, h.into(), w.into())?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Ok((decoder, size, orientation))
+}
+
+fn other_error(source: &str, format: ImageFormat, error: image::ImageError) -> Error {
     let name = format!("{format:?}").to_uppercase();
-    let fail = |e: image::ImageError| match e {
+    match error {
         image::ImageError::IoError(_) => damaged(source, &name, "a file that ends too early"),
         image::ImageError::Unsupported(e) => {
             Error::invalid(source, format!("{name} with {SAMPLES}"), one_line(e))
                 .fix("save it as 8-bit RGB first")
         }
         other => damaged(source, &name, other),
-    };
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_DECODER_BYTES);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(fail)?;
-    let (w, h) = decoder.dimensions();
-    check_dimensions(source, w.into(), h.into())?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    Ok((DynamicImage::from_decoder(decoder).map_err(fail)?, orientation))
+    }
 }
 
-fn check_dimensions(source: &str, w: u64, h: u64) -> Result<()> {
+fn check_dimensions(source: &str, h: u64, w: u64) -> Result<Size> {
     let pixels = w.saturating_mul(h);
     if pixels == 0 || pixels > MAX_PIXELS {
         let expected = format!("1 to {MAX_PIXELS} pixels");
         return Err(Error::invalid(source, expected, format!("{h} x {w}")));
     }
-    Ok(())
+    // Both are at most MAX_PIXELS.
+    Ok(Size::new(h as usize, w as usize))
 }
 
 fn to_rgb8(source: &str, picture: DynamicImage) -> Result<DynamicImage> {
@@ -190,26 +242,29 @@ fn one_line(message: impl ToString) -> String {
     message.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// The size whose shorter side is `short` and whose longer is `round(long short / old)`.
+///
+/// # Errors
+/// A result of more than [`MAX_PIXELS`]; `source` names the picture in the message.
+pub fn resized(source: &str, size: Size, short: usize) -> Result<Size> {
+    let old = size.h.min(size.w).max(1) as u64;
+    let scale = |n: usize| (n as u64).saturating_mul(short as u64).saturating_add(old / 2) / old;
+    check_dimensions(&format!("{source} resized"), scale(size.h), scale(size.w))
+}
+
 impl Image {
-    /// Scales so that the shorter side has `short` pixels and the longer `round(long short / old)`:
-    /// bilinear, with the triangle widened by the factor when shrinking (PIL's `BILINEAR`,
-    /// torchvision's antialiased `Resize`).
-    ///
-    /// # Errors
-    /// A result of more than [`MAX_PIXELS`]; `source` names the picture in the message.
+    /// Scales to the size that [`resized`] gives: bilinear, with the triangle widened by the factor
+    /// when shrinking (PIL's `BILINEAR`, torchvision's antialiased `Resize`).
     pub fn resize_short(self, source: &str, short: usize) -> Result<Image> {
-        let Size { h, w } = self.size;
-        let old = h.min(w).max(1);
-        if old == short {
+        let size = resized(source, self.size, short)?;
+        if size == self.size {
             return Ok(self);
         }
-        let scale = |n: usize| (n as u64 * short as u64 + old as u64 / 2) / old as u64;
-        check_dimensions(&format!("{source} resized"), scale(w), scale(h))?;
-        let picture = RgbImage::from_raw(w as u32, h as u32, self.rgb)
-            .ok_or_else(|| Error::invalid(source, format!("{h} x {w} x 3 bytes"), "others"))?;
-        let (w, h) = (scale(w) as u32, scale(h) as u32);
+        let side = |n: usize| n as u32; // at most MAX_PIXELS
+        let picture = RgbImage::from_raw(side(self.size.w), side(self.size.h), self.rgb)
+            .ok_or_else(|| Error::invalid(source, format!("{} pixels", self.size), "others"))?;
         let filter = image::imageops::FilterType::Triangle;
-        let rgb = image::imageops::resize(&picture, w, h, filter).into_raw();
-        Ok(Image { size: Size::new(h as usize, w as usize), rgb })
+        let picture = image::imageops::resize(&picture, side(size.w), side(size.h), filter);
+        Ok(Image { size, rgb: picture.into_raw() })
     }
 }

@@ -7,7 +7,7 @@ mod inputs;
 mod npy;
 mod png;
 
-pub use self::image::{FORMATS, Image, MAX_PIXELS, decode, decode_bytes};
+pub use self::image::{FORMATS, Image, MAX_PIXELS, decode, decode_bytes, decode_size, resized};
 pub use self::png::{write_label_png, write_rgb_png};
 pub use atomic::write_atomic;
 pub use classes::read_class_names;

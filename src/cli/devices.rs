@@ -1,0 +1,118 @@
+//! `ddu devices`, and the `--device` option of every command that runs a network.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use ddu::Error;
+use ddu::device::{gpus, host};
+
+/// List what can run a model here
+#[derive(clap::Args)]
+pub struct Args {}
+
+pub fn run(_: Args) -> anyhow::Result<ExitCode> {
+    let mut text = format!("{:<8}{}\n", Device::Cpu.to_string(), cpu_line());
+    let found = gpus::find();
+    for gpu in &found.gpus {
+        let name = format!("cuda:{}", gpu.ordinal);
+        let memory = gigabytes(gpu.memory_total_bytes);
+        let capability = &gpu.compute_capability;
+        writeln!(text, "{name:<8}{}, {memory}, compute capability {capability}", gpu.name)?;
+    }
+    if let Some(problem) = &found.problem {
+        writeln!(text, "{:<8}none: {problem}", "cuda")?;
+    }
+    super::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cpu_line() -> String {
+    let memory = host::memory().map_or(String::new(), |m| {
+        format!(", {} of {} free", gigabytes(m.available), gigabytes(m.total))
+    });
+    let threads = rayon::current_num_threads();
+    format!("{}, {threads} threads, SIMD {}{memory}", host::cpu_name(), host::simd())
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+/// What `--device` may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    Auto,
+    Cpu,
+    Simt,
+    Cuda(usize),
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Choice::Auto),
+            "cpu" => Ok(Choice::Cpu),
+            "simt" => Ok(Choice::Simt),
+            _ => match text.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(ordinal)) => Ok(Choice::Cuda(ordinal)),
+                _ => Err("expected auto, cpu, simt or cuda:N".into()),
+            },
+        }
+    }
+}
+
+/// Where a plan runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    Cpu,
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("cpu")
+    }
+}
+
+impl Device {
+    /// What a message says of the device beside its name.
+    pub fn describe(self) -> String {
+        cpu_line()
+    }
+}
+
+impl Choice {
+    /// The device to run on. `auto` takes the CPU; what was asked for by name is taken or refused.
+    pub fn resolve(self) -> ddu::Result<Device> {
+        let refuse = |name: String| {
+            let found = "none: this build runs networks on the CPU only";
+            Err(Error::invalid(format!("--device {name}"), "kernels for it", found)
+                .fix("take --device cpu"))
+        };
+        match self {
+            Choice::Auto | Choice::Cpu => Ok(Device::Cpu),
+            Choice::Simt => refuse("simt".into()),
+            Choice::Cuda(ordinal) => refuse(format!("cuda:{ordinal}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed_and_a_named_device_never_falls_back() {
+        assert_eq!("auto".parse::<Choice>().unwrap().resolve().unwrap(), Device::Cpu);
+        assert_eq!("cuda:3".parse(), Ok(Choice::Cuda(3)));
+        for bad in ["", "gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
+            assert!(bad.parse::<Choice>().is_err(), "{bad}");
+        }
+        for named in [Choice::Simt, Choice::Cuda(0)] {
+            let message = named.resolve().unwrap_err().to_string();
+            assert!(message.contains("--device cpu") && !message.contains('\n'), "{message}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! `ddu infer`: images in; for each a label map and an entropy map out, and pictures of them.
+
+mod dry_run;
+mod pipeline;
+mod report;
+
+use std::collections::HashSet;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use ddu::data::{self, Input};
+use ddu::engine::Engine;
+use ddu::model::Model;
+use ddu::report::json;
+use ddu::{Error, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{devices, exit, note, warn};
+use pipeline::{Job, Kind};
+
+/// Segment images: the class and the softmax entropy (nats) of every pixel
+///
+/// Writes STEM.label.png (class indices, with a palette) and STEM.entropy.npy (f32 [H, W]) for each
+/// image. JPEG, PNG, BMP, TIFF and WebP are told by their content; gray is repeated, alpha is
+/// dropped, 16-bit samples are rounded to 8, EXIF orientation is respected, of several frames the
+/// first is taken. An image that cannot be processed is named and skipped.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Model written by `ddu convert`
+    #[arg(short, long, value_name = "MODEL")]
+    model: PathBuf,
+    /// Image, folder (searched recursively), glob, or - for a list on stdin, one path a line
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+    /// Folder for the results; those of a folder or glob mirror its tree
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Also write pictures: STEM.overlay.png (classes) and STEM.entropy.png
+    #[arg(long)]
+    overlay: bool,
+    /// Scale the shorter side to SHORT pixels first (bilinear); the maps have the scaled size
+    #[arg(long, value_name = "SHORT", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    resize: Option<u32>,
+    /// auto, cpu, simt or cuda:N; what is named is used or refused, never replaced
+    #[arg(long, default_value = "auto")]
+    device: devices::Choice,
+    /// Run up to N consecutive images of one size together
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
+    batch: u16,
+    /// Write a report with timings to FILE, or to stdout for -
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+    /// Overwrite existing results
+    #[arg(long)]
+    force: bool,
+    /// Stop at the first image that cannot be processed
+    #[arg(long)]
+    fail_fast: bool,
+    /// Print inputs, outputs and what each image size costs; run and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print warnings and errors only
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let device = args.device.resolve()?;
+    let mut engine = Engine::new(Model::load(&args.model)?);
+    let mut inputs = data::resolve(&args.inputs, &args.output, std::io::stdin().lock())?;
+    if args.fail_fast && !inputs.failed.is_empty() {
+        return Err(inputs.failed.swap_remove(0).1.into());
+    }
+    for (_, error) in &inputs.failed {
+        warn(format_args!("skipped: {error}"));
+    }
+    if let Some(first) = inputs.left_out.first().filter(|_| !args.quiet) {
+        let (count, first) = (inputs.left_out.len(), first.display());
+        note(format_args!("left out: {count} files that are no {} ({first})", data::FORMATS));
+    }
+    let kinds = Kind::all(args.overlay);
+    if args.dry_run {
+        return dry_run::run(&args, &mut engine, device, &inputs, kinds);
+    }
+
+    if !args.force {
+        refuse_existing(&args, &inputs.images, kinds)?;
+    }
+    refuse_inputs(&args, &inputs.images, kinds)?;
+    prepare_folder(&args.output)?;
+    if let Some(file) = args.json.as_ref().filter(|file| file.as_os_str() != "-") {
+        prepare_folder(file.parent().unwrap_or(Path::new("")))?;
+    }
+    if !args.quiet {
+        note(format_args!("device {device}: {}", device.describe()));
+    }
+
+    let start = Instant::now();
+    let bar = progress(inputs.images.len(), args.quiet);
+    let job = Job {
+        inputs: &inputs.images,
+        folder: &args.output,
+        kinds,
+        resize: args.resize.map(|short| short as usize),
+        batch: usize::from(args.batch),
+        fail_fast: args.fail_fast,
+        bar: &bar,
+    };
+    let mut done = pipeline::run(&job, &mut engine);
+    bar.finish_and_clear();
+    let wall = start.elapsed();
+
+    let early = inputs.failed.into_iter().map(|(path, error)| report::Failed::new(&path, &error));
+    done.failed.splice(0..0, early);
+    if !args.quiet {
+        note(report::summary(&done, &args.output, wall));
+    }
+    let code = if done.failed.is_empty() { 0 } else { exit::SOME_FAILED };
+    let fatal = done.fatal.take();
+    if let Some(target) = &args.json {
+        json::write(target, &report::Report::new(&args, engine.model(), device, done, wall))?;
+    }
+    fatal.map_or(Ok(ExitCode::from(code)), |error| Err(error.into()))
+}
+
+/// A bar on stderr where that is a terminal.
+fn progress(images: usize, quiet: bool) -> ProgressBar {
+    let shown = !quiet && std::io::stderr().is_terminal();
+    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style =
+        ProgressStyle::with_template("{wide_bar} {pos}/{len} images, {per_sec}, {eta} left");
+    ProgressBar::with_draw_target(Some(images as u64), target)
+        .with_style(style.expect("the template is valid"))
+}
+
+fn refuse_existing(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
+    let outputs =
+        images.iter().flat_map(|i| kinds.iter().map(|k| i.output(&args.output, k.suffix())));
+    let report = args.json.iter().filter(|file| file.as_os_str() != "-").cloned();
+    let mut existing = outputs.chain(report).filter(|path| path.symlink_metadata().is_ok());
+    let Some(first) = existing.next() else { return Ok(()) };
+    let found = match existing.count() {
+        0 => "it there already".to_owned(),
+        more => format!("it and {more} more there already"),
+    };
+    Err(Error::invalid(first.display(), "no such file yet", found)
+        .fix("give another -o, or --force to overwrite"))
+}
+
+/// Not even `--force` overwrites what is read.
+fn refuse_inputs(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
+    let read: HashSet<PathBuf> =
+        images.iter().filter_map(|input| input.path.canonicalize().ok()).collect();
+    for input in images {
+        for kind in kinds {
+            let output = input.output(&args.output, kind.suffix());
+            if output.canonicalize().is_ok_and(|output| read.contains(&output)) {
+                let (input, output) = (input.path.display(), output.display());
+                return Err(Error::Usage(format!(
+                    "{output} is an input and would be overwritten by a result of {input}; \
+                     give another -o"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes the folder and checks that files can be written there, before any work is done.
+fn prepare_folder(folder: &Path) -> Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
+    tempfile::tempfile_in(folder).map_err(|e| Error::io(folder, "write to", e))?;
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! `ddu infer --dry-run`: which files would be read and written, and what each size costs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use ddu::Result;
+use ddu::data::{self, Inputs};
+use ddu::engine::{Engine, check_memory};
+use ddu::ops::Size;
+use ddu::report::json;
+use serde::Serialize;
+
+use super::pipeline::Kind;
+use super::report::{Failed, ModelReport, command};
+use super::{Args, exit, warn};
+use crate::cli::devices::Device;
+
+#[derive(Serialize)]
+struct Report {
+    schema_version: u32,
+    ddu_version: &'static str,
+    command: Vec<String>,
+    dry_run: bool,
+    device: String,
+    model: ModelReport,
+    images: Vec<Planned>,
+    failed: Vec<Failed>,
+    left_out: Vec<String>,
+    sizes: Vec<Cost>,
+}
+
+#[derive(Serialize)]
+struct Planned {
+    path: String,
+    outputs: Vec<String>,
+    map_px: Size,
+}
+
+/// What one size of images costs.
+#[derive(Serialize)]
+struct Cost {
+    images: usize,
+    map_px: Size,
+    batch: usize,
+    padded_px: Size,
+    feature_grid: Size,
+    ops: usize,
+    /// Of a batch; a multiply-add counts as two.
+    gflop: f64,
+    /// Of a batch.
+    arena_bytes: u64,
+    /// Why it cannot run.
+    problem: Option<String>,
+}
+
+pub fn run(
+    args: &Args,
+    engine: &mut Engine,
+    device: Device,
+    inputs: &Inputs,
+    kinds: &[Kind],
+) -> anyhow::Result<ExitCode> {
+    let mut failed: Vec<Failed> =
+        inputs.failed.iter().map(|(path, error)| Failed::new(path, error)).collect();
+    let mut images = Vec::with_capacity(inputs.images.len());
+    let mut counts: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+    for input in &inputs.images {
+        match map_size(args, &input.path) {
+            Ok(size) => {
+                *counts.entry((size.h, size.w)).or_default() += 1;
+                let output = |k: &Kind| input.output(&args.output, k.suffix());
+                images.push(Planned {
+                    path: input.path.display().to_string(),
+                    outputs: kinds.iter().map(|k| output(k).display().to_string()).collect(),
+                    map_px: size,
+                });
+            }
+            Err(error) => {
+                warn(format_args!("would skip: {error}"));
+                failed.push(Failed::new(&input.path, &error));
+            }
+        }
+    }
+    let mut sizes = Vec::with_capacity(counts.len());
+    for ((h, w), count) in counts {
+        sizes.push(cost(engine, Size::new(h, w), count, usize::from(args.batch))?);
+    }
+    let report = Report {
+        schema_version: 1,
+        ddu_version: env!("CARGO_PKG_VERSION"),
+        command: command(),
+        dry_run: true,
+        device: device.to_string(),
+        model: ModelReport::new(&args.model, engine.model()),
+        images,
+        failed,
+        left_out: inputs.left_out.iter().map(|path| path.display().to_string()).collect(),
+        sizes,
+    };
+    match &args.json {
+        Some(target) => json::write(target, &report)?,
+        None => crate::cli::print(&text(&report, device)?)?,
+    }
+    let refused = report.sizes.iter().any(|size| size.problem.is_some());
+    let code = if refused || !report.failed.is_empty() { exit::SOME_FAILED } else { 0 };
+    Ok(ExitCode::from(code))
+}
+
+fn map_size(args: &Args, path: &std::path::Path) -> Result<Size> {
+    let size = data::decode_size(path, true)?;
+    match args.resize {
+        Some(short) => data::resized(&path.display().to_string(), size, short as usize),
+        None => Ok(size),
+    }
+}
+
+fn cost(engine: &mut Engine, size: Size, images: usize, batch: usize) -> Result<Cost> {
+    let batch = batch.min(images);
+    let plan = engine.plan(batch, size)?;
+    Ok(Cost {
+        images,
+        map_px: size,
+        batch,
+        padded_px: plan.padded,
+        feature_grid: plan.grid(),
+        ops: plan.nodes.len(),
+        gflop: plan.flops() as f64 / 1e9,
+        arena_bytes: plan.arena_bytes(size_of::<f32>()),
+        problem: check_memory(&plan, engine.available_memory()).err().map(|e| e.to_string()),
+    })
+}
+
+fn text(report: &Report, device: Device) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    writeln!(out, "device {device}: {}", device.describe())?;
+    writeln!(out)?;
+    let header = ["images", "size", "batch", "padded", "grid", "ops", "GFLOP", "arena MiB"];
+    let rows = report.sizes.iter().map(|size| {
+        [
+            size.images.to_string(),
+            size.map_px.to_string(),
+            size.batch.to_string(),
+            size.padded_px.to_string(),
+            size.feature_grid.to_string(),
+            size.ops.to_string(),
+            format!("{:.1}", size.gflop),
+            format!("{:.1}", size.arena_bytes as f64 / f64::from(1 << 20)),
+        ]
+    });
+    let rows: Vec<[String; 8]> = std::iter::once(header.map(String::from)).chain(rows).collect();
+    let widths: Vec<usize> =
+        (0..8).map(|i| rows.iter().map(|row| row[i].len()).max().unwrap_or(0)).collect();
+    for (i, row) in rows.iter().enumerate() {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
+        writeln!(out, "{}", cells.join("  "))?;
+        if let Some(problem) = i.checked_sub(1).and_then(|i| report.sizes[i].problem.as_ref()) {
+            writeln!(out, "        does not fit: {problem}")?;
+        }
+    }
+    writeln!(out)?;
+    for image in &report.images {
+        writeln!(out, "{} -> {}", image.path, image.outputs.join(", "))?;
+    }
+    for failed in &report.failed {
+        writeln!(out, "{}: would be skipped", failed.path)?;
+    }
+    Ok(out)
+}

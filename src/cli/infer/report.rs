@@ -1,0 +1,187 @@
+//! What a run of `ddu infer` says about itself: the JSON report and the closing line.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use ddu::Error;
+use ddu::model::{Backbone, Family, Model};
+use ddu::ops::Size;
+use ddu::report::json::{Host, Summary};
+use serde::Serialize;
+
+use super::Args;
+use crate::cli::devices::Device;
+
+/// Milliseconds of each stage, for one image. A batch runs through preprocess and network together:
+/// each of its images has an equal part.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Stages {
+    /// Reading, decoding, turning and scaling the image.
+    pub decode: f64,
+    /// Normalising and padding.
+    pub preprocess: f64,
+    pub network: f64,
+    /// Upsampling, class and entropy.
+    pub maps: f64,
+    /// Drawing, compressing and writing the files.
+    pub write: f64,
+}
+
+#[derive(Serialize)]
+pub struct Written {
+    #[serde(skip)]
+    pub index: usize,
+    pub path: String,
+    pub outputs: Vec<String>,
+    /// As decoded, upright.
+    pub image_px: Size,
+    /// Of the maps; differs from the image's with `--resize`.
+    pub map_px: Size,
+    /// Of the network's input.
+    pub padded_px: Size,
+    pub feature_grid: Size,
+    /// Images that ran together with this one, itself included.
+    pub batch: usize,
+    pub stages_ms: Stages,
+}
+
+#[derive(Serialize)]
+pub struct Failed {
+    #[serde(skip)]
+    pub index: usize,
+    pub path: String,
+    pub error: String,
+}
+
+impl Failed {
+    pub fn new(path: &Path, error: &Error) -> Self {
+        Failed { index: 0, path: path.display().to_string(), error: error.to_string() }
+    }
+}
+
+/// What the pipeline did, each list in the order of the inputs.
+#[derive(Default)]
+pub struct Done {
+    pub written: Vec<Written>,
+    pub failed: Vec<Failed>,
+    /// Why it stopped early; among `failed` too.
+    pub fatal: Option<Error>,
+}
+
+#[derive(Serialize)]
+pub struct Report {
+    schema_version: u32,
+    ddu_version: &'static str,
+    command: Vec<String>,
+    started_unix_s: f64,
+    host: Host,
+    device: String,
+    pub model: ModelReport,
+    images: Vec<Written>,
+    failed: Vec<Failed>,
+    totals: Totals,
+}
+
+#[derive(Serialize)]
+pub struct ModelReport {
+    path: String,
+    sha256: String,
+    family: Family,
+    backbone: Backbone,
+    classes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Totals {
+    images_written: usize,
+    images_failed: usize,
+    /// From the first image read to the last file written.
+    wall_s: f64,
+    images_per_s: f64,
+    /// Over the images; the first one's include what is done once.
+    stages_ms: Option<StageSummaries>,
+}
+
+#[derive(Serialize)]
+struct StageSummaries {
+    decode: Summary,
+    preprocess: Summary,
+    network: Summary,
+    maps: Summary,
+    write: Summary,
+}
+
+impl ModelReport {
+    pub fn new(path: &Path, model: &Model) -> Self {
+        let config = model.config();
+        ModelReport {
+            path: path.display().to_string(),
+            sha256: model.hash(),
+            family: config.family,
+            backbone: config.backbone,
+            classes: config.classes.clone(),
+        }
+    }
+}
+
+impl Report {
+    pub fn new(args: &Args, model: &Model, device: Device, done: Done, wall: Duration) -> Self {
+        let stage = |pick: fn(&Stages) -> f64| {
+            let values: Vec<f64> = done.written.iter().map(|w| pick(&w.stages_ms)).collect();
+            Summary::of(&values)
+        };
+        let stages = || {
+            Some(StageSummaries {
+                decode: stage(|s| s.decode)?,
+                preprocess: stage(|s| s.preprocess)?,
+                network: stage(|s| s.network)?,
+                maps: stage(|s| s.maps)?,
+                write: stage(|s| s.write)?,
+            })
+        };
+        let wall_s = wall.as_secs_f64();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let totals = Totals {
+            images_written: done.written.len(),
+            images_failed: done.failed.len(),
+            wall_s,
+            images_per_s: done.written.len() as f64 / wall_s.max(1e-9),
+            stages_ms: stages(),
+        };
+        Report {
+            schema_version: 1,
+            ddu_version: env!("CARGO_PKG_VERSION"),
+            command: command(),
+            started_unix_s: now.map_or(0.0, |now| now.as_secs_f64()) - wall_s,
+            host: Host::here(),
+            device: device.to_string(),
+            model: ModelReport::new(&args.model, model),
+            images: done.written,
+            failed: done.failed,
+            totals,
+        }
+    }
+}
+
+/// The command line as given.
+pub fn command() -> Vec<String> {
+    std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect()
+}
+
+pub fn summary(done: &Done, folder: &Path, wall: Duration) -> impl fmt::Display {
+    let images = match done.written.len() {
+        1 => "1 image".to_owned(),
+        n => format!("{n} images"),
+    };
+    let mut text = format!("wrote the maps of {images} to {}", folder.display());
+    let network: Vec<f64> = done.written.iter().map(|w| w.stages_ms.network).collect();
+    if let Some(network) = Summary::of(&network) {
+        let wall = wall.as_secs_f64();
+        text += &format!(" in {wall:.1} s (network: median {:.0} ms an image)", network.p50);
+    }
+    if !done.failed.is_empty() {
+        text += &format!("; {} failed", done.failed.len());
+    }
+    text
+}
