@@ -6,6 +6,8 @@
 mod common;
 mod conv2d;
 mod head;
+#[path = "../common/models.rs"]
+mod models;
 mod plan;
 mod pool;
 mod preprocess;

@@ -2,68 +2,12 @@
 //! unfolded, against the engine, for odd channel widths (padded channels), both concat orders, both
 //! output strides, separable or not. What `compile`, `fold`, the arena and the views do shows here.
 
-use std::collections::BTreeMap;
-
 use ddu::data::Image;
 use ddu::engine::{Engine, check_memory};
-use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Family, Model, Tensor, config, units};
+use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Model, units};
 use ddu::ops::{Conv2d, Resize, Size};
 
-use crate::common::Rng;
-
-fn small(backbone: Backbone) -> Config {
-    let blocks = backbone.blocks();
-    let stage_width = [8, 12, 16, 20];
-    let stage_channels = if backbone.bottleneck() { [20, 24, 28, 36] } else { stage_width };
-    Config {
-        family: Family::Smp,
-        backbone,
-        stem_channels: 10,
-        stage_width,
-        stage_channels,
-        output_stride: 16,
-        dilations: [vec![1; blocks[0]], vec![1; blocks[1]], vec![1; blocks[2]], vec![2; blocks[3]]],
-        aspp_rates: vec![6, 12, 18],
-        aspp_channels: 20,
-        post_aspp_channels: vec![],
-        aspp_separable: false,
-        decoder_separable: false,
-        decoder: Some(Decoder {
-            low_level_channels: 12,
-            concat_order: ConcatOrder::AsppFirst,
-            refine_channels: vec![28, 20],
-        }),
-        align_corners: true,
-        input_multiple: 1,
-        dropout: vec![],
-        classes: (0..5).map(|i| format!("class {i}")).collect(),
-        mean: config::IMAGENET_MEAN,
-        std: config::IMAGENET_STD,
-    }
-}
-
-fn random_model(config: Config, seed: u64) -> Model {
-    let mut rng = Rng(seed);
-    let mut tensors = BTreeMap::new();
-    for unit in units(&config) {
-        let [_, inner, kernel, _] = unit.conv.weight_shape();
-        // He scaling keeps the activations near 1.
-        let scale = (6.0 / (inner * kernel * kernel) as f32).sqrt();
-        for (name, shape) in unit.tensors() {
-            let len = shape.iter().product();
-            let data = (0..len)
-                .map(|_| match name.rsplit('.').next().unwrap() {
-                    "var" => 1.0 + 0.5 * rng.uniform(),
-                    "weight" if name.contains(".norm.") => 1.0 + 0.5 * rng.uniform(),
-                    "weight" => scale * rng.uniform(),
-                    _ => 0.3 * rng.uniform(),
-                })
-                .collect();
-            tensors.insert(name, Tensor { shape, data });
-        }
-    }
-    Model::new("test", config, tensors).unwrap()
-}
+use crate::models::{Rng, random_model, small};
 
 /// A CHW tensor in f64.
 #[derive(Clone)]
