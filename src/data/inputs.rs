@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, Read};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use walkdir::WalkDir;
 
@@ -176,7 +176,8 @@ impl Search {
             }
             return;
         }
-        let stem = path.strip_prefix(root).unwrap_or(path).with_extension("");
+        let name = Path::new(path.file_name().unwrap_or_default());
+        let stem = path.strip_prefix(root).unwrap_or(name).with_extension("");
         self.inputs.images.push(Input { path: path.into(), stem });
     }
 
@@ -304,6 +305,9 @@ mod tests {
         let inputs = resolve(&[pattern, odd], Path::new("none"), &b""[..]).unwrap();
         assert_eq!(stems(&inputs), ["a/1", "b/1", "b/2", "[odd]"]);
         assert_eq!(inputs.left_out.len(), 1);
+        for (pattern, root) in [("./a/*.png", "a"), ("*/b.png", ""), ("a/../b/?.png", "a/../b")] {
+            assert_eq!(glob_root(pattern), Path::new(root));
+        }
         let nothing = folder.path().join("y/*.png");
         let inputs = resolve(&[nothing], Path::new("none"), &b""[..]).unwrap();
         assert_eq!(inputs.failed.len(), 1);

@@ -75,8 +75,10 @@ fn trees_are_mirrored_for_folders_globs_and_lists() {
     };
     let expected = ["1.label.png", "a/1.label.png", "a/b/2.label.png"];
     assert_eq!(labels("folder"), expected);
-    ok(bench.infer("in/**/*.png -o glob"));
-    assert_eq!(labels("glob"), expected);
+    for (pattern, out) in [("in/**/*.png", "glob"), ("./in/**/*.png", "dotted")] {
+        ok(bench.infer(&format!("{pattern} -o {out}")));
+        assert_eq!(labels(out), expected);
+    }
     let list = "in/1.png\nin/a/b/2.png\n";
     ok(bench.ddu(&["infer", "-m", "model.safetensors", "-", "-o", "list", "-q"], list));
     assert_eq!(labels("list"), ["1.label.png", "2.label.png"]);
