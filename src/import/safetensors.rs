@@ -8,6 +8,7 @@ use std::rc::Rc;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype as Stored;
 
+use super::shown;
 use super::state_dict::{Dtype, Entry, StateDict, Storages};
 use crate::error::{Error, Result};
 
@@ -19,8 +20,12 @@ pub fn is_safetensors(bytes: &[u8]) -> bool {
 pub fn read(path: &Path, bytes: Vec<u8>) -> Result<StateDict> {
     let source = path.display().to_string();
     let invalid = |e: safetensors::SafeTensorError| {
-        Error::invalid(&source, "a safetensors file", format!("a broken one: {e}"))
-            .fix("the file may be cut short or damaged: copy it again")
+        Error::invalid(
+            &source,
+            "a safetensors file",
+            format!("a broken one: {}", shown(&e.to_string())),
+        )
+        .fix("the file may be cut short or damaged: copy it again")
     };
     let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
     if metadata.metadata().as_ref().is_some_and(|m| m.contains_key("ddu.format")) {

@@ -57,8 +57,9 @@ impl HubConfig {
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
         let source = path.display();
-        let config: HubConfig = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::invalid(&source, "the configuration of an smp model", e))?;
+        let config: HubConfig = serde_json::from_slice(&bytes).map_err(|e| {
+            Error::invalid(&source, "the configuration of an smp model", shown(&e.to_string()))
+        })?;
         match &config.model_class {
             Some(class) if class != "DeepLabV3Plus" => {
                 Err(Error::invalid(&source, "_model_class DeepLabV3Plus", shown(class)))

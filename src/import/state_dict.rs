@@ -195,7 +195,9 @@ pub fn member(
     limit: u64,
 ) -> Result<Vec<u8>, String> {
     let index = archive.index_for_name(name).ok_or_else(|| format!("no member {}", shown(name)))?;
-    let broken = |e: &dyn std::fmt::Display| format!("a broken member {}: {e}", shown(name));
+    let broken = |e: &dyn std::fmt::Display| {
+        format!("a broken member {}: {}", shown(name), shown(&e.to_string()))
+    };
     let checksum = archive.by_index_raw(index).map_err(|e| broken(&e))?.crc32();
     // torch.serialization.set_crc32_options(False) writes 0 instead of the sum.
     let options = ZipReadOptions::new().ignore_crc32(checksum == 0);

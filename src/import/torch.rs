@@ -45,8 +45,8 @@ pub fn read_zip(path: &Path) -> Result<StateDict> {
             .fix("the file may be cut short or damaged: copy it again")
     };
     let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
-    let mut archive =
-        ZipArchive::new(BufReader::new(file)).map_err(|e| invalid(format!("a broken one: {e}")))?;
+    let mut archive = ZipArchive::new(BufReader::new(file))
+        .map_err(|e| invalid(format!("a broken one: {}", shown(&e.to_string()))))?;
     let is_pickle = |name: &str| {
         name.strip_suffix("data.pkl")
             .filter(|f| f.is_empty() || f.find('/') == Some(f.len() - 1))

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use zip::CompressionMethod;
 
 use crate::checkpoint::{Dtype, TorchFile, safetensors, text, zip, zip_of_pickle};
-use crate::generate::{Weight, Weights, golden, keys, small, weights};
+use crate::generate::{Weight, Weights, golden, keys, small, value, weights};
 
 struct Case {
     name: &'static str,
@@ -423,6 +423,42 @@ fn hostile_sizes() {
         case("unequal ranks", zip(unequal), "expected"),
         case("too many weights", zip(expanded), "at most 268435456 weights"),
     ]);
+}
+
+/// Bytes changed and files cut at hashed places: a model or one line, never a panic.
+#[test]
+fn random_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint");
+    let file = TorchFile::new(&small(), Dtype::F32);
+    let whole = [file.zip(), file.legacy(), safetensors(&small(), Dtype::F32)];
+    let (mut refused, mut rounds) = (0, 0);
+    for (format, bytes) in whole.iter().enumerate() {
+        for round in 0..400u64 {
+            let name = format!("damage {format} {round}");
+            let place = |i: u64, len: usize| (value(&name, i) * len as f64) as usize;
+            let mut damaged = bytes.clone();
+            // Structure lies at the start, and in a zip at the end as well.
+            let len = damaged.len();
+            for i in 0..=round % 4 {
+                let near = place(100 + i, len.min(20_000));
+                let at = if i % 2 == 0 { near } else { len - 1 - near };
+                damaged[at] = place(200 + i, 256) as u8;
+            }
+            if round % 5 == 0 {
+                damaged.truncate(place(300, len));
+            }
+            std::fs::write(&path, damaged).unwrap();
+            rounds += 1;
+            if let Err(error) = ddu::import::import(&path, &Default::default()) {
+                refused += 1;
+                let line = error.to_string();
+                assert!(line.lines().count() == 1 && line.len() < 400, "{name}: {line}");
+            }
+        }
+    }
+    println!("{refused} of {rounds} refused");
+    assert!(refused > rounds / 3);
 }
 
 #[test]
