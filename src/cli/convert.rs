@@ -1,7 +1,6 @@
 //! `ddu convert`: a trained checkpoint in, a model file out, and a summary of what was found,
 //! assumed and left out.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -69,8 +68,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let imported = import(&args.checkpoint, &options)?;
     imported.model.save(&args.output)?;
-    let summary = summary(&args.checkpoint, &args.output, &imported);
-    std::io::stdout().write_all(summary.as_bytes())?;
+    super::print(&summary(&args.checkpoint, &args.output, &imported))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -83,7 +81,8 @@ fn check_output(args: &Args) -> Result<(), Error> {
     } else if same(&args.checkpoint, &args.output) {
         Err(Error::Usage(format!("{output}: is the checkpoint itself; write the model elsewhere")))
     } else if args.output.exists() && !args.force {
-        Err(Error::Usage(format!("{output}: exists already; pass --force to overwrite it")))
+        Err(Error::invalid(output, "no such file yet", "it there already")
+            .fix("give another -o, or --force to overwrite"))
     } else {
         Ok(())
     }

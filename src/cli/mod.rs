@@ -59,7 +59,12 @@ pub fn main() -> ExitCode {
         if broken_pipe(&error) {
             return ExitCode::SUCCESS;
         }
-        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        // Ours say their cause themselves; others leave it to the chain.
+        let line = match error.downcast_ref::<ddu::Error>() {
+            Some(error) => error.to_string(),
+            None => format!("{error:#}"),
+        };
+        let _ = writeln!(std::io::stderr(), "error: {line}");
         let usage = matches!(error.downcast_ref(), Some(ddu::Error::Usage(_)));
         ExitCode::from(if usage { exit::USAGE } else { exit::FATAL })
     })

@@ -21,7 +21,8 @@ pub fn write_atomic(
         .prefix(".ddu-")
         .permissions_like_file()
         .tempfile_in(folder)
-        .map_err(fail)?;
+        // Its own message would name the temporary file.
+        .map_err(|e| fail(e.kind().into()))?;
     let mut buffer = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
     write(&mut buffer).and_then(|()| buffer.flush()).map_err(fail)?;
     drop(buffer);
