@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use ddu::density::{Density, LabelRule, Progress};
+use ddu::data::LabelRule;
+use ddu::density::{Density, Progress};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 

@@ -5,7 +5,6 @@ mod pipeline;
 mod report;
 
 use std::collections::HashSet;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -15,9 +14,8 @@ use ddu::engine::Engine;
 use ddu::model::Model;
 use ddu::report::json;
 use ddu::{Error, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{devices, exit, note, warn};
+use super::{devices, exit, note, progress_bar, warn};
 use pipeline::{Job, Kind};
 
 /// Segment images: the class and the softmax entropy (nats) of every pixel
@@ -98,7 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 
     let start = Instant::now();
-    let bar = progress(inputs.images.len(), args.quiet);
+    let bar = progress_bar(inputs.images.len(), args.quiet);
     let job = Job {
         inputs: &inputs.images,
         folder: &args.output,
@@ -123,16 +121,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         json::write(target, &report::Report::new(&args, engine.model(), device, done, wall))?;
     }
     fatal.map_or(Ok(ExitCode::from(code)), |error| Err(error.into()))
-}
-
-/// A bar on stderr where that is a terminal.
-fn progress(images: usize, quiet: bool) -> ProgressBar {
-    let shown = !quiet && std::io::stderr().is_terminal();
-    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style =
-        ProgressStyle::with_template("{wide_bar} {pos}/{len} images, {per_sec}, {eta} left");
-    ProgressBar::with_draw_target(Some(images as u64), target)
-        .with_style(style.expect("the template is valid"))
 }
 
 fn refuse_existing(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {

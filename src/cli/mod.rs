@@ -6,12 +6,15 @@ mod convert;
 mod demo;
 mod devices;
 mod doctor;
+mod fit;
 mod infer;
+mod labelled;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Semantic segmentation with an uncertainty a pixel: class, softmax entropy and feature density
 /// in one forward pass of a DeepLab.
@@ -26,6 +29,7 @@ pub struct Cli {
 enum Command {
     Convert(convert::Args),
     Infer(infer::Args),
+    Fit(fit::Args),
     Devices(devices::Args),
     Doctor(doctor::Args),
     Demo(demo::Args),
@@ -49,6 +53,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Convert(args) => convert::run(args),
         Command::Infer(args) => infer::run(args),
+        Command::Fit(args) => fit::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Demo(args) => demo::run(args),
@@ -92,4 +97,14 @@ fn warn(message: impl std::fmt::Display) {
 /// A line on stderr for people.
 fn note(message: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{message}");
+}
+
+/// A bar on stderr where that is a terminal.
+fn progress_bar(images: usize, quiet: bool) -> ProgressBar {
+    let shown = !quiet && std::io::stderr().is_terminal();
+    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style =
+        ProgressStyle::with_template("{wide_bar} {pos}/{len} images, {per_sec}, {eta} left");
+    ProgressBar::with_draw_target(Some(images as u64), target)
+        .with_style(style.expect("the template is valid"))
 }

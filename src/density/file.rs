@@ -14,7 +14,8 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{Density, LabelRule, Moments, Origin, Sample, Tally};
+use super::{Density, Moments, Origin, Sample, Tally};
+use crate::data::LabelRule;
 use crate::error::{Error, Result};
 
 const FORMAT: &str = "ddu-density-1";
@@ -91,7 +92,7 @@ impl Density {
             classes: origin.classes.clone(),
             label_rule: origin.label_rule,
             resize: origin.resize,
-            pixels: origin.pixels,
+            pixels: origin.pixels.clone(),
             image_count: origin.images.len(),
             images: origin.images.iter().map(|hash| format!("{hash:016x}")).collect(),
             progress,

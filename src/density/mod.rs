@@ -19,24 +19,14 @@ mod syrk;
 
 use std::collections::BTreeSet;
 
+use crate::data::LabelRule;
+use crate::error::{Error, Result};
 pub use evaluate::{Evaluation, Evaluator, Options, Score};
 pub use file::Progress;
 pub use gaussian::{CONDITION_CAP, ClassGaussian, Covariance, Gaussian, Gaussians, Prior, Warning};
 pub use half::{finite_in_half, round_to_half};
 pub use moments::{Moments, Tally, VOID};
 pub use sample::Sample;
-use serde::{Deserialize, Serialize};
-
-use crate::error::{Error, Result};
-
-/// How a mask's pixels meet the feature grid (see `data::label_grid`): the rule of the model's
-/// upsampling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LabelRule {
-    AlignCorners,
-    HalfPixel,
-}
 
 /// What a density was fitted with and on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +121,7 @@ impl Density {
         }
         self.moments.merge(&other.moments);
         self.sample.merge(&other.sample);
-        self.origin.pixels += its.pixels;
+        self.origin.pixels += its.pixels.clone();
         self.origin.images.extend(&its.images);
         Ok(())
     }

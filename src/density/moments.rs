@@ -9,6 +9,8 @@
 //! an image is split by class and by rows of S, never by pixels, so its bits do not depend on
 //! the number of threads, and images never share a sum, so they do not depend on the batch either.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
 use super::half::finite_in_half;
@@ -30,14 +32,14 @@ pub struct Moments {
 }
 
 /// What became of the pixels of an image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Tally {
     /// Taken into the moments.
     pub fitted: u64,
     /// Labelled [`VOID`].
     pub void: u64,
-    /// Labelled with a class that the model does not have.
-    pub unknown: u64,
+    /// Labelled with a class that the model does not have, by label.
+    pub unknown: BTreeMap<u8, u64>,
     /// Labelled, but with a feature that is not finite in fp16.
     pub non_finite: u64,
 }
@@ -46,7 +48,9 @@ impl std::ops::AddAssign for Tally {
     fn add_assign(&mut self, other: Tally) {
         self.fitted += other.fitted;
         self.void += other.void;
-        self.unknown += other.unknown;
+        for (label, count) in other.unknown {
+            *self.unknown.entry(label).or_default() += count;
+        }
         self.non_finite += other.non_finite;
     }
 }
@@ -248,7 +252,7 @@ fn segments(
     for (pixel, (&label, finite)) in labels.iter().zip(finite).enumerate() {
         let counter = match segments.get_mut(usize::from(label)) {
             _ if label == VOID => &mut tally.void,
-            None => &mut tally.unknown,
+            None => tally.unknown.entry(label).or_default(),
             Some(_) if !finite => &mut tally.non_finite,
             Some(segment) => {
                 segment.push(pixel);

@@ -1,0 +1,146 @@
+//! `ddu fit`: a model and labelled images in, a density out; and joining densities fitted apart.
+
+mod run;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use ddu::density::{Density, Progress};
+use ddu::{Error, Result};
+
+use super::{devices, note};
+
+/// Fit the feature density of a model: one Gaussian a class over the pixels of a labelled data set
+///
+/// One pass, in memory that does not grow with the number of images. Masks are palette or gray PNGs
+/// of class indices, 255 being void; index k is the model's class k. A pair that cannot be used is
+/// named and skipped; so are labels that the model has no class for. Ends with a table of the
+/// classes.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Model written by `ddu convert`
+    #[arg(short, long, value_name = "MODEL", required_unless_present = "merge")]
+    model: Option<PathBuf>,
+    /// Folder in Pascal VOC's layout
+    #[arg(long, value_name = "VOC_ROOT", requires = "split", required_unless_present_any = ["merge", "images"])]
+    data: Option<PathBuf>,
+    /// List of the VOC folder: train, val ..
+    #[arg(long, value_name = "SPLIT", requires = "data")]
+    split: Option<String>,
+    /// Folder of images, searched recursively, instead of a VOC folder
+    #[arg(long, value_name = "DIR", requires = "masks", conflicts_with = "data")]
+    images: Option<PathBuf>,
+    /// Their masks: PNGs of the same relative paths and stems
+    #[arg(long, value_name = "DIR", requires = "images")]
+    masks: Option<PathBuf>,
+    /// Join densities of different images instead of fitting
+    #[arg(long, value_name = "DENSITY", num_args = 1.., conflicts_with_all = ["model", "data", "images", "resume"])]
+    merge: Vec<PathBuf>,
+    /// Density file to write
+    #[arg(short, long, value_name = "DENSITY")]
+    output: PathBuf,
+    /// Dataset's class FROM is the model's class TO, each an index or a name; TO may be void
+    #[arg(long, value_name = "FROM=TO", value_delimiter = ',', conflicts_with = "merge")]
+    class_map: Vec<String>,
+    /// Scale the shorter side of the images to SHORT pixels first (bilinear)
+    #[arg(long, value_name = "SHORT", conflicts_with = "merge", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    resize: Option<u32>,
+    /// Continue an interrupted fit from its checkpoint
+    #[arg(long)]
+    resume: bool,
+    /// Write a checkpoint, DENSITY.partial, every N pairs
+    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
+    checkpoint_every: u32,
+    /// auto, cpu, simt or cuda:N; what is named is used or refused, never replaced
+    #[arg(long, default_value = "auto")]
+    device: devices::Choice,
+    /// Run up to N consecutive images of one size together
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
+    batch: u16,
+    /// Overwrite an existing density, and drop an unfinished one
+    #[arg(long)]
+    force: bool,
+    /// Stop at the first pair that cannot be used or label that is no class of the model
+    #[arg(long)]
+    fail_fast: bool,
+    /// Print warnings, errors and the table only
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if !args.merge.is_empty() {
+        return merge(&args);
+    }
+    run::run(args)
+}
+
+fn merge(args: &Args) -> anyhow::Result<ExitCode> {
+    refuse_existing(&args.output, args.force)?;
+    let mut shards = args.merge.iter();
+    let first = shards.next().ok_or_else(|| Error::Usage("--merge: name densities".into()))?;
+    let mut whole = Density::load(first)?;
+    for path in shards {
+        whole.merge(&path.display().to_string(), &Density::load(path)?)?;
+    }
+    whole.save(&args.output)?;
+    table::print(&whole)?;
+    if !args.quiet {
+        let (shards, images) = (args.merge.len(), whole.origin.images.len());
+        note(format_args!("wrote {}: {shards} densities, {images} images", args.output.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Before any work: the output must be a file that may be written.
+fn refuse_existing(output: &Path, force: bool) -> Result<()> {
+    if output.is_dir() {
+        let message = format!("{}: is a folder; name the density file to write", output.display());
+        return Err(Error::Usage(message));
+    }
+    if output.exists() && !force {
+        let message = format!("{}: exists already; pass --force to overwrite it", output.display());
+        return Err(Error::Usage(message));
+    }
+    Ok(())
+}
+
+/// `DENSITY.partial`, beside the output.
+fn checkpoint_path(output: &Path) -> PathBuf {
+    let mut path = output.as_os_str().to_owned();
+    path.push(".partial");
+    path.into()
+}
+
+/// What an earlier run left, or none: an empty density that starts at the first pair.
+fn start(args: &Args, empty: Density, inputs: String) -> Result<(Density, Progress)> {
+    let path = checkpoint_path(&args.output);
+    let fresh = |empty| (empty, Progress { inputs: inputs.clone(), done: 0, skipped: Vec::new() });
+    if !path.exists() {
+        refuse_existing(&args.output, args.force)?;
+        if args.resume && !args.quiet {
+            note(format_args!("no {}: starting with the first pair", path.display()));
+        }
+        return Ok(fresh(empty));
+    }
+    if !args.resume {
+        if !args.force {
+            return Err(Error::Usage(format!(
+                "{}: an unfinished fit is there; continue it with --resume or drop it with --force",
+                path.display()
+            )));
+        }
+        return Ok(fresh(empty));
+    }
+    let (density, progress) = Density::resume(&path)?;
+    if progress.inputs != inputs {
+        let found = "that of another model, list of pairs, --resize or --class-map";
+        return Err(Error::invalid(path.display(), "the checkpoint of this fit", found)
+            .fix("repeat the options it was started with, or drop it with --force"));
+    }
+    if !args.quiet {
+        note(format_args!("{}: {} pairs are done", path.display(), progress.done));
+    }
+    Ok((density, progress))
+}
