@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use ddu::data::{decode, read_class_names};
+use ddu::density::Density;
 use ddu::engine::Engine;
 use ddu::import::{Options, import};
 use ddu::model::Model;
@@ -116,6 +117,67 @@ fn mean_iou_on_the_test_split_is_that_of_pytorch() {
     // Measured with PyTorch and PIL: 49.89 and 83.00; another JPEG decoder moves a few pixels.
     assert!((mean - 49.89).abs() <= 0.1, "mIoU {mean} %");
     assert!((accuracy - 83.00).abs() <= 0.1, "accuracy {accuracy} %");
+}
+
+/// The moments that `ddu fit` writes for the golden images, against PyTorch's features in f64.
+#[test]
+fn moments_of_the_fit_are_those_of_pytorch() {
+    let Some(golden) = shared("golden/camvid-r18") else { return };
+    let Some(checkpoint) = shared("models/camvid-r18-s0.pth") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    model(&checkpoint).save(path("model.safetensors")).unwrap();
+    let list = std::fs::read_to_string(golden.join("fit.txt")).unwrap();
+    for (from, to) in [("images", "JPEGImages"), ("masks", "SegmentationClass")] {
+        std::fs::create_dir_all(path(to)).unwrap();
+        for stem in list.split_whitespace() {
+            let name = format!("{stem}.png");
+            std::fs::copy(golden.join(from).join(&name), path(to).join(&name)).unwrap();
+        }
+    }
+    std::fs::create_dir_all(path("ImageSets/Segmentation")).unwrap();
+    std::fs::write(path("ImageSets/Segmentation/fit.txt"), list).unwrap();
+    let status = Command::new(env!("CARGO_BIN_EXE_ddu"))
+        .args(["fit", "--model", "model.safetensors", "--data", ".", "--split", "fit"])
+        .args(["--output", "density.safetensors", "--quiet"])
+        .current_dir(folder.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+
+    let bytes = std::fs::read(golden.join("golden.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let doubles = |name: &str| -> Vec<f64> {
+        let bytes = file.tensor(name).unwrap().data();
+        bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    let count = file.tensor("fit.count").unwrap();
+    let count: Vec<i64> =
+        count.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
+    let moments = Density::load(path("density.safetensors")).unwrap().moments;
+    assert_eq!(moments.count(), count);
+    let (mean, scatter) = (doubles("fit.mean"), doubles("fit.scatter"));
+    let (mut mean_error, mut scatter_error) = (0f64, 0f64);
+    for class in 0..KNOWN {
+        let mean = &mean[class * 256..][..256];
+        for (found, expected) in moments.mean(class).iter().zip(mean) {
+            let error = (found - expected).abs();
+            // A dead channel's mean is 0 in both.
+            mean_error = mean_error.max(if error > 0.0 { error / expected.abs() } else { 0.0 });
+        }
+        let (found, expected) = (moments.scatter(class), &scatter[class * 65536..][..65536]);
+        for i in 0..256 {
+            for j in 0..=i {
+                let error = (found[i * 256 + j] - expected[i * 256 + j]).abs();
+                let scale = (expected[i * 257] * expected[j * 257]).sqrt();
+                scatter_error = scatter_error.max(if error > 0.0 { error / scale } else { 0.0 });
+            }
+        }
+    }
+    println!("mean off by {mean_error:.1e} relative, scatter by {scatter_error:.1e}");
+    // Features of two f32 networks, a few of which round to neighbouring fp16 values.
+    assert!(mean_error <= 1e-4, "{mean_error:e}");
+    assert!(scatter_error <= 1e-4, "{scatter_error:e}");
 }
 
 /// Indices of a palette or gray PNG.

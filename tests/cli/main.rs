@@ -1,6 +1,7 @@
 //! The binary as users run it.
 
 mod commands;
+mod fit;
 mod infer;
 mod malformed;
 #[path = "../common/models.rs"]
