@@ -170,7 +170,11 @@ fn simt(kernels: &[PathBuf]) {
     }
     runtime.compile("ddu_simt_runtime");
     code.compile("ddu_simt_kernels");
-    if !sanitizer.is_empty() {
-        println!("cargo:rustc-link-arg=-fsanitize={sanitizer}");
+    // By name: the linker is called without default libraries, which a sanitizer's is for -fsanitize.
+    // Among the crate's own libraries it comes before libc, as its malloc must.
+    match sanitizer.as_str() {
+        "address" => println!("cargo:rustc-link-lib=dylib=asan"),
+        "thread" => println!("cargo:rustc-link-lib=dylib=tsan"),
+        _ => {}
     }
 }

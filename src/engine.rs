@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::cpu;
 use crate::data::Image;
-use crate::device::host;
+use crate::device::network::Network;
+use crate::device::{Device, host};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ops::{Head, Resize, Size};
@@ -15,8 +16,14 @@ use crate::plan::{Folded, Plan, compile};
 
 pub struct Engine {
     model: Model,
-    runner: cpu::Runner,
+    backend: Backend,
     plans: HashMap<(usize, Size), Arc<Plan>>,
+}
+
+/// What runs the plans.
+enum Backend {
+    Cpu(cpu::Runner),
+    Device(Network),
 }
 
 /// Class and entropy (nats) of every pixel, row-major.
@@ -42,13 +49,33 @@ pub struct Output<'a> {
     pub preprocess: Duration,
     pub network: Duration,
     plan: Arc<Plan>,
-    runner: &'a cpu::Runner,
+    source: Source<'a>,
+}
+
+/// Where the results lie.
+enum Source<'a> {
+    /// In the CPU's arena.
+    Cpu(&'a cpu::Runner),
+    /// Copied from a device, all images.
+    Device { logits: Vec<f32>, features: Vec<f32>, maps: Vec<Maps> },
 }
 
 impl Engine {
+    /// On the CPU path.
     pub fn new(model: Model) -> Self {
-        let runner = cpu::Runner::new(Folded::new(&model));
-        Engine { model, runner, plans: HashMap::new() }
+        let backend = Backend::Cpu(cpu::Runner::new(Folded::new(&model)));
+        Engine { model, backend, plans: HashMap::new() }
+    }
+
+    /// On a device with memory of its own.
+    ///
+    /// # Errors
+    /// Weights that the device has no room for or fp16 cannot hold.
+    pub fn on(model: Model, device: Box<dyn Device>) -> Result<Self> {
+        let config = model.config();
+        let (mean, std, classes) = (config.mean, config.std, config.classes.len());
+        let network = Network::new(device, Folded::new(&model), mean, std, classes)?;
+        Ok(Engine { model, backend: Backend::Device(network), plans: HashMap::new() })
     }
 
     pub fn model(&self) -> &Model {
@@ -60,14 +87,21 @@ impl Engine {
         if let Some(plan) = self.plans.get(&(batch, image)) {
             return Ok(plan.clone());
         }
-        let plan = Arc::new(compile(self.model.config(), self.runner.weights(), batch, image)?);
+        let weights = match &self.backend {
+            Backend::Cpu(runner) => runner.weights(),
+            Backend::Device(network) => network.weights(),
+        };
+        let plan = Arc::new(compile(self.model.config(), weights, batch, image)?);
         self.plans.insert((batch, image), plan.clone());
         Ok(plan)
     }
 
     /// Bytes that an arena may take, that of earlier runs included; None where nobody knows.
     pub fn available_memory(&self) -> Option<u64> {
-        host::memory().map(|memory| memory.available + self.runner.arena_bytes())
+        match &self.backend {
+            Backend::Cpu(runner) => available(runner),
+            Backend::Device(_) => None,
+        }
     }
 
     /// Runs images of one size through the network.
@@ -77,23 +111,44 @@ impl Engine {
             return Err(Error::invalid("batch", format!("images of {size}"), other.size));
         }
         let plan = self.plan(images.len(), size)?;
-        if !self.runner.fits(&plan) {
-            check_memory(&plan, self.available_memory())?;
-        }
-        self.runner.prepare(&plan);
-
-        let start = Instant::now();
         let config = self.model.config();
-        let pixels: Vec<&[u8]> = images.iter().map(|image| image.rgb.as_slice()).collect();
-        let input = self.runner.input(&plan);
-        cpu::preprocess::preprocess(&pixels, size, config.mean, config.std, input);
-        let preprocess = start.elapsed();
-
-        let start = Instant::now();
-        for node in &plan.nodes {
-            self.runner.step(&plan, node);
-        }
-        let network = start.elapsed();
+        let (start, preprocess);
+        let source = match &mut self.backend {
+            Backend::Cpu(runner) => {
+                if !runner.fits(&plan) {
+                    check_memory(&plan, available(runner))?;
+                }
+                runner.prepare(&plan);
+                start = Instant::now();
+                let pixels: Vec<&[u8]> = images.iter().map(|image| image.rgb.as_slice()).collect();
+                let input = runner.input(&plan);
+                cpu::preprocess::preprocess(&pixels, size, config.mean, config.std, input);
+                preprocess = start.elapsed();
+                for node in &plan.nodes {
+                    runner.step(&plan, node);
+                }
+                Source::Cpu(runner)
+            }
+            Backend::Device(network) => {
+                network.prepare(&plan)?;
+                start = Instant::now();
+                network.write_pictures(&plan, images)?;
+                let steps = network.steps(&plan)?;
+                preprocess = start.elapsed();
+                for launch in steps.iter().flat_map(|step| &step.launches) {
+                    network.device().launch(launch)?;
+                }
+                let maps = (0..plan.batch).map(|image| {
+                    let (label, entropy) = network.maps(&plan, image)?;
+                    Ok(Maps { size, label, entropy })
+                });
+                Source::Device {
+                    maps: maps.collect::<Result<_>>()?,
+                    logits: network.read(&plan, plan.logits)?,
+                    features: network.read(&plan, plan.features)?,
+                }
+            }
+        };
         Ok(Output {
             size,
             padded: plan.padded,
@@ -101,11 +156,15 @@ impl Engine {
             classes: config.classes.len(),
             channels: config.feature_channels(),
             preprocess,
-            network,
+            network: start.elapsed() - preprocess,
             plan,
-            runner: &self.runner,
+            source,
         })
     }
+}
+
+fn available(runner: &cpu::Runner) -> Option<u64> {
+    host::memory().map(|memory| memory.available + runner.arena_bytes())
 }
 
 /// Refuses a plan whose arena exceeds `available` bytes, and says which size would fit.
@@ -129,13 +188,20 @@ impl Output<'_> {
     /// `[grid.h, grid.w, C]`
     pub fn logits(&self, image: usize) -> &[f32] {
         let len = self.grid.pixels() * self.classes;
-        &self.runner.read(&self.plan, self.plan.logits)[image * len..][..len]
+        let all = match &self.source {
+            Source::Cpu(runner) => runner.read(&self.plan, self.plan.logits),
+            Source::Device { logits, .. } => logits,
+        };
+        &all[image * len..][..len]
     }
 
     /// `[grid.h, grid.w, D]` in f32, as the network computed them: a density rounds them to fp16.
     pub fn features(&self, image: usize) -> Cow<'_, [f32]> {
         let (pixels, stride) = (self.grid.pixels(), self.plan.features.channels);
-        let all = self.runner.read(&self.plan, self.plan.features);
+        let all = match &self.source {
+            Source::Cpu(runner) => runner.read(&self.plan, self.plan.features),
+            Source::Device { features, .. } => features,
+        };
         let all = &all[image * pixels * stride..][..pixels * stride];
         if stride == self.channels {
             return Cow::Borrowed(all);
@@ -145,6 +211,9 @@ impl Output<'_> {
 
     /// The class and entropy maps at the images' size.
     pub fn maps(&self, image: usize) -> Maps {
+        if let Source::Device { maps, .. } = &self.source {
+            return maps[image].clone();
+        }
         let head = Head {
             classes: self.classes,
             grid: self.grid,

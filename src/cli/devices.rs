@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use ddu::Error;
 use ddu::device::{gpus, host};
+use ddu::engine::Engine;
+use ddu::model::Model;
 
 /// List what can run a model here
 #[derive(clap::Args)]
@@ -13,6 +15,8 @@ pub struct Args {}
 
 pub fn run(_: Args) -> anyhow::Result<ExitCode> {
     let mut text = format!("{:<8}{}\n", Device::Cpu.to_string(), cpu_line());
+    #[cfg(feature = "simt")]
+    writeln!(text, "{:<8}{}", Device::Simt.to_string(), Device::Simt.describe())?;
     let found = gpus::find();
     for gpu in &found.gpus {
         let name = format!("cuda:{}", gpu.ordinal);
@@ -68,33 +72,58 @@ impl FromStr for Choice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     Cpu,
+    #[cfg(feature = "simt")]
+    Simt,
 }
 
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str("cpu")
+        f.write_str(match self {
+            Device::Cpu => "cpu",
+            #[cfg(feature = "simt")]
+            Device::Simt => "simt",
+        })
     }
 }
 
 impl Device {
     /// What a message says of the device beside its name.
     pub fn describe(self) -> String {
-        cpu_line()
+        match self {
+            Device::Cpu => cpu_line(),
+            #[cfg(feature = "simt")]
+            Device::Simt => format!("the CUDA kernels on {}", cpu_line()),
+        }
+    }
+
+    /// A model made ready to run here.
+    pub fn engine(self, model: Model) -> ddu::Result<Engine> {
+        match self {
+            Device::Cpu => Ok(Engine::new(model)),
+            #[cfg(feature = "simt")]
+            Device::Simt => Engine::on(model, Box::new(ddu::device::simt::Simt::default())),
+        }
     }
 }
 
 impl Choice {
     /// The device to run on. `auto` takes the CPU; what was asked for by name is taken or refused.
     pub fn resolve(self) -> ddu::Result<Device> {
-        let refuse = |name: String| {
-            let found = "none: this build runs networks on the CPU only";
-            Err(Error::invalid(format!("--device {name}"), "kernels for it", found)
-                .fix("take --device cpu"))
+        let refuse = |name: String, found: &str, fix: &str| {
+            Err(Error::invalid(format!("--device {name}"), "kernels for it", found).fix(fix))
         };
         match self {
             Choice::Auto | Choice::Cpu => Ok(Device::Cpu),
-            Choice::Simt => refuse("simt".into()),
-            Choice::Cuda(ordinal) => refuse(format!("cuda:{ordinal}")),
+            #[cfg(feature = "simt")]
+            Choice::Simt => Ok(Device::Simt),
+            #[cfg(not(feature = "simt"))]
+            Choice::Simt => {
+                refuse("simt".into(), "a build without them", "build with --features simt")
+            }
+            Choice::Cuda(ordinal) => {
+                let found = "none: this build does not run networks on a GPU";
+                refuse(format!("cuda:{ordinal}"), found, "take --device cpu")
+            }
         }
     }
 }
@@ -110,9 +139,11 @@ mod tests {
         for bad in ["", "gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
             assert!(bad.parse::<Choice>().is_err(), "{bad}");
         }
-        for named in [Choice::Simt, Choice::Cuda(0)] {
-            let message = named.resolve().unwrap_err().to_string();
-            assert!(message.contains("--device cpu") && !message.contains('\n'), "{message}");
+        let message = Choice::Cuda(0).resolve().unwrap_err().to_string();
+        assert!(message.contains("--device cpu") && !message.contains('\n'), "{message}");
+        match Choice::Simt.resolve() {
+            Ok(device) => assert_eq!(device.to_string(), "simt"),
+            Err(error) => assert!(error.to_string().contains("--features simt"), "{error}"),
         }
     }
 }

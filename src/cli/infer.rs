@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use ddu::data::{self, Input};
-use ddu::engine::Engine;
 use ddu::model::Model;
 use ddu::report::json;
 use ddu::{Error, Result};
@@ -66,7 +65,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let device = args.device.resolve()?;
-    let mut engine = Engine::new(Model::load(&args.model)?);
+    let mut engine = device.engine(Model::load(&args.model)?)?;
     let mut inputs = data::resolve(&args.inputs, &args.output, std::io::stdin().lock())?;
     if args.fail_fast && !inputs.failed.is_empty() {
         return Err(inputs.failed.swap_remove(0).1.into());

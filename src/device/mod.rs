@@ -8,6 +8,7 @@ pub mod gpus;
 pub mod host;
 pub mod kernels;
 pub mod launch;
+pub mod network;
 pub mod params;
 #[cfg(feature = "simt")]
 pub mod simt;

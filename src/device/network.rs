@@ -1,0 +1,364 @@
+//! A network on a device: weights uploaded once, buffers kept from run to run, a plan turned into
+//! launches.
+//!
+//! Where the plan and the memory here differ: the image has 4 channels (the fourth 0) and the logits,
+//! f32, have theirs padded to a multiple of 8; both lie outside the arena, which holds fp16.
+
+use half::f16;
+
+use super::launch;
+use super::launch::conv2d::{Operands, Spread};
+use super::{Buffer, Device, Element, Launch, Tensor};
+use crate::data::Image;
+use crate::error::{Error, Result};
+use crate::ops::{Conv2d, Head, Resize};
+use crate::plan::{CHANNEL_ALIGN, ConvWeights, Folded, Node, Op, Plan, View};
+
+pub struct Network {
+    device: Box<dyn Device>,
+    folded: Folded,
+    /// In the order of `folded`.
+    weights: Vec<Weights>,
+    mean: [f32; 3],
+    std: [f32; 3],
+    classes: usize,
+    memory: Option<Memory>,
+}
+
+struct Weights {
+    weight: Buffer,
+    bias: Buffer,
+}
+
+/// What runs need, each as large as the largest plan so far.
+struct Memory {
+    pictures: Buffer,
+    image: Buffer,
+    arena: Buffer,
+    logits: Buffer,
+    partial: Buffer,
+    label: Buffer,
+    entropy: Buffer,
+}
+
+/// Part of a run: the launches of a node, of the preprocessing or of the head.
+pub struct Step<'a> {
+    /// The node's name.
+    pub name: &'a str,
+    pub launches: Vec<Launch<'a>>,
+}
+
+impl Network {
+    /// Uploads the weights, rounded to fp16, and the biases.
+    ///
+    /// # Errors
+    /// A weight that fp16 cannot hold.
+    pub fn new(
+        device: Box<dyn Device>,
+        folded: Folded,
+        mean: [f32; 3],
+        std: [f32; 3],
+        classes: usize,
+    ) -> Result<Self> {
+        let upload = |conv| Weights::new(&*device, conv);
+        let weights = folded.convs.iter().map(upload).collect::<Result<_>>()?;
+        Ok(Network { device, folded, weights, mean, std, classes, memory: None })
+    }
+
+    pub fn device(&self) -> &dyn Device {
+        &*self.device
+    }
+
+    pub fn weights(&self) -> &Folded {
+        &self.folded
+    }
+
+    /// Makes the buffers large enough for a plan; allocates only where they are not.
+    pub fn prepare(&mut self, plan: &Plan) -> Result<()> {
+        let (batch, pixels) = (plan.batch, plan.image.pixels());
+        let grid = plan.size(plan.logits).pixels();
+        let partial = plan.nodes.iter().map(|node| self.partial_bytes(plan, node)).max();
+        let needed = [
+            batch * pixels * 3,
+            batch * plan.padded.pixels() * 4 * 2,
+            plan.arena_len * 2,
+            batch * grid * padded(self.classes) * 4,
+            partial.unwrap_or(0).max(16),
+            batch * pixels,
+            batch * pixels * 4,
+        ];
+        let have = self.memory.as_ref().map_or([0; 7], |m| m.buffers().map(|buffer| buffer.bytes));
+        if have.iter().zip(needed).all(|(&have, needed)| have >= needed) {
+            return Ok(());
+        }
+        // The old ones first: both at once would double the peak.
+        self.memory = None;
+        let mut sizes = have.iter().zip(needed).map(|(&have, needed)| have.max(needed));
+        let mut next = || self.device.alloc(sizes.next().expect("as many as buffers"));
+        self.memory = Some(Memory {
+            pictures: next()?,
+            image: next()?,
+            arena: next()?,
+            logits: next()?,
+            partial: next()?,
+            label: next()?,
+            entropy: next()?,
+        });
+        Ok(())
+    }
+
+    /// The whole run of a prepared plan, in order: preprocessing, nodes, head.
+    pub fn steps<'a>(&'a self, plan: &'a Plan) -> Result<Vec<Step<'a>>> {
+        let mut steps = vec![self.preprocess(plan)?];
+        for node in &plan.nodes {
+            steps.push(self.step(plan, node)?);
+        }
+        steps.push(self.head(plan)?);
+        Ok(steps)
+    }
+
+    pub fn preprocess<'a>(&'a self, plan: &'a Plan) -> Result<Step<'a>> {
+        let pictures = self.memory().pictures.slice(0, plan.batch * plan.image.pixels() * 3)?;
+        let y = self.tensor(plan, plan.input)?;
+        let launch = launch::preprocess(pictures, plan.image, self.mean, self.std, y)?;
+        Ok(Step { name: "preprocess", launches: vec![launch] })
+    }
+
+    pub fn head<'a>(&'a self, plan: &'a Plan) -> Result<Step<'a>> {
+        let op = Head {
+            classes: self.classes,
+            grid: plan.size(plan.logits),
+            padded: plan.padded,
+            crop: plan.image,
+            resize: Resize { align_corners: plan.align_corners },
+        };
+        let pixels = plan.batch * plan.image.pixels();
+        let label = self.memory().label.slice(0, pixels)?;
+        let entropy = self.memory().entropy.slice(0, pixels * 4)?;
+        let launch = launch::head(&op, self.tensor(plan, plan.logits)?, label, entropy)?;
+        Ok(Step { name: "head", launches: vec![launch] })
+    }
+
+    pub fn step<'a>(&'a self, plan: &'a Plan, node: &'a Node) -> Result<Step<'a>> {
+        let (x, y) = (self.tensor(plan, node.input)?, self.tensor(plan, node.output)?);
+        let launches = match &node.op {
+            Op::Conv { conv, weights, residual, relu } => {
+                let Weights { weight, bias } = &self.weights[*weights];
+                let (weight, bias) = (weight.all(), bias.all());
+                match Kernel::of(conv) {
+                    Kernel::Stem if residual.is_none() => {
+                        vec![launch::stem(conv, x, weight, bias, *relu, y)?]
+                    }
+                    Kernel::Depthwise if residual.is_none() => {
+                        vec![launch::depthwise(conv, x, weight, bias, *relu, y)?]
+                    }
+                    Kernel::Dense => {
+                        let residual = residual.map(|view| self.tensor(plan, view)).transpose()?;
+                        let partial = Some(self.memory().partial.all());
+                        let operands =
+                            Operands { x, weight, bias, residual, relu: *relu, y, partial };
+                        let conv = Conv2d { out_channels: y.channels, ..*conv };
+                        launch::conv2d(&conv, operands, self.spread(plan, node, &conv))?
+                    }
+                    _ => {
+                        let what = format!("node {}", node.name);
+                        return Err(Error::invalid(
+                            what,
+                            "a residual of a dense convolution only",
+                            "another",
+                        ));
+                    }
+                }
+            }
+            Op::MaxPool(pool) => vec![launch::max_pool(pool, x, y)?],
+            Op::GlobalAvgPool => vec![launch::global_average_pool(x, y)?],
+            Op::Resize(op) => vec![launch::resize(op, x, y)?],
+        };
+        Ok(Step { name: &node.name, launches })
+    }
+
+    /// Uploads pictures of the plan's size, interleaved RGB.
+    pub fn write_pictures(&self, plan: &Plan, images: &[&Image]) -> Result<()> {
+        let bytes = plan.image.pixels() * 3;
+        for (i, image) in images.iter().enumerate() {
+            self.device.write(self.memory().pictures.slice(i * bytes, bytes)?, &image.rgb)?;
+        }
+        Ok(())
+    }
+
+    /// The whole buffer of a view, as the plan has it (`[batch, h, w, channels]` without the padding
+    /// that is a device's own), in f32.
+    pub fn read(&self, plan: &Plan, view: View) -> Result<Vec<f32>> {
+        let (slice, element, stride) = self.place(plan, view)?;
+        let mut bytes = vec![0u8; slice.bytes];
+        self.device.read(slice, &mut bytes)?;
+        let values: Vec<f32> = match element {
+            Element::F32 => bytemuck::pod_collect_to_vec(&bytes),
+            Element::F16 => {
+                let halves: Vec<f16> = bytemuck::pod_collect_to_vec(&bytes);
+                halves.into_iter().map(f16::to_f32).collect()
+            }
+        };
+        let channels = plan.buffer(view).channels;
+        if channels == stride {
+            return Ok(values);
+        }
+        Ok(values.chunks_exact(stride).flat_map(|pixel| &pixel[..channels]).copied().collect())
+    }
+
+    /// Replaces the whole buffer of a view by what [`Self::read`] would give, rounded to the device's
+    /// element.
+    pub fn write(&self, plan: &Plan, view: View, values: &[f32]) -> Result<()> {
+        let (slice, element, stride) = self.place(plan, view)?;
+        let channels = plan.buffer(view).channels;
+        let mut padded = vec![0f32; slice.bytes / element.bytes()];
+        for (to, from) in padded.chunks_exact_mut(stride).zip(values.chunks_exact(channels)) {
+            to[..channels].copy_from_slice(from);
+        }
+        match element {
+            Element::F32 => self.device.write(slice, bytemuck::cast_slice(&padded)),
+            Element::F16 => {
+                let halves: Vec<f16> = padded.into_iter().map(f16::from_f32).collect();
+                self.device.write(slice, bytemuck::cast_slice(&halves))
+            }
+        }
+    }
+
+    /// Class and entropy (nats) of every pixel of one image after the head has run.
+    pub fn maps(&self, plan: &Plan, image: usize) -> Result<(Vec<u8>, Vec<f32>)> {
+        let pixels = plan.image.pixels();
+        let (mut label, mut entropy) = (vec![0u8; pixels], vec![0f32; pixels]);
+        let Memory { label: labels, entropy: entropies, .. } = self.memory();
+        self.device.read(labels.slice(image * pixels, pixels)?, &mut label)?;
+        let bytes = bytemuck::cast_slice_mut(&mut entropy);
+        self.device.read(entropies.slice(image * pixels * 4, pixels * 4)?, bytes)?;
+        Ok((label, entropy))
+    }
+
+    /// How a dense convolution of a plan is spread over this device.
+    pub fn spread(&self, plan: &Plan, node: &Node, conv: &Conv2d) -> Spread {
+        let pixels = plan.batch * plan.size(node.output).pixels();
+        Spread::choose(conv, pixels, self.device.multiprocessors())
+    }
+
+    fn partial_bytes(&self, plan: &Plan, node: &Node) -> usize {
+        match &node.op {
+            Op::Conv { conv, .. } if Kernel::of(conv) == Kernel::Dense => {
+                let conv = Conv2d { out_channels: padded(conv.out_channels), ..*conv };
+                let pixels = plan.batch * plan.size(node.output).pixels();
+                self.spread(plan, node, &conv).partial_bytes(&conv, pixels)
+            }
+            _ => 0,
+        }
+    }
+
+    /// # Panics
+    /// Before the first [`Self::prepare`].
+    fn memory(&self) -> &Memory {
+        self.memory.as_ref().expect("a plan is prepared before it runs")
+    }
+
+    /// The buffer of a view, its element and the channels a pixel has in memory.
+    fn place(&self, plan: &Plan, view: View) -> Result<(super::Slice<'_>, Element, usize)> {
+        let buffer = plan.buffer(view);
+        let pixels = plan.batch * buffer.size.pixels();
+        let memory = self.memory();
+        if view.buffer == plan.input.buffer {
+            Ok((memory.image.slice(0, pixels * 4 * 2)?, Element::F16, 4))
+        } else if view.buffer == plan.logits.buffer {
+            let stride = padded(buffer.channels);
+            Ok((memory.logits.slice(0, pixels * stride * 4)?, Element::F32, stride))
+        } else {
+            let slice = memory.arena.slice(buffer.offset * 2, buffer.len * 2)?;
+            Ok((slice, Element::F16, buffer.channels))
+        }
+    }
+
+    fn tensor(&self, plan: &Plan, view: View) -> Result<Tensor<'_>> {
+        let (slice, element, stride) = self.place(plan, view)?;
+        // The image and the logits are never sliced; theirs are all the channels there are.
+        let whole = stride != plan.buffer(view).channels;
+        let channels = if whole { stride } else { view.channels };
+        Tensor::new(slice, element, plan.batch, plan.size(view), stride, view.first, channels)
+    }
+}
+
+impl Memory {
+    fn buffers(&self) -> [&Buffer; 7] {
+        let Memory { pictures, image, arena, logits, partial, label, entropy } = self;
+        [pictures, image, arena, logits, partial, label, entropy]
+    }
+}
+
+/// Which kernel a convolution takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kernel {
+    Stem,
+    Depthwise,
+    Dense,
+}
+
+impl Kernel {
+    fn of(conv: &Conv2d) -> Self {
+        match conv {
+            Conv2d { depthwise: true, .. } => Kernel::Depthwise,
+            // Only the image has three channels.
+            Conv2d { in_channels: 3, .. } => Kernel::Stem,
+            _ => Kernel::Dense,
+        }
+    }
+}
+
+fn padded(channels: usize) -> usize {
+    channels.next_multiple_of(CHANNEL_ALIGN)
+}
+
+impl Weights {
+    /// In the layout of the convolution's kernel.
+    fn new(device: &dyn Device, conv: &ConvWeights) -> Result<Self> {
+        if let Some(bad) = conv.weight.iter().find(|w| !f16::from_f32(**w).is_finite()) {
+            let expected = "weights that fp16 can hold (up to 65504, batch norm folded in)";
+            return Err(Error::invalid(format!("unit {}", conv.name), expected, bad)
+                .fix("run it with --device cpu"));
+        }
+        let halves = layout(conv);
+        let mut bias = conv.bias.clone();
+        bias.resize(padded(bias.len()), 0.0);
+        let weight = device.alloc(halves.len() * 2)?;
+        device.write(weight.all(), bytemuck::cast_slice(&halves))?;
+        let biases = device.alloc(bias.len() * 4)?;
+        device.write(biases.all(), bytemuck::cast_slice(&bias))?;
+        Ok(Weights { weight, bias: biases })
+    }
+}
+
+/// `[K, R, S, C]` in f32 to what the kernel of the convolution reads, in fp16.
+fn layout(weights: &ConvWeights) -> Vec<f16> {
+    let [out, inner, kernel, _] = weights.conv.weight_shape();
+    let taps = kernel * kernel;
+    let at = |k: usize, tap: usize, c: usize| {
+        f16::from_f32(weights.weight[(k * taps + tap) * inner + c])
+    };
+    match Kernel::of(&weights.conv) {
+        // [K, R, S, C], K padded.
+        Kernel::Dense => {
+            let mut all: Vec<f16> = weights.weight.iter().map(|w| f16::from_f32(*w)).collect();
+            all.resize(padded(out) * taps * inner, f16::ZERO);
+            all
+        }
+        // [R, S, C]
+        Kernel::Depthwise => (0..taps * out).map(|i| at(i % out, i / out, 0)).collect(),
+        // [K, R, 8, 4], zero where the eighth column and the fourth channel are.
+        Kernel::Stem => {
+            let mut all = vec![f16::ZERO; padded(out) * kernel * 8 * 4];
+            for i in 0..out * taps * inner {
+                let (k, tap, c) = (i / inner / taps, i / inner % taps, i % inner);
+                let (r, s) = (tap / kernel, tap % kernel);
+                if s < 8 {
+                    all[((k * kernel + r) * 8 + s) * 4 + c] = at(k, tap, c);
+                }
+            }
+            all
+        }
+    }
+}
