@@ -138,6 +138,13 @@ fn simt(kernels: &[PathBuf]) {
     if !["", "address", "thread"].contains(&sanitizer.as_str()) {
         panic!("DDU_SIMT_SANITIZE: expected address or thread, found {sanitizer}");
     }
+    // By name: the linker is called without default libraries, which a sanitizer's is for -fsanitize.
+    // Named before the others: its malloc must come before that of every other library.
+    match sanitizer.as_str() {
+        "address" => println!("cargo:rustc-link-lib=dylib=asan"),
+        "thread" => println!("cargo:rustc-link-lib=dylib=tsan"),
+        _ => {}
+    }
     let compiler = || {
         let mut build = cc::Build::new();
         // Always optimised: a kernel is executed millions of times. Shared memory is read as other
@@ -170,11 +177,4 @@ fn simt(kernels: &[PathBuf]) {
     }
     runtime.compile("ddu_simt_runtime");
     code.compile("ddu_simt_kernels");
-    // By name: the linker is called without default libraries, which a sanitizer's is for -fsanitize.
-    // Among the crate's own libraries it comes before libc, as its malloc must.
-    match sanitizer.as_str() {
-        "address" => println!("cargo:rustc-link-lib=dylib=asan"),
-        "thread" => println!("cargo:rustc-link-lib=dylib=tsan"),
-        _ => {}
-    }
 }

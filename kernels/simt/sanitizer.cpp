@@ -9,6 +9,10 @@ extern "C" void __sanitizer_set_death_callback(void (*callback)(void));
 // A thread that fails is left where it stands, and with it what its frames own.
 extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
 
+// The Rust code around a launch is not instrumented, so its locks are no edges to ThreadSanitizer; where it
+// hands memory on through libc's functions it would be reported. No kernel's stack has a Rust frame.
+extern "C" const char* __tsan_default_suppressions() { return "race:^_R\nrace:library/std/\nrace:library/core/\nrace:library/alloc/\n"; }
+
 namespace simt {
 namespace {
 

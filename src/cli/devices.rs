@@ -96,12 +96,20 @@ impl Device {
         }
     }
 
+    /// The device, None for the CPU path.
+    pub fn open(self) -> Option<ddu::Result<Box<dyn ddu::device::Device>>> {
+        match self {
+            Device::Cpu => None,
+            #[cfg(feature = "simt")]
+            Device::Simt => Some(Ok(Box::new(ddu::device::simt::Simt::default()))),
+        }
+    }
+
     /// A model made ready to run here.
     pub fn engine(self, model: Model) -> ddu::Result<Engine> {
-        match self {
-            Device::Cpu => Ok(Engine::new(model)),
-            #[cfg(feature = "simt")]
-            Device::Simt => Engine::on(model, Box::new(ddu::device::simt::Simt::default())),
+        match self.open() {
+            None => Ok(Engine::new(model)),
+            Some(device) => Engine::on(model, device?),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, each with its `Args` and `run`. This one parses,
 //! dispatches and turns an error into one line on stderr and an exit code.
 
+mod compare;
 mod completions;
 mod convert;
 mod demo;
@@ -9,6 +10,7 @@ mod doctor;
 mod fit;
 mod infer;
 mod labelled;
+mod profile;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -33,6 +35,8 @@ enum Command {
     Devices(devices::Args),
     Doctor(doctor::Args),
     Demo(demo::Args),
+    Compare(compare::Args),
+    Profile(profile::Args),
     Completions(completions::Args),
 }
 
@@ -57,6 +61,8 @@ pub fn main() -> ExitCode {
         Command::Devices(args) => devices::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Compare(args) => compare::run(args),
+        Command::Profile(args) => profile::run(args),
         Command::Completions(args) => completions::run(args),
     };
     result.unwrap_or_else(|error| {

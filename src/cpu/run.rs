@@ -79,6 +79,13 @@ impl Runner {
         Output { buffer: &mut arena[buffer.offset..][..buffer.len], shape }
     }
 
+    /// The contents of a buffer, to change.
+    pub fn write(&mut self, plan: &Plan, view: View) -> &mut [f32] {
+        let buffer = plan.buffer(view);
+        let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
+        &mut arena[buffer.offset..][..buffer.len]
+    }
+
     /// Runs one op of a prepared plan.
     pub fn step(&mut self, plan: &Plan, node: &Node) {
         let residual = match node.op {

@@ -4,12 +4,14 @@
 //! `cuda:N`. A [`Device`] allocates, copies and launches; which kernel runs on what is decided by the
 //! typed launches of [`launch`], which check every extent, so that nothing else needs `unsafe`.
 
+pub mod compare;
 pub mod gpus;
 pub mod host;
 pub mod kernels;
 pub mod launch;
 pub mod network;
 pub mod params;
+pub mod profile;
 #[cfg(feature = "simt")]
 pub mod simt;
 
@@ -75,7 +77,6 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    #[cfg(feature = "simt")]
     fn new(address: u64, bytes: usize, memory: impl Send + Sync + 'static) -> Self {
         Buffer { address, bytes, _memory: Box::new(memory) }
     }
@@ -107,6 +108,12 @@ pub struct Slice<'a> {
     address: u64,
     bytes: usize,
     buffer: PhantomData<&'a Buffer>,
+}
+
+impl Slice<'_> {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// What a tensor's elements are.

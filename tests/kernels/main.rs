@@ -1,5 +1,6 @@
-//! Every kernel on every device of its own memory against plain f64 loops (the CPU path: `tests/parity`): random values, odd, tail-heavy and dilated
-//! shapes. A file an op; the devices and the checks are in `support`.
+//! Every kernel on every device with memory of its own (the CPU path: `tests/parity`) against plain f64
+//! loops: random values, odd, tail-heavy and dilated shapes. A file an op; the devices and the checks
+//! are in `support`.
 //!
 //! Tolerances. Inputs and weights are fp16 numbers, so products are exact and only the f32 accumulation
 //! and the final rounding err: |error| <= n 2^-23 sum |terms| + 2^-11 |y| + 2^-25, with n the number of
@@ -10,8 +11,13 @@
 mod conv2d;
 mod depthwise;
 mod head;
+#[path = "../common/models.rs"]
+mod models;
+mod network;
 mod pool;
 mod preprocess;
 mod resize;
+#[path = "../common/shared.rs"]
+mod shared;
 mod stem;
 mod support;

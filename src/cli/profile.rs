@@ -1,0 +1,222 @@
+//! `ddu profile`: what every kernel of a network costs.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use ddu::device::network::Network;
+use ddu::device::profile::{Paper, Row, profile};
+use ddu::model::Model;
+use ddu::ops::Size;
+use ddu::plan::{Folded, compile};
+use ddu::report::json;
+use ddu::{Error, data};
+use serde::Serialize;
+
+use super::devices;
+
+/// Time, share, TFLOP/s and GB/s of every kernel of a network
+///
+/// On simt the time says nothing of a GPU; the counts of instructions do. With --dry-run nothing runs:
+/// tile, splits, blocks and waves of every launch, and the time that an H200's roofs would allow.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Model written by `ddu convert`
+    #[arg(short, long, value_name = "MODEL")]
+    model: PathBuf,
+    /// Size of the images, height first
+    #[arg(long, value_name = "HxW", default_value = "513x513")]
+    size: ImageSize,
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
+    batch: u16,
+    /// simt or cuda:N
+    #[arg(long, required_unless_present = "dry_run")]
+    device: Option<devices::Choice>,
+    /// Run nothing: how each kernel is spread, and what an H200's roofs allow
+    #[arg(long)]
+    dry_run: bool,
+    /// Write the table to FILE as CSV
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Write the table to FILE, or to stdout for -
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy)]
+struct ImageSize(Size);
+
+impl FromStr for ImageSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let side = |n: &str| n.parse().ok().filter(|n| (1..=65535).contains(n));
+        let (h, w) = text.split_once('x').ok_or("expected HEIGHTxWIDTH, like 513x513")?;
+        match (side(h), side(w)) {
+            (Some(h), Some(w)) => Ok(ImageSize(Size::new(h, w))),
+            _ => Err("expected sides of 1 to 65535 pixels".into()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    schema: u32,
+    device: String,
+    host: json::Host,
+    model_sha256: String,
+    image_px: Size,
+    batch: usize,
+    launches: Vec<Row>,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let device = match args.device.filter(|_| !args.dry_run) {
+        None => Box::new(Paper),
+        Some(choice) => choice.resolve()?.open().ok_or_else(|| {
+            let fix = "take simt or cuda:N (`cargo bench` times the CPU path)";
+            Error::Usage(format!("--device cpu has no kernels to profile: {fix}"))
+        })??,
+    };
+    let model = Model::load(&args.model)?;
+    let config = model.config();
+    let folded = Folded::new(&model);
+    let (batch, size) = (usize::from(args.batch), args.size.0);
+    let plan = compile(config, &folded, batch, size)?;
+    let name = device.name();
+    let mut network = Network::new(device, folded, config.mean, config.std, config.classes.len())?;
+    let launches = profile(&mut network, &plan, !args.dry_run)?;
+    if let Some(file) = &args.csv {
+        let text = csv(&launches)?;
+        data::write_atomic(file, |out| out.write_all(text.as_bytes()))?;
+    }
+    match &args.json {
+        Some(target) => {
+            let report = Report {
+                schema: 1,
+                device: name,
+                host: json::Host::here(),
+                model_sha256: model.hash(),
+                image_px: size,
+                batch,
+                launches,
+            };
+            json::write(target, &report)?;
+        }
+        None => super::print(&text(&launches, !args.dry_run)?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shape(row: &Row) -> String {
+    let [n, h, w, c] = row.shape;
+    format!("{n} x {h} x {w} x {c}")
+}
+
+fn text(rows: &[Row], measured: bool) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    write!(
+        out,
+        "{:<28} {:<20} {:>22} {:>6} {:>7} {:>8} {:>9}",
+        "op", "kernel", "output", "splits", "blocks", "GFLOP", "MB"
+    )?;
+    if !measured {
+        writeln!(out, " {:>7} {:>9} {:>8}", "waves", "H200 us", "% roof")?;
+    } else {
+        writeln!(
+            out,
+            " {:>10} {:>6} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9}",
+            "ms", "share", "TFLOP/s", "GB/s", "mma", "ldmatrix", "cp.async", "ld/st 128"
+        )?;
+    }
+    let seconds = |row: &Row| row.measured.as_ref().map_or(0.0, |cost| cost.time.as_secs_f64());
+    let total: f64 = rows.iter().map(seconds).sum();
+    for row in rows {
+        let (gflop, mb) = (row.flop as f64 / 1e9, row.bytes as f64 / 1e6);
+        write!(
+            out,
+            "{:<28} {:<20} {:>22} {:>6} {:>7} {gflop:>8.3} {mb:>9.3}",
+            row.op,
+            row.kernel,
+            shape(row),
+            row.splits,
+            row.blocks
+        )?;
+        if !measured {
+            let (us, roof) = (row.h200_predicted_us, row.h200_predicted_roof_percent);
+            writeln!(out, " {:>7.2} {us:>9.2} {roof:>8.1}", row.waves)?;
+            continue;
+        }
+        let time = seconds(row);
+        write!(
+            out,
+            " {:>10.3} {:>5.1}% {:>8.4} {:>8.3}",
+            time * 1e3,
+            100.0 * time / total,
+            gflop / 1e3 / time,
+            mb / 1e3 / time
+        )?;
+        match row.measured.as_ref().and_then(|cost| cost.counts) {
+            Some(c) => writeln!(
+                out,
+                " {:>9} {:>9} {:>9} {:>9}",
+                c.mma,
+                c.ldmatrix,
+                c.cp_async,
+                c.load + c.store
+            )?,
+            None => writeln!(out)?,
+        }
+    }
+    let gflop: f64 = rows.iter().map(|row| row.flop as f64 / 1e9).sum();
+    if measured {
+        writeln!(out, "total: {} launches, {gflop:.2} GFLOP, {:.3} ms", rows.len(), total * 1e3)?;
+    } else {
+        let us: f64 = rows.iter().map(|row| row.h200_predicted_us).sum();
+        writeln!(
+            out,
+            "total: {} launches, {gflop:.2} GFLOP; an H200's roofs and launches allow {us:.0} us (a lower bound on paper, not a measurement)",
+            rows.len()
+        )?;
+    }
+    Ok(out)
+}
+
+fn csv(rows: &[Row]) -> Result<String, std::fmt::Error> {
+    let mut out = String::from(
+        "op,kernel,output,splits,blocks,waves,flop,bytes,h200_predicted_us,h200_predicted_roof_percent,\
+         measured_us,mma,ldmatrix,cp_async,shuffle,barrier,load_128,store_128\n",
+    );
+    for row in rows {
+        write!(
+            out,
+            "{},{},{},{},{},{},{},{},{},{}",
+            row.op,
+            row.kernel,
+            shape(row),
+            row.splits,
+            row.blocks,
+            row.waves,
+            row.flop,
+            row.bytes,
+            row.h200_predicted_us,
+            row.h200_predicted_roof_percent
+        )?;
+        let cost = row.measured.as_ref();
+        match cost {
+            Some(cost) => write!(out, ",{}", cost.time.as_secs_f64() * 1e6)?,
+            None => write!(out, ",")?,
+        }
+        match cost.and_then(|cost| cost.counts) {
+            Some(c) => writeln!(
+                out,
+                ",{},{},{},{},{},{},{}",
+                c.mma, c.ldmatrix, c.cp_async, c.shuffle, c.barrier, c.load, c.store
+            )?,
+            None => writeln!(out, ",,,,,,,")?,
+        }
+    }
+    Ok(out)
+}

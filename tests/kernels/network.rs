@@ -1,0 +1,145 @@
+//! Whole networks on a device against the CPU path, op by op and end to end (`ddu::device::compare`), and
+//! what a launch refuses.
+
+use ddu::data::{Image, decode, read_class_names};
+use ddu::device::compare::compare;
+use ddu::device::kernels::KERNELS;
+use ddu::device::launch::conv2d::{Operands, Spread, TILES, conv2d};
+use ddu::device::simt::{Schedule, Simt, compiled};
+use ddu::device::{Device, Element, Tensor, launch};
+use ddu::engine::Engine;
+use ddu::import::{Options, import};
+use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Model};
+use ddu::ops::{Conv2d, MaxPool, Size};
+
+use crate::models::{Rng, random_model, small};
+use crate::shared::shared;
+
+fn picture(size: Size, seed: u64) -> Image {
+    let mut rng = Rng(seed);
+    Image { size, rgb: (0..size.pixels() * 3).map(|_| rng.next() as u8).collect() }
+}
+
+fn simt(schedule: Schedule) -> Box<dyn Device> {
+    Box::new(Simt { schedule, workers: 2 })
+}
+
+fn check(what: &str, model: Model, schedule: Schedule, image: &Image) {
+    let comparison = compare(model, simt(schedule), image).unwrap();
+    for op in &comparison.ops {
+        assert!(op.pass, "{what}: {op:?}");
+    }
+    assert!(comparison.pass(), "{what}: {:?}", comparison.end_to_end);
+}
+
+#[test]
+fn small_networks_op_by_op_and_end_to_end() {
+    let v3_plus = small(Backbone::Resnet18);
+    let mut bottlenecks = Config { decoder_separable: true, ..small(Backbone::Resnet50) };
+    bottlenecks.output_stride = 8;
+    bottlenecks.dilations[2] = vec![1, 2, 2, 2, 2, 2];
+    bottlenecks.dilations[3] = vec![2, 4, 8];
+    bottlenecks.align_corners = false;
+    bottlenecks.decoder = Some(Decoder {
+        low_level_channels: 6,
+        concat_order: ConcatOrder::LowLevelFirst,
+        refine_channels: vec![20],
+    });
+    let v3 = Config { decoder: None, align_corners: false, ..small(Backbone::Resnet18) };
+    for (what, config, size, schedule) in [
+        ("v3+", v3_plus, Size::new(35, 49), Schedule::Forward),
+        ("separable bottlenecks", bottlenecks, Size::new(30, 39), Schedule::Random(3)),
+        ("v3", v3, Size::new(33, 40), Schedule::Reverse),
+    ] {
+        check(what, random_model(config, 11), schedule, &picture(size, 5));
+    }
+}
+
+#[test]
+fn the_shared_network_on_a_crop() {
+    let Some(checkpoint) = shared("models/camvid-r18-s0.pth") else { return };
+    let Some(images) = shared("golden/camvid-r18/images") else { return };
+    let options = Options {
+        atrous_rates: Some(vec![6, 12, 18]),
+        classes: Some(read_class_names(&checkpoint.with_file_name("camvid-r18.classes.txt")).unwrap()),
+        ..Options::default()
+    };
+    let model = import(&checkpoint, &options).unwrap().model;
+    let first = std::fs::read_dir(images).unwrap().map(|e| e.unwrap().path()).min().unwrap();
+    let image = decode(&first, false).unwrap();
+    let (size, from) = (Size::new(96, 128), (150, 100));
+    let row = |y: usize| &image.rgb[((from.0 + y) * image.size.w + from.1) * 3..][..size.w * 3];
+    let crop = Image { size, rgb: (0..size.h).flat_map(row).copied().collect() };
+    check("CamVid", model, Schedule::Forward, &crop);
+}
+
+#[test]
+fn a_batch_gives_each_picture_its_own_maps() {
+    let images = [picture(Size::new(17, 26), 1), picture(Size::new(17, 26), 2)];
+    let model = || random_model(small(Backbone::Resnet18), 4);
+    let mut device = Engine::on(model(), simt(Schedule::Forward)).unwrap();
+    let mut cpu = Engine::new(model());
+    let both = device.run(&[&images[0], &images[1]]).unwrap();
+    for (i, image) in images.iter().enumerate() {
+        let alone = cpu.run(&[image]).unwrap();
+        let error = both.logits(i).iter().zip(alone.logits(0)).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+        let total = alone.logits(0).iter().map(|v| v * v).sum::<f32>();
+        // As in ddu::device::compare, with 24 convolutions: 4e-3.
+        assert!((error / total).sqrt() < 4e-3, "image {i}: {}", (error / total).sqrt());
+        assert_eq!(both.features(i).len(), alone.features(0).len());
+        let equal = both.maps(i).label.iter().zip(&alone.maps(0).label).filter(|(a, b)| a == b).count();
+        assert!(equal as f64 >= 0.99 * image.size.pixels() as f64, "image {i}: {equal} labels agree");
+    }
+}
+
+/// The table in Rust is the one that was compiled.
+#[test]
+fn the_tables_of_kernels_agree() {
+    let mut ours: Vec<_> =
+        KERNELS.iter().map(|k| (k.name.to_string(), k.params_bytes, k.threads)).collect();
+    let mut theirs = compiled();
+    ours.sort();
+    theirs.sort();
+    assert_eq!(ours, theirs);
+}
+
+#[test]
+fn launches_that_would_leave_their_memory_are_refused() {
+    let device = simt(Schedule::Forward);
+    let buffer = |bytes| device.alloc(bytes).unwrap();
+    let (x, y, weight, bias) = (buffer(4 * 5 * 16 * 2), buffer(4 * 5 * 8 * 2), buffer(9 * 16 * 8 * 2), buffer(32));
+    let size = Size::new(4, 5);
+    let of = |data, channels| Tensor::new(data, Element::F16, 1, size, channels, 0, channels);
+    assert!(of(x.all(), 24).is_err(), "a tensor larger than its memory");
+    assert!(Tensor::new(x.all(), Element::F16, 1, size, 16, 8, 16).is_err(), "channels outside the pixel");
+    assert!(Tensor::new(x.all(), Element::F16, 1, size, 16, 4, 8).is_err(), "a misaligned slice");
+    assert!(x.slice(600, 41).is_err() && x.slice(usize::MAX, 2).is_err(), "a slice outside");
+
+    let conv = Conv2d::dense(16, 8, 3);
+    let operands = Operands {
+        x: of(x.all(), 16).unwrap(),
+        weight: weight.all(),
+        bias: bias.all(),
+        residual: None,
+        relu: true,
+        y: of(y.all(), 8).unwrap(),
+        partial: None,
+    };
+    let spread = Spread::new(&conv, TILES[3], 1);
+    assert!(conv2d(&conv, operands, spread).is_ok());
+    let refused = |what: &str, conv: Conv2d, operands: Operands, spread: Spread| {
+        let message = conv2d(&conv, operands, spread).err().map(|e| e.to_string());
+        assert!(message.as_ref().is_some_and(|m| m.contains("expected")), "{what}: {message:?}");
+    };
+    let short = weight.slice(0, weight.all().bytes() - 2).unwrap();
+    refused("short weights", conv, Operands { weight: short, ..operands }, spread);
+    refused("short bias", conv, Operands { bias: bias.slice(0, 28).unwrap(), ..operands }, spread);
+    refused("another output size", conv.stride(2), operands, spread);
+    refused("other channels", Conv2d::dense(8, 8, 3), operands, spread);
+    refused("a depthwise convolution", Conv2d::depthwise(16, 3), operands, spread);
+    refused("splits without memory", conv, operands, Spread::new(&conv, TILES[3], 2));
+    refused("splits that miss the end", conv, operands, Spread { k_blocks: 2, ..spread });
+    let pool = MaxPool { kernel: 3, stride: 2, padding: 1 };
+    assert!(launch::max_pool(&pool, operands.x, operands.y).is_err());
+    assert!(launch::global_average_pool(operands.x, operands.y).is_err());
+}
