@@ -39,13 +39,18 @@ const ARCHITECTURES: [&str; 6] = ["80", "86", "89", "90a", "100", "120"];
 
 fn cuda(kernels: &[PathBuf]) {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let mut table = String::from("pub static FATBINS: &[(&str, &[u8])] = &[\n");
+    let mut table = String::from(
+        "/// Name of the kernel file and its fatbin; empty where the build found no nvcc.\n\
+         pub static FATBINS: &[(&str, &[u8])] = &[\n",
+    );
     match find_nvcc() {
         None => println!(
             "cargo:warning=no nvcc: built without CUDA kernels; set NVCC or CUDA_HOME, or pip install \
              nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl"
         ),
         Some(nvcc) => {
+            // For tests/gates.rs, which looks for cuobjdump beside it.
+            println!("cargo:rustc-env=DDU_NVCC={}", nvcc.display());
             for source in kernels {
                 let name = source.file_stem().expect("has a name").to_string_lossy().into_owned();
                 let fatbin = out.join(format!("{name}.fatbin"));

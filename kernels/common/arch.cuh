@@ -87,10 +87,13 @@ DEVICE Half8 pack(const float (&v)[8]) {
 
 // --- global memory, 16 bytes at once; `p` is a multiple of 16 -----------------------------------------
 
+// From memory that the kernel does not write.
 template <class Vector> DEVICE Vector load16(const void* p) {
     static_assert(sizeof(Vector) == 16, "one 128-bit access");
 #if defined(__CUDACC__)
-    const uint4 bits = *static_cast<const uint4*>(p);
+    // In PTX, so that the compiler cannot make it four loads of what it finds it needs.
+    uint4 bits;
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w) : "l"(p));
     return *reinterpret_cast<const Vector*>(&bits);
 #else
     simt::count(simt::LOAD);

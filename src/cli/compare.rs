@@ -34,7 +34,9 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let device = args.device.resolve()?.open().ok_or_else(|| {
-        Error::Usage("--device cpu is what the others are compared with: take simt or cuda:N".into())
+        Error::Usage(
+            "--device cpu is what the others are compared with: take simt or cuda:N".into(),
+        )
     })?;
     let model = Model::load(&args.model)?;
     let image = data::decode(&args.input, true)?;

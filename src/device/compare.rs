@@ -4,7 +4,8 @@
 //! to fp16 on both sides, so only accumulation and the rounding of the output differ. With
 //! nrms(e) = sqrt(sum e^2 / sum want^2), an op passes if nrms(got - want) <= 2 nrms(plain) + 1e-6, where
 //! plain is the error of a plain loop with fp16 inputs and f32 accumulation: the rounding of `want` to
-//! fp16, or for f32 outputs u sqrt(n), the random walk of n roundings (u = 2^-24). A NaN or infinity fails.
+//! fp16, or for f32 logits u sqrt(n), the random walk of n roundings (u = 2^-24). The head has a bound of
+//! its own. A NaN or infinity fails.
 //!
 //! End to end: the device's own chain against plain f32, from the same picture. With L convolutions,
 //! activations and weights are each rounded L times, independently, with a relative rms of at most
@@ -218,8 +219,7 @@ fn op_error(step: &Step, shape: [usize; 4], errors: &Errors, limit: f64) -> OpEr
     }
 }
 
-/// The head's entropy, in f32 on both sides: sums of C terms. Its labels must be equal wherever the
-/// two largest upsampled logits differ by more than rounding, which the end-to-end comparison counts.
+/// The head's entropy, in f32 on both sides. Labels are compared end to end.
 fn head_error(
     step: &Step,
     network: &Network,
@@ -239,9 +239,17 @@ fn head_error(
     let mut want = vec![0.0; got.len()];
     cpu::head::head(&head, logits, &mut label, &mut want);
     let errors = Errors::of(got.into_iter().zip(want), false);
-    // The CPU path takes positions in f32, which moves a weight by up to 2^-23 of a grid coordinate.
-    let position = 2f64.powi(-23) * head.grid.h.max(head.grid.w) as f64;
-    let limit = 2.0 * (2f64.powi(-24) * (classes as f64).sqrt() + position) + 1e-6;
+    // The CPU path takes positions in f32, off by up to 3 u (grid + 1), which moves a logit of at most s
+    // by up to 2 s times that on each axis; the blends round 8 u s on top. dH / dl_c = -p_c (ln p_c + H)
+    // makes of a slip in the logits at most 2 slip ln C of entropy; exponentials, sums and logarithm add
+    // (C + 8) u (1 + ln C). The nrms of errors that all keep this bound is at most bound / rms(want).
+    let u = 2f64.powi(-24);
+    let s = logits.iter().fold(0.0, |most, l| f64::max(most, f64::from(l.abs())));
+    let slip = 12.0 * u * (head.grid.h.max(head.grid.w) + 1) as f64 * s + 8.0 * u * s;
+    let ln_c = (classes as f64).ln();
+    let bound = 2.0 * slip * ln_c + (classes as f64 + 8.0) * u * (1.0 + ln_c);
+    let rms = (errors.want / (plan.image.pixels() as f64)).sqrt().max(f64::MIN_POSITIVE);
+    let limit = bound / rms + 1e-6;
     Ok(op_error(step, [1, plan.image.h, plan.image.w, 1], &errors, limit))
 }
 

@@ -15,6 +15,9 @@ pub mod profile;
 #[cfg(feature = "simt")]
 pub mod simt;
 
+#[cfg(feature = "cuda")]
+include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
 use std::marker::PhantomData;
 use std::time::Duration;
 

@@ -61,7 +61,9 @@ fn the_shared_network_on_a_crop() {
     let Some(images) = shared("golden/camvid-r18/images") else { return };
     let options = Options {
         atrous_rates: Some(vec![6, 12, 18]),
-        classes: Some(read_class_names(&checkpoint.with_file_name("camvid-r18.classes.txt")).unwrap()),
+        classes: Some(
+            read_class_names(&checkpoint.with_file_name("camvid-r18.classes.txt")).unwrap(),
+        ),
         ..Options::default()
     };
     let model = import(&checkpoint, &options).unwrap().model;
@@ -82,13 +84,18 @@ fn a_batch_gives_each_picture_its_own_maps() {
     let both = device.run(&[&images[0], &images[1]]).unwrap();
     for (i, image) in images.iter().enumerate() {
         let alone = cpu.run(&[image]).unwrap();
-        let error = both.logits(i).iter().zip(alone.logits(0)).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+        let error =
+            both.logits(i).iter().zip(alone.logits(0)).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
         let total = alone.logits(0).iter().map(|v| v * v).sum::<f32>();
         // As in ddu::device::compare, with 24 convolutions: 4e-3.
         assert!((error / total).sqrt() < 4e-3, "image {i}: {}", (error / total).sqrt());
         assert_eq!(both.features(i).len(), alone.features(0).len());
-        let equal = both.maps(i).label.iter().zip(&alone.maps(0).label).filter(|(a, b)| a == b).count();
-        assert!(equal as f64 >= 0.99 * image.size.pixels() as f64, "image {i}: {equal} labels agree");
+        let equal =
+            both.maps(i).label.iter().zip(&alone.maps(0).label).filter(|(a, b)| a == b).count();
+        assert!(
+            equal as f64 >= 0.99 * image.size.pixels() as f64,
+            "image {i}: {equal} labels agree"
+        );
     }
 }
 
@@ -107,11 +114,15 @@ fn the_tables_of_kernels_agree() {
 fn launches_that_would_leave_their_memory_are_refused() {
     let device = simt(Schedule::Forward);
     let buffer = |bytes| device.alloc(bytes).unwrap();
-    let (x, y, weight, bias) = (buffer(4 * 5 * 16 * 2), buffer(4 * 5 * 8 * 2), buffer(9 * 16 * 8 * 2), buffer(32));
+    let (x, y, weight, bias) =
+        (buffer(4 * 5 * 16 * 2), buffer(4 * 5 * 8 * 2), buffer(9 * 16 * 8 * 2), buffer(32));
     let size = Size::new(4, 5);
     let of = |data, channels| Tensor::new(data, Element::F16, 1, size, channels, 0, channels);
     assert!(of(x.all(), 24).is_err(), "a tensor larger than its memory");
-    assert!(Tensor::new(x.all(), Element::F16, 1, size, 16, 8, 16).is_err(), "channels outside the pixel");
+    assert!(
+        Tensor::new(x.all(), Element::F16, 1, size, 16, 8, 16).is_err(),
+        "channels outside the pixel"
+    );
     assert!(Tensor::new(x.all(), Element::F16, 1, size, 16, 4, 8).is_err(), "a misaligned slice");
     assert!(x.slice(600, 41).is_err() && x.slice(usize::MAX, 2).is_err(), "a slice outside");
 

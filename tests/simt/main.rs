@@ -3,68 +3,74 @@
 //! Each build is a C++ program of its own, made here.
 #![cfg(feature = "simt")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 const RUNTIME: [&str; 4] = ["runtime", "memory", "collectives", "sanitizer"];
 const FORWARD: &str = "0";
 const SCHEDULES: [&str; 3] = [FORWARD, "1", "2"];
 
-/// Compiles `tests/simt/<program>.cu` with the runtime; `flags` for both, `kernel_flags` for the program.
-fn build(program: &str, label: &str, flags: &[&str], kernel_flags: &[&str]) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{program}-{label}"));
-    std::fs::create_dir_all(&folder).unwrap();
+fn compile(arguments: &[&str], files: &[PathBuf], out: &Path) {
     let compiler = std::env::var("CXX").unwrap_or("c++".into());
-    let compile = |arguments: &[&str], files: &[PathBuf], out: &Path| {
-        let common = [
-            "-std=c++20",
-            "-O1",
-            "-g1",
-            "-fno-strict-aliasing",
-            "-fstack-clash-protection",
-            "-pthread",
-        ];
-        let run = Command::new(&compiler)
-            .args(common)
-            .args(arguments)
-            .args(files)
-            .arg("-o")
-            .arg(out)
-            .output();
-        let run = run.unwrap_or_else(|error| panic!("{compiler}: {error}"));
-        assert!(run.status.success(), "{compiler}: {}", String::from_utf8_lossy(&run.stderr));
-    };
-    let mut objects = Vec::new();
-    for part in RUNTIME {
-        let object = folder.join(format!("{part}.o"));
-        compile(
-            &[flags, &["-c"]].concat(),
-            &[root.join(format!("kernels/simt/{part}.cpp"))],
-            &object,
-        );
-        objects.push(object);
-    }
-    let object = folder.join("program.o");
-    let source = root.join(format!("tests/simt/{program}.cu"));
-    let language = ["-c", "-xc++", "-Wno-unknown-pragmas"];
-    compile(&[flags, kernel_flags, &language].concat(), &[source], &object);
-    objects.push(object);
-    let out = folder.join(program);
-    compile(&[flags, kernel_flags].concat(), &objects, &out);
-    out
+    let common = [
+        "-std=c++20",
+        "-O1",
+        "-g1",
+        "-fno-strict-aliasing",
+        "-fstack-clash-protection",
+        "-pthread",
+    ];
+    let mut command = Command::new(&compiler);
+    command.args(common).args(arguments).args(files).arg("-o").arg(out);
+    let run = command.output().unwrap_or_else(|error| panic!("{compiler}: {error}"));
+    assert!(run.status.success(), "{compiler}: {}", String::from_utf8_lossy(&run.stderr));
 }
 
-fn plain_faults() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| build("faults", "plain", &[], &[]))
+/// The objects of the runtime with some flags, compiled once.
+fn runtime(flags: &[&str]) -> Vec<PathBuf> {
+    static MADE: Mutex<BTreeMap<String, Vec<PathBuf>>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let label = format!("runtime{}", flags.concat());
+    if let Some(objects) = made.get(&label) {
+        return objects.clone();
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&label);
+    std::fs::create_dir_all(&folder).unwrap();
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/simt");
+    let object = |part: &str| {
+        let object = folder.join(format!("{part}.o"));
+        compile(&[flags, &["-c"]].concat(), &[sources.join(format!("{part}.cpp"))], &object);
+        object
+    };
+    let objects: Vec<PathBuf> = RUNTIME.map(object).into();
+    made.insert(label, objects.clone());
+    objects
+}
+
+/// Compiles `tests/simt/<program>.cu` with the runtime; `flags` for both, `kernel_flags` for the program.
+fn build(program: &str, label: &str, flags: &[&str], kernel_flags: &[&str]) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{program}-{label}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let object = folder.join("program.o");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/simt/{program}.cu"));
+    let language = ["-c", "-xc++", "-Wno-unknown-pragmas"];
+    compile(&[flags, kernel_flags, &language].concat(), &[source], &object);
+    let out = folder.join(program);
+    compile(&[flags, kernel_flags].concat(), &[runtime(flags), vec![object]].concat(), &out);
+    out
 }
 
 fn run(program: &Path, arguments: &[&str]) -> (Output, String) {
     let output = Command::new(program).args(arguments).output().unwrap();
     let said = [&output.stdout[..], &output.stderr[..]].concat();
     (output, String::from_utf8_lossy(&said).into_owned())
+}
+
+fn plain_faults() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build("faults", "plain", &[], &[]))
 }
 
 /// The faulty kernel fails with all of `words`; its sound twin does not fail.
@@ -180,6 +186,39 @@ fn thread_sanitizer_sees_missing_barriers() {
         }
     }
     check(&program, "asynchronous", FORWARD, &["with a cp.async in flight"]);
+}
+
+/// Without any one of its barriers or waits, the convolution is caught (and with all of them it is not).
+#[test]
+fn the_convolution_needs_each_of_its_barriers_and_waits() {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let text = std::fs::read_to_string(kernels.join("conv2d.cu")).unwrap();
+    let text =
+        text.replace("#include \"common/", &format!("#include \"{}/common/", kernels.display()));
+    let words = ["sync_threads();", "cp_async_wait<T::STAGES - 2>();", "cp_async_wait<0>();"];
+    let mut places: Vec<usize> =
+        words.iter().flat_map(|word| text.match_indices(word)).map(|(place, _)| place).collect();
+    places.sort_unstable();
+    assert_eq!(places.len(), 5, "two waits and three barriers");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let result = |name: &str, text: &str| {
+        let file = folder.join(format!("{name}.cu"));
+        std::fs::write(&file, text).unwrap();
+        let define = format!("-DCONV2D=\"{}\"", file.display());
+        run(&build("conv2d", name, &[], &[&define]), &[])
+    };
+    let (output, said) = result("conv2d-whole", &text);
+    assert!(output.status.success(), "{said}");
+    for place in places {
+        // Not the line itself, so that those of the others stay.
+        let end = place + text[place..].find(';').unwrap();
+        let (output, said) =
+            result("conv2d-mutant", &format!("{}{}", &text[..place], &text[end..]));
+        let line = text[..place].lines().count();
+        assert!(!output.status.success(), "line {line} of conv2d.cu is not needed: {said}");
+        let named = ["in flight", "nobody has written", "never waited", "values are wrong"];
+        assert!(named.iter().any(|word| said.contains(word)), "line {line}: {said}");
+    }
 }
 
 #[test]

@@ -1,0 +1,165 @@
+//! Static gates: what nvcc made of every kernel for every architecture, held against a committed table of
+//! bounds (`tests/golden/gates.csv`). Runs where the build found nvcc; elsewhere it says that it was
+//! skipped. No GPU is needed.
+//!
+//! Registers and shared memory decide how many blocks a multiprocessor holds; no kernel may spill or keep
+//! an array in local memory; tensor-core kernels must hold HMMA, and kernels that move activations 128-bit
+//! accesses (LDG.E.128, LDGSTS.E.128, STG.E.128).
+#![cfg(feature = "cuda")]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use ddu::device::FATBINS;
+use ddu::device::kernels::KERNELS;
+
+/// One line of the table.
+#[derive(Debug)]
+struct Bound {
+    kernel: String,
+    architecture: String,
+    registers: u32,
+    hmma: bool,
+    wide: bool,
+}
+
+fn bounds() -> Vec<Bound> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/gates.csv");
+    let text = std::fs::read_to_string(path).unwrap();
+    let line = |line: &str| {
+        let fields: Vec<&str> = line.split(',').collect();
+        let [kernel, architecture, registers, hmma, wide] = fields[..] else { panic!("{line}") };
+        Bound {
+            kernel: kernel.into(),
+            architecture: architecture.into(),
+            registers: registers.parse().unwrap(),
+            hmma: hmma == "1",
+            wide: wide == "1",
+        }
+    };
+    text.lines().skip(1).map(line).collect()
+}
+
+/// What the tool says of one kernel for one architecture.
+#[derive(Debug, Default)]
+struct Found {
+    registers: u32,
+    stack: u32,
+    local: u32,
+    hmma: usize,
+    wide: usize,
+    spills: usize,
+}
+
+fn number(line: &str, key: &str) -> u32 {
+    let rest = line.split(key).nth(1).unwrap_or_else(|| panic!("no {key} in: {line}"));
+    rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+}
+
+/// By kernel and architecture.
+fn inspect(folder: &Path, fatbin: &Path) -> BTreeMap<(String, String), Found> {
+    let tool = |option: &str| {
+        let path = std::env::join_paths([folder.to_path_buf(), "/usr/bin".into(), "/bin".into()]);
+        let run = Command::new(folder.join("cuobjdump"))
+            .env("PATH", path.unwrap())
+            .args([option.as_ref(), fatbin.as_os_str()])
+            .output()
+            .unwrap_or_else(|error| panic!("cuobjdump beside nvcc: {error}"));
+        assert!(run.status.success(), "cuobjdump: {}", String::from_utf8_lossy(&run.stderr));
+        String::from_utf8_lossy(&run.stdout).into_owned()
+    };
+    let mut found: BTreeMap<(String, String), Found> = BTreeMap::new();
+    let (mut architecture, mut kernel) = (String::new(), String::new());
+    for line in tool("-res-usage").lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("arch = sm_") {
+            architecture = name.into();
+        } else if let Some(name) = line.strip_prefix("Function ") {
+            kernel = name.trim_end_matches(':').into();
+        } else if line.starts_with("REG:") {
+            let usage = Found {
+                registers: number(line, "REG:"),
+                stack: number(line, "STACK:"),
+                local: number(line, "LOCAL:"),
+                ..Found::default()
+            };
+            found.insert((kernel.clone(), architecture.clone()), usage);
+        }
+    }
+    for line in tool("-sass").lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("arch = sm_") {
+            architecture = name.into();
+        } else if let Some(name) = line.strip_prefix("Function : ") {
+            kernel = name.into();
+        } else if let Some(found) = found.get_mut(&(kernel.clone(), architecture.clone())) {
+            let instruction = |name: &str| line.contains(name);
+            found.hmma += usize::from(instruction("HMMA."));
+            let global = instruction("LDG") || instruction("STG");
+            found.wide += usize::from(global && instruction(".128"));
+            found.spills += usize::from(instruction(" LDL") || instruction(" STL"));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_kernel_is_inside_its_bounds_on_every_architecture() {
+    let Some(nvcc) = option_env!("DDU_NVCC").filter(|_| !FATBINS.is_empty()) else {
+        // The harness captures what the print macros write.
+        let _ = writeln!(std::io::stderr(), "static gates SKIPPED: the build found no nvcc");
+        return;
+    };
+    let folder = Path::new(nvcc).parent().unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let mut found = BTreeMap::new();
+    for (name, bytes) in FATBINS {
+        let path = temporary.path().join(format!("{name}.fatbin"));
+        std::fs::write(&path, bytes).unwrap();
+        found.extend(inspect(folder, &path));
+    }
+    let mut table = String::from("kernel,architecture,registers,hmma,wide\n");
+    for ((kernel, architecture), f) in &found {
+        let (hmma, wide) = (u8::from(f.hmma > 0), u8::from(f.wide > 0));
+        table += &format!("{kernel},{architecture},{},{hmma},{wide}\n", f.registers);
+    }
+    // `DDU_PRINT_GATES=1` prints the table as it is, to renew the committed one.
+    if std::env::var_os("DDU_PRINT_GATES").is_some() {
+        let _ = write!(std::io::stderr(), "{table}");
+    }
+    let bounds = bounds();
+    let architectures: std::collections::BTreeSet<_> = found.keys().map(|(_, a)| a).collect();
+    assert_eq!(architectures.len(), 6, "{architectures:?}");
+    assert_eq!(found.len(), KERNELS.len() * architectures.len(), "kernels times architectures");
+    assert_eq!(bounds.len(), found.len(), "a line of the table for each");
+    for bound in bounds {
+        let what = format!("{} on sm_{}", bound.kernel, bound.architecture);
+        let f = &found[&(bound.kernel.clone(), bound.architecture.clone())];
+        assert!(
+            f.registers <= bound.registers,
+            "{what}: {f:?}, at most {} registers",
+            bound.registers
+        );
+        assert_eq!(
+            (f.stack, f.local, f.spills),
+            (0, 0, 0),
+            "{what}: stack, local memory, spills: {f:?}"
+        );
+        assert!(f.hmma > 0 || !bound.hmma, "{what}: no HMMA: {f:?}");
+        assert!(f.wide > 0 || !bound.wide, "{what}: no 128-bit access: {f:?}");
+    }
+}
+
+/// The limits of every GPU of the list: what a block needs must fit.
+#[test]
+fn registers_and_shared_memory_fit_a_multiprocessor() {
+    for bound in bounds() {
+        let kernel =
+            KERNELS.iter().find(|k| k.name == bound.kernel).expect("a kernel of the table");
+        // Registers are given to a warp in blocks of 256.
+        let warp = (bound.registers as usize * 32).next_multiple_of(256);
+        assert!(kernel.threads / 32 * warp <= 65536, "{bound:?}");
+        // The least: sm_86, sm_89 and sm_120 give a block 99 KiB.
+        assert!(kernel.shared_bytes <= 99 << 10, "{bound:?}");
+    }
+}
