@@ -23,7 +23,7 @@ pub struct Engine {
 /// What runs the plans.
 enum Backend {
     Cpu(cpu::Runner),
-    Device(Network),
+    Device(Box<Network>),
 }
 
 /// Class and entropy (nats) of every pixel, row-major.
@@ -75,7 +75,7 @@ impl Engine {
         let config = model.config();
         let (mean, std, classes) = (config.mean, config.std, config.classes.len());
         let network = Network::new(device, Folded::new(&model), mean, std, classes)?;
-        Ok(Engine { model, backend: Backend::Device(network), plans: HashMap::new() })
+        Ok(Engine { model, backend: Backend::Device(Box::new(network)), plans: HashMap::new() })
     }
 
     pub fn model(&self) -> &Model {
