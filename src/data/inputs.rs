@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, Read};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use walkdir::WalkDir;
 
@@ -219,11 +219,11 @@ fn looks_like_image(path: &Path) -> bool {
         && supported_format(&head).is_some()
 }
 
-/// The folders of a glob before its first wildcard.
+/// The folders of a glob before its first wildcard; `glob` drops a leading `./` from what it finds.
 fn glob_root(pattern: &str) -> PathBuf {
-    let fixed =
-        |part: &std::path::Component| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
-    Path::new(pattern).components().take_while(fixed).collect()
+    let wild = |part: &Component| part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let parts = Path::new(pattern).components();
+    parts.skip_while(|part| *part == Component::CurDir).take_while(|part| !wild(part)).collect()
 }
 
 /// Drops repetitions of a file under one name; two files under one name are an error.
