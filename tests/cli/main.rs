@@ -1,6 +1,7 @@
 //! The binary as users run it.
 
 mod commands;
+mod device;
 mod fit;
 mod infer;
 mod malformed;

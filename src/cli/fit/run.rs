@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use ddu::data::{ClassMap, Dataset, LabelRule, Pair, label_grid};
 use ddu::density::{Density, Progress, VOID};
-use ddu::engine::Engine;
 use ddu::model::Model;
 use ddu::{Error, Result};
 use indicatif::ProgressBar;
@@ -39,7 +38,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let expected = format!("at most {}", data.pairs.len());
         return Err(Error::invalid(path.display(), expected, found).into());
     }
-    let mut engine = Engine::new(model);
+    let mut engine = device.engine(model)?;
     if !args.quiet {
         note(format_args!("device {device}: {}", device.describe()));
     }
