@@ -23,6 +23,8 @@ struct Report {
     /// Compiled with debug assertions: slower.
     debug_build: bool,
     features: Vec<&'static str>,
+    /// Whether the build found nvcc.
+    cuda_kernels_compiled: bool,
     host: Host,
     memory_available_bytes: Option<u64>,
     cuda: Gpus,
@@ -47,7 +49,8 @@ fn examine() -> Report {
         schema_version: 1,
         ddu_version: env!("CARGO_PKG_VERSION"),
         debug_build: cfg!(debug_assertions),
-        features: if cfg!(feature = "cuda") { vec!["cuda"] } else { vec![] },
+        features: features(),
+        cuda_kernels_compiled: cuda_kernels_compiled(),
         host: Host::here(),
         memory_available_bytes: host::memory().map(|memory| memory.available),
         cuda: gpus::find(),
@@ -57,6 +60,18 @@ fn examine() -> Report {
     };
     report.advice = advice(&report);
     report
+}
+
+fn features() -> Vec<&'static str> {
+    let all = [("cuda", cfg!(feature = "cuda")), ("simt", cfg!(feature = "simt"))];
+    all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect()
+}
+
+fn cuda_kernels_compiled() -> bool {
+    #[cfg(feature = "cuda")]
+    return !ddu::device::FATBINS.is_empty();
+    #[cfg(not(feature = "cuda"))]
+    false
 }
 
 fn advice(report: &Report) -> Vec<String> {
@@ -93,6 +108,9 @@ fn text(report: &Report) -> Result<String, std::fmt::Error> {
         some => format!("features {}", some.join(", ")),
     };
     line("ddu", format!("{} ({build} build, {features})", report.ddu_version))?;
+    let kernels =
+        if report.cuda_kernels_compiled { "compiled in" } else { "none: built without nvcc" };
+    line("cuda kernels", kernels.into())?;
     let host = &report.host;
     line("system", format!("{} {}", host.os, host.architecture))?;
     line("cpu", format!("{}, {} threads, SIMD {}", host.cpu, host.threads, host.simd))?;
