@@ -20,29 +20,32 @@ const FORMAT: &str = "ddu-model-1";
 impl Model {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let source = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        Model::from_bytes(&path.display().to_string(), &bytes)
+    }
+
+    /// Reads the content of a model file; `source` names it in messages.
+    pub fn from_bytes(source: &str, bytes: &[u8]) -> Result<Self> {
         let foreign = |found: String| {
-            Error::invalid(&source, "a model written by `ddu convert`", found)
+            Error::invalid(source, "a model written by `ddu convert`", found)
                 .fix("convert the checkpoint first: ddu convert CHECKPOINT -o model.safetensors")
         };
-        let (_, header) =
-            SafeTensors::read_metadata(&bytes).map_err(|e| foreign(format!("{e}")))?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| foreign(format!("{e}")))?;
         let metadata = header.metadata().clone().unwrap_or_default();
         match metadata.get("ddu.format").map(String::as_str) {
             Some(FORMAT) => {}
-            Some(other) => return Err(Error::invalid(&source, FORMAT, other)),
+            Some(other) => return Err(Error::invalid(source, FORMAT, other)),
             None => return Err(foreign("safetensors without ddu.format metadata".into())),
         }
         let text = metadata.get("ddu.config").ok_or_else(|| foreign("no ddu.config".into()))?;
         let config: Config = serde_json::from_str(text)
             .map_err(|e| Error::invalid(format!("{source}: ddu.config"), "a configuration", e))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| foreign(format!("{e}")))?;
+        let file = SafeTensors::deserialize(bytes).map_err(|e| foreign(format!("{e}")))?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.iter() {
-            tensors.insert(name.to_owned(), decode(&source, name, &view)?);
+            tensors.insert(name.to_owned(), decode(source, name, &view)?);
         }
-        Model::new(&source, config, tensors)
+        Model::new(source, config, tensors)
     }
 
     /// Writes a temporary file beside `path` and renames it.

@@ -4,4 +4,5 @@ mod canvas;
 pub mod json;
 pub mod overlay;
 pub mod palette;
+pub mod sheet;
 mod text;

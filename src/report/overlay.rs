@@ -9,9 +9,12 @@ use super::text;
 use crate::data::Image;
 use crate::ops::Size;
 
-const PAPER: [u8; 3] = [255, 255, 255];
-const INK: [u8; 3] = [38, 38, 38];
-const FAINT: [u8; 3] = [118, 118, 118];
+pub(super) const PAPER: [u8; 3] = [255, 255, 255];
+pub(super) const INK: [u8; 3] = [38, 38, 38];
+pub(super) const FAINT: [u8; 3] = [118, 118, 118];
+
+/// Of a value that is no number.
+const GRAY: [u8; 3] = [128; 3];
 
 /// Opacity of the class colour over the image, and of the white line between classes.
 const CLASS_OPACITY: f32 = 0.55;
@@ -24,6 +27,27 @@ pub struct Scale<'a> {
     pub gradient: Gradient,
     /// Quantity and unit.
     pub label: &'a str,
+}
+
+impl Scale<'_> {
+    /// The colour of a value: one of 256; NaN is gray, an infinity takes the colour of its end.
+    pub fn color(&self, value: f32) -> [u8; 3] {
+        self.step(value).map_or(GRAY, |step| self.gradient.eval_rational(step, 256).into_array())
+    }
+
+    /// Values `[h, w]` in their colours.
+    pub fn paint(&self, size: Size, values: &[f32]) -> Image {
+        let table: Vec<[u8; 3]> =
+            (0..256).map(|i| self.gradient.eval_rational(i, 256).into_array()).collect();
+        let color = |value: &f32| self.step(*value).map_or(GRAY, |step| table[step]);
+        Image { size, rgb: values.iter().flat_map(color).collect() }
+    }
+
+    fn step(&self, value: f32) -> Option<usize> {
+        let [low, high] = self.range;
+        let place = (value - low) / (high - low);
+        (!place.is_nan()).then(|| (place.clamp(0.0, 1.0) * 255.0).round() as usize)
+    }
 }
 
 /// `image` blended with the colour of each pixel's class, and a legend of the classes present,
@@ -97,18 +121,11 @@ pub fn class_map(
 pub fn scalar_map(title: &str, image: &Image, values: &[f32], scale: &Scale) -> Image {
     let zoom = Zoom::of(image.size);
     let picture = zoom.image(image);
-    let [low, high] = scale.range;
-    let table: Vec<[u8; 3]> =
-        (0..256).map(|i| scale.gradient.eval_rational(i, 256).into_array()).collect();
-    let color = |value: f32| match (value - low) / (high - low) {
-        place if place.is_nan() => [128; 3],
-        place => table[(place.clamp(0.0, 1.0) * 255.0).round() as usize],
-    };
-    let values = zoom.mean(image.size, values);
-    let map = Image { size: picture.size, rgb: values.iter().flat_map(|v| color(*v)).collect() };
+    let map = scale.paint(picture.size, &zoom.mean(image.size, values));
 
     let page = Page::new(picture.size);
     let Size { h, w } = picture.size;
+    let [low, high] = scale.range;
     let ticks = Ticks::new(low, high, h as f32 / page.em);
     let widest =
         ticks.at.iter().map(|t| text::width(&ticks.label(*t), page.em)).fold(0.0, f32::max);
@@ -119,7 +136,7 @@ pub fn scalar_map(title: &str, image: &Image, values: &[f32], scale: &Scale) -> 
     for row in 0..h {
         let place = 1.0 - (row as f32 + 0.5) / h as f32;
         let size = Size::new(1, bar);
-        canvas.rectangle(page.top() + row, left, size, color(low + place * (high - low)));
+        canvas.rectangle(page.top() + row, left, size, scale.color(low + place * (high - low)));
     }
     for tick in &ticks.at {
         let place = 1.0 - (*tick as f32 - low) / (high - low);
@@ -248,15 +265,15 @@ impl Page {
     }
 }
 
-struct Ticks {
-    at: Vec<f64>,
+pub(super) struct Ticks {
+    pub at: Vec<f64>,
     decimals: usize,
 }
 
 impl Ticks {
     /// Multiples of 1, 2 or 5 times a power of ten about 3 em apart on a bar of `length` em, and
     /// the ends of the range where there is room for them.
-    fn new(low: f32, high: f32, length: f32) -> Self {
+    pub fn new(low: f32, high: f32, length: f32) -> Self {
         let (low, high) = (f64::from(low), f64::from(high));
         let raw = (high - low) / f64::from((length / 3.0).clamp(2.0, 10.0));
         if !(raw > 0.0 && raw.is_finite()) {
@@ -278,7 +295,7 @@ impl Ticks {
         Ticks { at, decimals }
     }
 
-    fn label(&self, tick: f64) -> String {
+    pub fn label(&self, tick: f64) -> String {
         // An end of the range needs a digit more than the multiples.
         let exact = 10f64.powi(self.decimals as i32) * tick;
         let more = usize::from((exact - exact.round()).abs() > 1e-3 && self.decimals > 0);
