@@ -33,7 +33,7 @@ def separable(inputs, outputs, dilation=1):
 class Block(nn.Module):
     """A residual block: basic (3x3, 3x3), or bottleneck (1x1, 3x3, 1x1) with `expansion` 4."""
 
-    def __init__(self, inputs, width, expansion, stride, dilation):
+    def __init__(self, inputs, width, expansion, stride, dilation, project):
         super().__init__()
         outputs = width * expansion
         if expansion == 1:
@@ -47,7 +47,7 @@ class Block(nn.Module):
         self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
         self.bottleneck = expansion != 1
         self.downsample = None
-        if stride != 1 or inputs != outputs:
+        if project:
             self.downsample = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x):
@@ -72,7 +72,10 @@ class Encoder(nn.Module):
         for i, (n, width, stride, dilation) in enumerate(zip(BLOCKS[backbone], widths, strides, dilations)):
             blocks = []
             for j in range(n):
-                blocks.append(Block(inputs, width, expansion, stride if j == 0 else 1, dilation))
+                # smp builds the strided network first, so a stage keeps its projection either way.
+                project = j == 0 and (i > 0 or inputs != width * expansion)
+                stride = stride if j == 0 else 1
+                blocks.append(Block(inputs, width, expansion, stride, dilation, project))
                 inputs = width * expansion
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
         self.low_level, self.outputs = widths[0] * expansion, inputs

@@ -71,8 +71,9 @@ def train(args, seed, folder, keep, relabel):
     first, last = 0, folder / "last.pth"
     if last.exists():
         state = torch.load(last, weights_only=True, map_location=args.device)
-        if state["settings"] != settings(args):
-            raise SystemExit(f"{last}: was made with other settings: {state['settings']}")
+        other = {k: v for k, v in state["settings"].items() if settings(args)[k] != v}
+        if other:
+            raise SystemExit(f"{last}: was made with other settings ({other}); choose another -o")
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         first = state["epoch"]
