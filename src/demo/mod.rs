@@ -1,4 +1,129 @@
 //! The demo: scenes it draws itself, a small network that ships with the program, and what the two
-//! uncertainties say about them.
+//! uncertainties say about them. Nothing is read and nothing is downloaded.
+//!
+//! ```text
+//! training scenes --network--> features --fit--> density --+
+//! unseen scenes with unknown objects --network--> class, entropy, features --+--> maps, summary
+//! ```
 
+mod findings;
+mod measure;
+mod page;
 pub mod scenes;
+
+use std::path::Path;
+
+use crate::data::{LabelRule, Mask, label_grid};
+use crate::density::{Covariance, Density, Evaluator, Gaussians, Options, Prior, Score};
+use crate::engine::{Engine, Maps, Output};
+use crate::error::{Error, Result};
+use crate::model::Model;
+pub use measure::{Detections, Stranger, Summary, Zone};
+use scenes::Scene;
+
+/// `assets/README.md` says what made it.
+static MODEL: &[u8] = include_bytes!("../../assets/demo.safetensors");
+
+/// Scenes of the fit are the first of those that the network was trained on (no unknown objects).
+pub const FIT_SEED: u64 = 0;
+/// Those of the test come from seeds that no training used; among the first four, which get pictures,
+/// every unknown class appears.
+pub const TEST_SEED: u64 = (1 << 40) + 6;
+
+/// How much of the demo to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Scenes that the density is fitted to.
+    pub fit: usize,
+    /// Unseen scenes that are measured.
+    pub test: usize,
+    /// Of those, how many get pictures: the first, whatever they show.
+    pub pictures: usize,
+}
+
+impl Default for Extent {
+    fn default() -> Self {
+        Extent { fit: 100, test: 50, pictures: 4 }
+    }
+}
+
+/// A scene and what was made of it, every map of the scene's size.
+struct Seen {
+    scene: Scene,
+    maps: Maps,
+    /// log q(z), nats.
+    density: Vec<f32>,
+    /// log q(z) less the log-density of the Gaussian of all pixels, nats.
+    relative: Vec<f32>,
+}
+
+/// Runs the demo and writes pictures, `summary.json` and `index.html` to `folder`, which is created
+/// where it is missing. `progress` is told how many scenes are done, of how many.
+pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Result<Summary> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
+    let scenes = extent.fit + extent.test;
+    let mut engine = Engine::new(Model::from_bytes("the demo's network", MODEL)?);
+    let hash = engine.model().hash();
+    let config = engine.model().config();
+    let (classes, channels) = (config.classes.clone(), config.feature_channels());
+
+    let rule = LabelRule::AlignCorners;
+    let mut density = Density::new(hash, classes.clone(), channels, rule, None);
+    for i in 0..extent.fit {
+        let seed = FIT_SEED + i as u64;
+        let scene = scenes::draw(seed, false);
+        let output = engine.run(&[&scene.image])?;
+        let mask = Mask { size: scenes::SIZE, label: scene.label };
+        let labels = label_grid(&mask, output.size, output.padded, output.grid, rule);
+        density.add(seed, &output.features(0), &labels);
+        progress(i + 1, scenes);
+    }
+    let (gaussians, _) = Gaussians::new(&density.moments, Covariance::Full, Prior::Empirical)?;
+    let evaluator = Evaluator::new(&gaussians);
+
+    let mut summary = measure::Measure::new(&classes);
+    let mut pictured = Vec::new();
+    for i in 0..extent.test {
+        let scene = scenes::draw(TEST_SEED + i as u64, true);
+        let output = engine.run(&[&scene.image])?;
+        let seen = look(scene, &output, &evaluator);
+        summary.add(&seen)?;
+        if i < extent.pictures {
+            pictured.push(seen);
+        }
+        progress(extent.fit + i + 1, scenes);
+    }
+    let summary = summary.summary(extent, &density.origin);
+    page::write(folder, &summary, &pictured, range(&density, &evaluator))?;
+    Ok(summary)
+}
+
+fn look(scene: Scene, output: &Output, evaluator: &Evaluator) -> Seen {
+    let logits = output.logits(0).chunks_exact(output.classes);
+    let predicted: Vec<u8> = logits
+        .map(|l| (0..l.len()).max_by(|&a, &b| l[a].total_cmp(&l[b])).unwrap_or(0) as u8)
+        .collect();
+    let features = output.features(0);
+    let map = |score| {
+        let options = Options { score, ..Options::default() };
+        output.upsample(&evaluator.evaluate(&features, &predicted, options).score)
+    };
+    Seen {
+        maps: output.maps(0),
+        density: map(Score::Density),
+        relative: map(Score::Relative),
+        scene,
+    }
+}
+
+/// The colours' range: from the 1st percentile of the fitted features' own log-density to the 99th,
+/// and as far again below: what lies there is unlike anything fitted.
+fn range(density: &Density, evaluator: &Evaluator) -> [f32; 2] {
+    let sample = density.sample.features();
+    let guess = vec![0; density.sample.len()];
+    let mut scores = evaluator.evaluate(&sample, &guess, Options::default()).score;
+    scores.sort_by(f32::total_cmp);
+    let at = |q: f64| scores[((scores.len() - 1) as f64 * q).round() as usize];
+    let (low, high) = (at(0.01), at(0.99));
+    [low - (high - low), high]
+}

@@ -1,0 +1,233 @@
+//! What the demo measures, pooled over the pixels of its unseen scenes.
+
+use serde::Serialize;
+
+use super::scenes::STRANGERS;
+use super::{Extent, FIT_SEED, Seen, TEST_SEED, findings};
+use crate::density::Origin;
+use crate::error::Result;
+use crate::eval::{Confusion, Detection, Detector};
+use crate::ops::Size;
+
+/// Pixels this near (in rows and columns) to another class are at a border.
+const BORDER: usize = 2;
+
+/// The result of the demo; `summary.json` is this. Entropies and log-densities are in nats.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    pub schema_version: u32,
+    pub model_sha256: String,
+    pub fit_first_seed: u64,
+    pub fit_scenes: usize,
+    pub fit_pixels: u64,
+    pub test_first_seed: u64,
+    pub test_scenes: usize,
+    /// Of the pixels of known classes.
+    pub pixel_accuracy: Option<f64>,
+    pub mean_iou: Option<f64>,
+    /// Name and intersection over union of each known class.
+    pub iou: Vec<(String, Option<f64>)>,
+    pub zones: Vec<Zone>,
+    /// Positives: wrongly classified pixels, among those of known classes.
+    pub errors: Detections,
+    /// Positives: pixels of unknown classes, among all.
+    pub unknown: Detections,
+    pub strangers: Vec<Stranger>,
+    /// What the numbers say, in words.
+    pub findings: Vec<String>,
+}
+
+/// The pixels of one kind of place.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Zone {
+    pub name: &'static str,
+    pub pixels: usize,
+    /// Share classified right; none for unknown objects.
+    pub accuracy: Option<f64>,
+    pub entropy_mean: Option<f64>,
+    pub log_density_median: Option<f32>,
+}
+
+/// How well each score finds the positives: entropy where it is high, a log-density where it is low.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Detections {
+    pub entropy: Option<Detection>,
+    pub density: Option<Detection>,
+    pub relative_density: Option<Detection>,
+}
+
+/// An unknown class: AUROC of its pixels against all pixels of known classes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stranger {
+    pub name: &'static str,
+    pub pixels: usize,
+    pub entropy_auroc: Option<f64>,
+    pub density_auroc: Option<f64>,
+    pub relative_density_auroc: Option<f64>,
+}
+
+/// Scores of a set of pixels; higher means more uncertain.
+#[derive(Clone, Default)]
+struct Scores {
+    entropy: Vec<f32>,
+    density: Vec<f32>,
+    relative: Vec<f32>,
+}
+
+impl Scores {
+    fn push(&mut self, seen: &Seen, pixel: usize) {
+        self.entropy.push(seen.maps.entropy[pixel]);
+        self.density.push(-seen.density[pixel]);
+        self.relative.push(-seen.relative[pixel]);
+    }
+}
+
+pub struct Measure {
+    classes: Vec<String>,
+    confusion: Confusion,
+    /// Pixels of known classes inside an object and at a border, each classified right and wrong.
+    inside: [Scores; 2],
+    border: [Scores; 2],
+    /// Of each unknown class.
+    strange: Vec<Scores>,
+}
+
+impl Measure {
+    pub fn new(classes: &[String]) -> Self {
+        Measure {
+            classes: classes.to_vec(),
+            confusion: Confusion::new(classes.len()),
+            inside: Default::default(),
+            border: Default::default(),
+            strange: vec![Scores::default(); STRANGERS.len()],
+        }
+    }
+
+    pub fn add(&mut self, seen: &Seen) -> Result<()> {
+        let label = &seen.scene.label;
+        self.confusion.add(label, &seen.maps.label)?;
+        let border = borders(seen.maps.size, label);
+        for (pixel, &class) in label.iter().enumerate() {
+            let class = usize::from(class);
+            let wrong = usize::from(usize::from(seen.maps.label[pixel]) != class);
+            match class.checked_sub(self.classes.len()) {
+                Some(stranger) => self.strange[stranger].push(seen, pixel),
+                None if border[pixel] => self.border[wrong].push(seen, pixel),
+                None => self.inside[wrong].push(seen, pixel),
+            }
+        }
+        Ok(())
+    }
+
+    pub fn summary(self, extent: Extent, fit: &Origin) -> Summary {
+        let Measure { classes, confusion, inside, border, strange } = &self;
+        let right = [&inside[0], &border[0]];
+        let wrong = [&inside[1], &border[1]];
+        let known = [&inside[0], &inside[1], &border[0], &border[1]];
+        let strangers = STRANGERS.iter().zip(strange).map(|(name, scores)| {
+            let found = Detections::of(&[scores], &known);
+            let auroc = |d: Option<Detection>| d.map(|d| d.auroc);
+            Stranger {
+                name,
+                pixels: scores.entropy.len(),
+                entropy_auroc: auroc(found.entropy),
+                density_auroc: auroc(found.density),
+                relative_density_auroc: auroc(found.relative_density),
+            }
+        });
+        let unknown: Vec<&Scores> = strange.iter().collect();
+        let mut summary = Summary {
+            schema_version: 1,
+            model_sha256: fit.model.clone(),
+            fit_first_seed: FIT_SEED,
+            fit_scenes: extent.fit,
+            fit_pixels: fit.pixels.fitted,
+            test_first_seed: TEST_SEED,
+            test_scenes: extent.test,
+            pixel_accuracy: confusion.accuracy(),
+            mean_iou: confusion.mean_iou(),
+            iou: classes.iter().cloned().zip(confusion.iou()).collect(),
+            zones: vec![
+                Zone::of("inside known objects", &[&inside[0], &inside[1]], Some(&inside[0])),
+                Zone::of("at borders", &[&border[0], &border[1]], Some(&border[0])),
+                Zone::of("on unknown objects", &unknown, None),
+            ],
+            errors: Detections::of(&wrong, &right),
+            unknown: Detections::of(&unknown, &known),
+            strangers: strangers.collect(),
+            findings: Vec::new(),
+        };
+        summary.findings = findings::of(&summary);
+        summary
+    }
+}
+
+impl Zone {
+    fn of(name: &'static str, all: &[&Scores], right: Option<&Scores>) -> Zone {
+        let entropy = all.iter().flat_map(|s| &s.entropy);
+        let sum: f64 = entropy.map(|&h| f64::from(h)).sum();
+        let pixels: usize = all.iter().map(|s| s.entropy.len()).sum();
+        let share = |x: f64| (pixels > 0).then(|| x / pixels as f64);
+        let mut density: Vec<f32> =
+            all.iter().flat_map(|s| &s.density).map(|score| -score).collect();
+        density.sort_unstable_by(f32::total_cmp);
+        Zone {
+            name,
+            pixels,
+            accuracy: right.and_then(|right| share(right.entropy.len() as f64)),
+            entropy_mean: share(sum),
+            log_density_median: density.get(pixels / 2).copied(),
+        }
+    }
+}
+
+impl Detections {
+    fn of(positives: &[&Scores], negatives: &[&Scores]) -> Detections {
+        let detect = |score: fn(&Scores) -> &[f32]| {
+            let mut detector = Detector::default();
+            for (sets, positive) in [(positives, true), (negatives, false)] {
+                let scores = sets.iter().flat_map(|s| score(s));
+                scores.for_each(|s| detector.push(*s, positive));
+            }
+            detector.detection()
+        };
+        Detections {
+            entropy: detect(|s| &s.entropy),
+            density: detect(|s| &s.density),
+            relative_density: detect(|s| &s.relative),
+        }
+    }
+}
+
+/// Whether another label is within [`BORDER`] rows and columns of a pixel.
+fn borders(size: Size, label: &[u8]) -> Vec<bool> {
+    let near = |at: usize, end: usize| at.saturating_sub(BORDER)..(at + BORDER + 1).min(end);
+    let mut border = Vec::with_capacity(label.len());
+    for row in 0..size.h {
+        for column in 0..size.w {
+            let own = label[row * size.w + column];
+            let mut rows = near(row, size.h);
+            border.push(rows.any(|r| near(column, size.w).any(|c| label[r * size.w + c] != own)));
+        }
+    }
+    border
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn borders_reach_two_pixels() {
+        let size = Size::new(3, 8);
+        let label: Vec<u8> = (0..24).map(|i| u8::from(i % 8 >= 4)).collect();
+        let expected: Vec<bool> = (0..24).map(|i| (2..6).contains(&(i % 8))).collect();
+        assert_eq!(borders(size, &label), expected);
+        assert_eq!(borders(size, &[7; 24]), [false; 24]);
+        // One odd pixel, also across rows.
+        let mut label = vec![0; 24];
+        label[0] = 1;
+        let expected: Vec<bool> = (0..24).map(|i| i % 8 <= 2).collect();
+        assert_eq!(borders(size, &label), expected);
+    }
+}

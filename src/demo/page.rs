@@ -1,0 +1,197 @@
+//! Writes what the demo found: pictures of the first scenes, a contact sheet, `summary.json`, and
+//! `index.html`, one page that needs no other file.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use super::measure::{Detections, Summary};
+use super::{Seen, scenes};
+use crate::data::{Image, write_atomic, write_rgb_png};
+use crate::error::{Error, Result};
+use crate::report::overlay::{Scale, class_map, scalar_map};
+use crate::report::sheet::{Column, contact_sheet};
+use crate::report::{json, palette};
+
+pub fn write(folder: &Path, summary: &Summary, seen: &[Seen], density: [f32; 2]) -> Result<()> {
+    let mut names: Vec<String> = scenes::CLASSES.map(String::from).into();
+    let mut colors = palette::of(&names);
+    let known = names.len();
+    names.push("unknown object".into());
+    colors.push([236, 28, 36]);
+
+    let top = (known as f32).ln();
+    let entropy =
+        Scale { range: [0.0, top], gradient: colorous::INFERNO, label: "softmax entropy (nats)" };
+    let density =
+        Scale { range: density, gradient: colorous::VIRIDIS, label: "log-density (nats)" };
+    let mut rows = Vec::new();
+    for (i, seen) in seen.iter().enumerate() {
+        let image = &seen.scene.image;
+        // All unknown classes are one to the network: none.
+        let label: Vec<u8> = seen.scene.label.iter().map(|&l| l.min(known as u8)).collect();
+        let classes = |title, label: &[u8]| class_map(title, image, label, &names, &colors);
+        let pictures = [
+            ("scene", image.clone()),
+            ("label", classes("Label", &label)),
+            ("prediction", classes("Prediction", &seen.maps.label)),
+            ("entropy", scalar_map("Scene", image, &seen.maps.entropy, &entropy)),
+            ("density", scalar_map("Scene", image, &seen.density, &density)),
+        ];
+        for (name, picture) in &pictures {
+            write_rgb_png(&folder.join(format!("{:02}.{name}.png", i + 1)), picture)?;
+        }
+        let flat = |label: &[u8]| Image {
+            size: image.size,
+            rgb: label.iter().flat_map(|&l| colors[usize::from(l)]).collect(),
+        };
+        rows.push(vec![
+            image.clone(),
+            flat(&label),
+            flat(&seen.maps.label),
+            entropy.paint(image.size, &seen.maps.entropy),
+            density.paint(image.size, &seen.density),
+        ]);
+    }
+    let column = |title, scale| Column { title, scale };
+    let columns = [
+        column("Scene, not seen in training", None),
+        column("Label", None),
+        column("Predicted class", None),
+        column("Entropy: what is ambiguous", Some(&entropy)),
+        column("Density: what is familiar", Some(&density)),
+    ];
+    let legend: Vec<_> = names.into_iter().zip(colors).collect();
+    let sheet = folder.join("sheet.png");
+    write_rgb_png(&sheet, &contact_sheet(&columns, &rows, &legend))?;
+    json::write(&folder.join("summary.json"), summary)?;
+    let sheet = std::fs::read(&sheet).map_err(|e| Error::io(&sheet, "read", e))?;
+    let page = html(summary, &base64(&sheet));
+    write_atomic(&folder.join("index.html"), |file| {
+        std::io::Write::write_all(file, page.as_bytes())
+    })
+}
+
+fn html(summary: &Summary, sheet: &str) -> String {
+    let mut page = String::from(HEAD);
+    let mut put = |text: std::fmt::Arguments| {
+        page.write_fmt(text).expect("a String takes everything");
+        page.push('\n');
+    };
+    put(format_args!(
+        "<h1>ddu demo</h1>\n<p>A quarter-width DeepLab-v3+ that ships with ddu, on {} street scenes \
+         that it has never seen. Objects of classes that no training scene held stand in them. The \
+         density was fitted to {} pixels of {} training scenes.</p>\n<ul>",
+        summary.test_scenes, summary.fit_pixels, summary.fit_scenes
+    ));
+    for finding in &summary.findings {
+        put(format_args!("<li>{finding}</li>"));
+    }
+    put(format_args!(
+        "</ul>\n<img alt=\"Scene, label, prediction, entropy and density\" \
+         src=\"data:image/png;base64,{sheet}\">\n<h2>Where</h2>\n<table><tr><th>Pixels<th>Count\
+         <th>Accuracy<th>Mean entropy (nats)<th>Median log-density (nats)</tr>"
+    ));
+    for zone in &summary.zones {
+        put(format_args!(
+            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}</tr>",
+            zone.name,
+            zone.pixels,
+            percent(zone.accuracy),
+            number(zone.entropy_mean, 3),
+            number(zone.log_density_median.map(f64::from), 1)
+        ));
+    }
+    put(format_args!(
+        "</table>\n<h2>Detection</h2>\n<table><tr><th>Of<th>By<th>AUROC<th>AP<th>FPR95</tr>"
+    ));
+    for (what, found) in [("errors", &summary.errors), ("unknown objects", &summary.unknown)] {
+        for (name, detection) in found.rows() {
+            let [auroc, ap, fpr95] = match detection {
+                Some(d) => [Some(d.auroc), Some(d.average_precision), Some(d.fpr95)],
+                None => [None; 3],
+            }
+            .map(|value| number(value, 3));
+            put(format_args!("<tr><td>{what}<td>{name}<td>{auroc}<td>{ap}<td>{fpr95}</tr>"));
+        }
+    }
+    put(format_args!(
+        "</table>\n<h2>Unknown classes</h2>\n<table><tr><th>Class<th>Pixels<th>AUROC by entropy\
+         <th>by density<th>by relative density</tr>"
+    ));
+    for stranger in &summary.strangers {
+        let [e, d, r] =
+            [stranger.entropy_auroc, stranger.density_auroc, stranger.relative_density_auroc]
+                .map(|value| number(value, 3));
+        let (name, pixels) = (stranger.name, stranger.pixels);
+        put(format_args!("<tr><td>{name}<td>{pixels}<td>{e}<td>{d}<td>{r}</tr>"));
+    }
+    put(format_args!(
+        "</table>\n<h2>Known classes</h2>\n<p>Pixel accuracy {}, mean IoU {}.</p>\n<table><tr>\
+         <th>Class<th>IoU</tr>",
+        percent(summary.pixel_accuracy),
+        percent(summary.mean_iou)
+    ));
+    for (name, iou) in &summary.iou {
+        put(format_args!("<tr><td>{name}<td>{}</tr>", percent(*iou)));
+    }
+    put(format_args!("</table>\n<p>Model {}</p>\n</html>", summary.model_sha256));
+    page
+}
+
+const HEAD: &str = "<!doctype html>
+<html lang=\"en\"><meta charset=\"utf-8\"><title>ddu demo</title>
+<meta name=\"viewport\" content=\"width=device-width\">
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; color: #262626; max-width: 96rem; margin: 2rem auto;
+  padding: 0 1rem }
+img { width: 100% }
+table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; font-variant-numeric: tabular-nums }
+th, td { text-align: right; padding: 0.15rem 0.9rem; border-bottom: 1px solid #ddd }
+th { font-weight: 600 }
+th:first-child, td:first-child { text-align: left; padding-left: 0 }
+</style>
+";
+
+impl Detections {
+    /// Name and result of each score.
+    pub fn rows(&self) -> [(&'static str, Option<crate::eval::Detection>); 3] {
+        [
+            ("entropy", self.entropy),
+            ("density", self.density),
+            ("relative density", self.relative_density),
+        ]
+    }
+}
+
+fn number(value: Option<f64>, decimals: usize) -> String {
+    value.map_or("-".into(), |v| format!("{v:.decimals$}"))
+}
+
+fn percent(value: Option<f64>) -> String {
+    value.map_or("-".into(), |v| format!("{:.2} %", 100.0 * v))
+}
+
+/// RFC 4648, padded.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * i) & 63) as usize];
+            text.push(if i <= chunk.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn base64_is_that_of_rfc_4648() {
+        let vectors = ["", "f", "fo", "foo", "foob", "fooba", "foobar"];
+        let expected = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
+        assert_eq!(vectors.map(|v| super::base64(v.as_bytes())), expected);
+    }
+}
