@@ -17,6 +17,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use zip::ZipArchive;
+use zip::read::{ArchiveOffset, Config};
 
 use super::pickle::{self, Node, Pickle, Value};
 use super::shown;
@@ -45,7 +46,11 @@ pub fn read_zip(path: &Path) -> Result<StateDict> {
             .fix("the file may be cut short or damaged: copy it again")
     };
     let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
-    let mut archive = ZipArchive::new(BufReader::new(file))
+    // Left to detect where the archive starts, the zip crate takes the second member for the first
+    // where the first one's record is as long as the zip64 end that torch always writes (76 bytes:
+    // a folder name of 21 letters).
+    let start = Config { archive_offset: ArchiveOffset::Known(0) };
+    let mut archive = ZipArchive::with_config(start, BufReader::new(file))
         .map_err(|e| invalid(format!("a broken one: {}", shown(&e.to_string()))))?;
     let is_pickle = |name: &str| {
         name.strip_suffix("data.pkl")
