@@ -164,16 +164,18 @@ impl Engine {
 }
 
 fn available(runner: &cpu::Runner) -> Option<u64> {
-    host::memory().map(|memory| memory.available + runner.arena_bytes())
+    // What the system calls available it partly takes from its own caches, and others take from it:
+    // the last sixteenth is not ours.
+    host::memory().map(|memory| memory.available / 16 * 15 + runner.arena_bytes())
 }
 
-/// Refuses a plan whose arena exceeds `available` bytes, and says which size would fit.
+/// Refuses a plan that takes more than `available` bytes on the CPU, and says which size would fit.
 pub fn check_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
-    let needed = plan.arena_bytes(size_of::<f32>());
+    let needed = cpu::memory_bytes(plan);
     let Some(available) = available.filter(|available| needed > *available) else {
         return Ok(());
     };
-    // The arena grows with the area; a tenth is left for everything else.
+    // It grows with the area; a tenth is left for everything else.
     let scale = (0.9 * available as f64 / needed as f64).sqrt();
     let short = (plan.image.h.min(plan.image.w) as f64 * scale) as usize;
     let fix = match plan.batch {

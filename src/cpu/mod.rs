@@ -15,4 +15,4 @@ pub mod tensor;
 pub mod winograd;
 
 pub use resize::upsample;
-pub use run::Runner;
+pub use run::{Runner, memory_bytes};

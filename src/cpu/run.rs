@@ -135,6 +135,22 @@ impl Runner {
     }
 }
 
+/// Bytes that running a plan takes beside the weights: the arena, the largest scratch of an op, and
+/// the images and maps that wait before and after.
+pub fn memory_bytes(plan: &Plan) -> u64 {
+    let scratch = |node: &Node| match &node.op {
+        Op::Conv { conv, .. } if path(plan, node) == Path::Winograd => {
+            let size = plan.size(node.output);
+            winograd::scratch_bytes(conv, plan.batch, size.h, size.w)
+        }
+        _ => 0,
+    };
+    // 12 bytes a pixel for the stem's padded copy, 8 for RGB, class and entropy of a batch being
+    // decoded, one being run and one being written.
+    let pixels = (12 + 3 * 8) * (plan.batch * plan.image.pixels()) as u64;
+    plan.arena_bytes(size_of::<f32>()) + plan.nodes.iter().map(scratch).max().unwrap_or(0) + pixels
+}
+
 fn path(plan: &Plan, node: &Node) -> Path {
     let Op::Conv { conv, .. } = &node.op else { unreachable!("only convolutions have a path") };
     let size = plan.size(node.output);

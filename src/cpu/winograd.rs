@@ -49,8 +49,23 @@ pub fn pays(conv: &Conv2d, h: usize, w: usize) -> bool {
         && conv.in_channels.is_multiple_of(16)
         && conv.out_channels.is_multiple_of(16);
     // Multiplications against the direct sum's 9 a pixel; the transforms cost about a third more.
+    fits && POINTS * tiles(conv, h, w) * 4 < 9 * h * w * 3
+}
+
+/// Tiles that an output of this height and width is cut into.
+fn tiles(conv: &Conv2d, h: usize, w: usize) -> usize {
     let axis = |n: usize| phases(n, conv.dilation).map(|(_, len)| len.div_ceil(OUT)).sum::<usize>();
-    fits && POINTS * axis(h) * axis(w) * 4 < 9 * h * w * 3
+    axis(h) * axis(w)
+}
+
+/// Bytes that a convolution takes beside its operands while it runs: where the weights are shared,
+/// the transformed tiles and their products. What stays in a thread's cache is not counted.
+pub fn scratch_bytes(conv: &Conv2d, batch: usize, h: usize, w: usize) -> u64 {
+    let (c, k) = (conv.in_channels, conv.out_channels);
+    if POINTS * c * k * size_of::<f32>() <= SHARED_BYTES {
+        return 0;
+    }
+    (POINTS * (c + k) * size_of::<f32>()) as u64 * (batch * tiles(conv, h, w)) as u64
 }
 
 /// Start and length of each of the interleaved parts of an axis.

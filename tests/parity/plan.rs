@@ -275,7 +275,8 @@ fn degenerate_sizes() {
     assert!(message(engine.plan(1, huge).map(|_| ())).contains("can be addressed"));
     let plan = engine.plan(1, Size::new(800, 600)).unwrap();
     check_memory(&plan, None).unwrap();
-    let bytes = plan.arena_bytes(4);
+    let bytes = ddu::cpu::memory_bytes(&plan);
+    assert!(bytes > plan.arena_bytes(4) + 800 * 600 * 8);
     check_memory(&plan, Some(bytes)).unwrap();
     // Half the memory: sqrt(0.45) of 600.
     let refused = message(check_memory(&plan, Some(bytes / 2)).map(|_| ()));
