@@ -10,6 +10,7 @@
 mod detect;
 mod family;
 mod jfzhang95;
+mod machine;
 mod pickle;
 mod safetensors;
 mod smp;

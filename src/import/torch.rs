@@ -19,7 +19,8 @@ use std::rc::Rc;
 use zip::ZipArchive;
 use zip::read::{ArchiveOffset, Config};
 
-use super::pickle::{self, Node, Pickle, Value};
+use super::machine;
+use super::pickle::{Node, Pickle, Value};
 use super::shown;
 use super::state_dict::{Dtype, Entry, StateDict, Storages, member};
 use crate::error::{Error, Result};
@@ -81,7 +82,7 @@ pub fn read_zip(path: &Path) -> Result<StateDict> {
     };
     let bytes =
         member(&mut archive, &format!("{folder}data.pkl"), MAX_PICKLE_BYTES).map_err(invalid)?;
-    let (pickle, _) = pickle::load(&bytes).map_err(invalid)?;
+    let (pickle, _) = machine::load(&bytes).map_err(invalid)?;
     let storages = Storages::Zip { archive, folder, last: None };
     state_dict(source, &pickle, storages, big_endian)
 }
@@ -94,7 +95,7 @@ pub fn read_legacy(path: &Path, bytes: Vec<u8>) -> Result<StateDict> {
     };
     let mut at = 0;
     let mut next = || {
-        let (pickle, len) = pickle::load(&bytes[at..]).map_err(invalid)?;
+        let (pickle, len) = machine::load(&bytes[at..]).map_err(invalid)?;
         at += len;
         Ok(pickle)
     };

@@ -4,4 +4,5 @@ mod checkpoint;
 mod families;
 mod formats;
 mod generate;
+mod hostile;
 mod malformed;
