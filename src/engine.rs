@@ -182,7 +182,8 @@ pub fn check_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
         1 => format!("--resize {short} would fit"),
         _ => format!("a smaller --batch or --resize {short} would fit"),
     };
-    let what = format!("{} images of {}", plan.batch, plan.image);
+    let images = if plan.batch == 1 { "image" } else { "images" };
+    let what = format!("{} {images} of {}", plan.batch, plan.image);
     Err(Error::Memory { what, needed, available, fix })
 }
 
