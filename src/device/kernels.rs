@@ -23,7 +23,7 @@ const fn kernel<P>(
     Kernel { name, file, threads, shared_bytes, params_bytes: size_of::<P>() }
 }
 
-pub static KERNELS: [Kernel; 12] = [
+pub static KERNELS: [Kernel; 30] = [
     kernel::<Conv2dParams>("conv2d_128x128", "conv2d", 256, 69632),
     kernel::<Conv2dParams>("conv2d_128x64", "conv2d", 128, 49152),
     kernel::<Conv2dParams>("conv2d_64x64", "conv2d", 128, 32768),
@@ -36,6 +36,24 @@ pub static KERNELS: [Kernel; 12] = [
     kernel::<ResizeParams>("resize", "resize", 256, 0),
     kernel::<HeadParams>("head", "head", 256, 0),
     kernel::<PreprocessParams>("preprocess", "preprocess", 256, 0),
+    kernel::<DensityParams>("density_256", "density", 256, 166528),
+    kernel::<DensityParams>("density_128", "density", 128, 100992),
+    kernel::<DensityParams>("density_64", "density", 64, 100992),
+    kernel::<DensityParams>("density_256_fast", "density", 256, 166528),
+    kernel::<DensityParams>("density_128_fast", "density", 128, 100992),
+    kernel::<DensityParams>("density_64_fast", "density", 64, 100992),
+    kernel::<DensityParams>("density_merge", "density", 256, 0),
+    kernel::<MomentsParams>("moments_keys", "moments", 256, 512),
+    kernel::<MomentsParams>("moments_offsets", "moments", 256, 1152),
+    kernel::<MomentsParams>("moments_place", "moments", 256, 0),
+    kernel::<MomentsParams>("moments_sums", "moments", 256, 0),
+    kernel::<MomentsParams>("moments_shifts", "moments", 256, 0),
+    kernel::<MomentsParams>("moments_syrk", "moments", 128, 19456),
+    kernel::<MomentsParams>("moments_fold", "moments", 256, 0),
+    kernel::<MomentsParams>("moments_means", "moments", 256, 0),
+    kernel::<LabelGridParams>("label_grid", "label_grid", 256, 0),
+    kernel::<UpsampleParams>("upsample", "upsample", 256, 0),
+    kernel::<ArgMaxParams>("arg_max", "arg_max", 256, 0),
 ];
 
 /// # Panics

@@ -5,10 +5,12 @@
 //! typed launches of [`launch`], which check every extent, so that nothing else needs `unsafe`.
 
 pub mod compare;
+pub mod density;
 pub mod gpus;
 pub mod host;
 pub mod kernels;
 pub mod launch;
+pub mod moments;
 pub mod network;
 pub mod params;
 pub mod profile;
@@ -32,6 +34,12 @@ pub trait Device: Send + Sync {
 
     /// Streaming multiprocessors, from which tiles and splits are chosen.
     fn multiprocessors(&self) -> usize;
+
+    /// Bytes of shared memory that a block may have: what every GPU of the list gives, unless it is
+    /// known to give more.
+    fn shared_bytes(&self) -> usize {
+        99 << 10
+    }
 
     /// Uninitialised memory, aligned to 16 bytes at least.
     ///

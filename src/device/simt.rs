@@ -89,6 +89,11 @@ impl Device for Simt {
         132
     }
 
+    /// An H200's.
+    fn shared_bytes(&self) -> usize {
+        227 << 10
+    }
+
     fn alloc(&self, bytes: usize) -> Result<Buffer> {
         // SAFETY: any size may be asked for; null is the answer where there is no room.
         let data = unsafe { ddu_simt_alloc(bytes as u64) };

@@ -9,14 +9,18 @@
 #![cfg(feature = "simt")]
 
 mod conv2d;
+mod density;
 mod depthwise;
+mod grid;
 mod head;
 #[path = "../common/models.rs"]
 mod models;
+mod moments;
 mod network;
 mod pool;
 mod preprocess;
 mod resize;
+mod scene;
 #[path = "../common/shared.rs"]
 mod shared;
 mod stem;

@@ -1,20 +1,30 @@
 //! A typed launch for each kernel: checks shapes and extents, fills the parameter struct, sets the grid.
 
+mod arg_max;
 pub mod conv2d;
+pub mod density;
 mod depthwise;
 mod head;
+mod label_grid;
+pub mod moments;
 mod pool;
 mod preprocess;
 mod resize;
 mod stem;
+mod upsample;
 
+pub use arg_max::arg_max;
 pub use conv2d::conv2d;
+pub use density::density;
 pub use depthwise::depthwise;
 pub use head::head;
+pub use label_grid::{LabelGrid, label_grid};
+pub use moments::moments;
 pub use pool::{global_average_pool, max_pool};
 pub use preprocess::preprocess;
 pub use resize::resize;
 pub use stem::stem;
+pub use upsample::upsample;
 
 use super::{Element, Slice, Tensor, param};
 use crate::error::{Error, Result};

@@ -1,0 +1,407 @@
+// Log-density of every pixel's feature under one Gaussian a class, all classes in one kernel.
+//
+//   log q(z) = LSE_c [ constant_c - ||W_c (z - mu_c)||^2 / 2 ]   (nats),   constant_c = ln pi_c - (D ln 2 pi + ln|Sigma_c|) / 2
+//
+// z fp16, exact; W_c = L_c^-1 lower triangular. Row i of W_c is scaled by a power of two, its greatest value in
+// 2^14 .. 2^15, and split in two fp16 terms (`fast`: one), which share one f32 accumulator: at this scale the low
+// term needs none of its own, for it leaves fp16's normal range only 2^-18 below the row's greatest value.
+//   y_i = (sum over k of (high_ik + low_ik) z_k - bias_i) 2^-s_i,   bias = the stored W_c times mu_c, in f64 on the host.
+//
+// A warp owns 32 pixels and every row of W; a block's warps share the stream of W. z stays in shared memory,
+// [PIXELS][padded D], 16-byte chunks permuted by row % 8. W streams through a ring by cp.async, class after class
+// without a break, in blocks of 64 rows x 32 columns, packed by the host as they lie in the ring (chunks permuted by
+// row / 2 % 4); a panel (64 rows) ends at its diagonal, so no block above it exists, and in the last two blocks
+// tiles of 8 rows above it are skipped. At a panel's end squares are summed in registers; at a class's end the quad's
+// four lanes add up and fold the term into an online log-sum-exp. Nothing but one float a pixel is written.
+//
+// Early exit: partial sums only grow. A warp leaves class c once constant_c - partial / 2 < max - tau for all its
+// pixels (with `nearest`, also once partial > the least distance); when all warps have, the block streams the next
+// class. What is left out adds at most C e^-tau. Classes most often predicted in the block come first.
+//
+// Splits: grid (ceil(pixels / PIXELS), splits); split s has classes s per_split .. and, where splits > 1, writes its
+// (max, sum, least, nearest) for density_merge, which joins them in order. The background Gaussian of the relative
+// score is item `classes`; the last split has it, never leaves it and never folds it into the sum.
+// A pixel with an infinity or a NaN gets -inf, nearest 255; one whose result overflows f32 gets -inf.
+// Shared memory: Tile::shared_bytes().
+#include "common/arch.cuh"
+
+struct DensityParams {
+    const half* features;      // [pixels, feature_stride], a pixel at a multiple of 16 bytes
+    const half* weights;       // [classes + 1, blocks, TERMS, 64, 32]; low term first
+    const float* rows;         // [classes + 1, padded D, 2]: bias, 2^-s
+    const float* constants;    // [classes + 1]
+    const int32_t* ids;        // [classes]: the model's index of each
+    const uint8_t* predicted;  // [pixels], the model's indices, or null
+    float* density;            // [pixels]
+    float* relative;           // [pixels]: log q(z) - ln N(z; mu_0, Sigma_0), or null
+    uint8_t* nearest;          // [pixels]: the class of the least Mahalanobis distance, or null
+    float* distance;           // [pixels]: that distance, where `nearest` is
+    float* partial;            // [splits, pixels, 4] where splits > 1
+    int32_t* stats;            // [splits, ceil(pixels / PIXELS) WARPS, 2]: non-finite pixels, blocks of W multiplied
+    int32_t pixels, feature_stride, channels, panels, classes, splits, per_split;
+    float tau;                 // infinity: no early exit
+};
+static_assert(sizeof(DensityParams) == 128 && offsetof(DensityParams, pixels) == 96 && offsetof(DensityParams, tau) == 124, "twin: src/device/params.rs");
+
+namespace {
+
+constexpr int PANEL = 64, BK = 32, STAGES = 4;
+constexpr int TERM = PANEL * BK;       // halves of a block of W
+constexpr int ROWS_BYTES = PANEL * 8;  // bias and scale, with a panel's last block
+constexpr int VOID = 255;
+
+// WARPS x 32 pixels of at most CHANNELS channels.
+template <int WARPS_, int CHANNELS_, int TERMS_> struct Tile {
+    static constexpr int WARPS = WARPS_, TERMS = TERMS_;
+    static constexpr int PIXELS = WARPS * 32, THREADS = WARPS * 32;
+    static constexpr int RING_AT = PIXELS * CHANNELS_ * 2;
+    static constexpr int STAGE = 2 * TERM * 2 + ROWS_BYTES;
+    static constexpr int LEFT_AT = RING_AT + STAGES * STAGE;  // a word a warp
+    static constexpr int ORDER_AT = LEFT_AT + 64;             // 257 x 2 bytes
+    static constexpr int shared_bytes() { return LEFT_AT + 640; }
+    static_assert(ORDER_AT + 257 * 2 <= shared_bytes() && WARPS * 4 <= 64, "");
+    static_assert(RING_AT % 128 == 0 && STAGE % 128 == 0, "whole lines");
+    // predicted (u8 a pixel) and votes (u16 a class) lie where the ring is primed later
+    static_assert(PIXELS + 256 * 2 <= STAGE, "");
+};
+
+// Where a chunk of 8 halves lies: of a pixel of z, of a row of W; in halves.
+DEVICE int z_at(int row, int chunk, int padded) { return row * padded + ((chunk ^ (row & 7)) << 3); }
+DEVICE int w_at(int row, int chunk) { return row * BK + ((chunk ^ (row >> 1 & 3)) << 3); }
+
+// Whether one of two halves is an infinity or a NaN.
+DEVICE bool not_finite(uint32_t pair) { return (pair & 0x7c00u) == 0x7c00u || (pair & 0x7c000000u) == 0x7c000000u; }
+DEVICE bool finite(float f) { return fabsf(f) < INFINITY; }
+
+// The online log-sum-exp of a pixel, and its nearest class.
+struct State {
+    float most = -INFINITY, sum = 0.0f, least = INFINITY;
+    int nearest = VOID;
+
+    DEVICE void fold(float constant, float squares, int id) {
+        join(constant - 0.5f * squares, 1.0f);
+        if (squares < least) {
+            least = squares;
+            nearest = id;
+        }
+    }
+    // Adds `other` e^term.
+    DEVICE void join(float term, float other) {
+        const float greater = fmaxf(most, term);
+        if (greater == -INFINITY) return;
+        sum = sum * expf(most - greater) + other * expf(term - greater);
+        most = greater;
+    }
+};
+
+DEVICE void write(const DensityParams& p, int pixel, const State& s, float background, bool usable) {
+    const float density = s.most + logf(s.sum);
+    p.density[pixel] = usable && finite(density) ? density : -INFINITY;
+    if (p.relative) {
+        const float relative = density - background;
+        p.relative[pixel] = usable && finite(relative) ? relative : -INFINITY;
+    }
+    if (p.nearest) {
+        p.nearest[pixel] = uint8_t(usable ? s.nearest : VOID);
+        p.distance[pixel] = usable ? sqrtf(s.least) : INFINITY;
+    }
+}
+
+// Both steps of 16 columns of a block; in a diagonal one, tiles of 8 rows below SKIP (+ 2 in the second step) are zero.
+template <class T, int SKIP> DEVICE void multiply(float (&sum)[2][8][4], Shared<half> z, Shared<half> w, int padded, int chunk, int lane) {
+#pragma unroll
+    for (int step = 0; step < BK / 16; ++step) {
+        const int skip = SKIP < 0 ? 0 : SKIP + 2 * step;
+        uint32_t a[2][4];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) ldmatrix_x4(a[i], z + z_at(i * 16 + lane % 16, chunk + step * 2 + lane / 16, padded));
+#pragma unroll
+        for (int term = 0; term < T::TERMS; ++term) {
+#pragma unroll
+            for (int j = 0; j < 8; j += 2) {
+                if (j < skip) continue;
+                uint32_t two[4];
+                ldmatrix_x4(two, w + (term * TERM + w_at(j * 8 + lane % 8 + lane / 16 * 8, step * 2 + lane / 8 % 2)));
+                const uint32_t b[2][2] = {{two[0], two[1]}, {two[2], two[3]}};
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    mma_m16n8k16(sum[i][j], a[i], b[0]);
+                    mma_m16n8k16(sum[i][j + 1], a[i], b[1]);
+                }
+            }
+        }
+    }
+}
+
+// Items in the order in which the block visits them: by falling votes of `predicted`, then by index; the background last.
+template <class T> DEVICE void visiting_order(const DensityParams& p, int pixel0, int first, int count, bool background) {
+    const int thread = threadIdx.x;
+    const Shared<uint16_t> order = smem<uint16_t>(T::ORDER_AT);
+    if (p.predicted) {
+        const Shared<uint8_t> predicted = smem<uint8_t>(T::RING_AT);
+        const Shared<uint16_t> votes = smem<uint16_t>(T::RING_AT + T::PIXELS);
+        predicted[thread] = pixel0 + thread < p.pixels ? p.predicted[pixel0 + thread] : uint8_t(VOID);
+        sync_threads();
+        for (int c = thread; c < count; c += T::THREADS) {
+            const int id = p.ids[first + c];
+            int n = 0;
+            for (int i = 0; i < T::PIXELS; ++i) n += predicted[i] == id;
+            votes[c] = uint16_t(n);
+        }
+        sync_threads();
+        for (int c = thread; c < count; c += T::THREADS) {
+            const int own = votes[c];
+            int rank = 0;
+            for (int i = 0; i < count; ++i) {
+                const int n = votes[i];
+                rank += n > own || (n == own && i < c);
+            }
+            order[rank] = uint16_t(first + c);
+        }
+    } else {
+        for (int c = thread; c < count; c += T::THREADS) order[c] = uint16_t(first + c);
+    }
+    if (background && thread == 0) order[count] = uint16_t(p.classes);
+    sync_threads();
+}
+
+// A block of W in the stream of a tile.
+struct Cursor {
+    int item = 0, panel = 0, block = 0;
+
+    DEVICE bool ends_panel() const { return block == 2 * panel + 1; }
+    DEVICE void advance(int panels) {
+        if (!ends_panel()) {
+            ++block;
+            return;
+        }
+        block = 0;
+        if (++panel < panels) return;
+        panel = 0;
+        ++item;
+    }
+};
+
+template <class T> DEVICE void density(const DensityParams& p) {
+    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, t = lane % 4;
+    const int pixel0 = blockIdx.x * T::PIXELS, own0 = pixel0 + warp * 32;
+    const int padded = p.panels * PANEL, chunks = padded / 8;
+    const int first = blockIdx.y * p.per_split;
+    const int count = p.classes - first < p.per_split ? p.classes - first : p.per_split;
+    const bool background = p.relative && int(blockIdx.y) == p.splits - 1;
+    const int items = count + background;
+    const bool exits = p.tau < INFINITY;
+
+    const Shared<half> z = smem<half>(warp * 32 * padded * 2);
+    for (int i = lane; i < 32 * chunks; i += 32) {
+        const int row = i / chunks, chunk = i % chunks;
+        const bool valid = own0 + row < p.pixels && chunk * 8 < p.channels;
+        cp_async16(z + z_at(row, chunk, padded), valid ? p.features + int64_t(own0 + row) * p.feature_stride + chunk * 8 : p.features, valid);
+    }
+    cp_async_commit();
+    visiting_order<T>(p, pixel0, first, count, background);
+    cp_async_wait<0>();
+    sync_warp();
+    // A lane checks a pixel. Zeros take the place of one that is not finite: it must not slow down the others' exit.
+    const Shared<Half8> z8 = smem<Half8>(warp * 32 * padded * 2);
+    bool broken = false;
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+        const Half8 h = z8[z_at(lane, chunk, padded) / 8];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) broken |= not_finite(h.pair[i]);
+    }
+    if (broken) {
+        for (int chunk = 0; chunk < chunks; ++chunk) z8[z_at(lane, chunk, padded) / 8] = Half8{};
+    }
+    const uint32_t usable = vote(!broken && own0 + lane < p.pixels);
+    const uint32_t non_finite = vote(broken);
+    sync_warp();
+
+    const Shared<uint16_t> order = smem<uint16_t>(T::ORDER_AT);
+    const int blocks = p.panels * (p.panels + 1);  // of an item
+    auto copy = [&](int stage, const Cursor& c) {
+        if (c.item >= items) return;
+        const int item = order[c.item];
+        const half* source = p.weights + (int64_t(item) * blocks + c.panel * (c.panel + 1) + c.block) * (T::TERMS * TERM);
+        const Shared<half> to = smem<half>(T::RING_AT + stage * T::STAGE);
+#pragma unroll
+        for (int i = 0; i < T::TERMS * TERM / 8 / T::THREADS; ++i) {
+            const int at = (thread + i * T::THREADS) * 8;
+            cp_async16(to + at, source + at, true);
+        }
+        if (c.ends_panel() && thread < ROWS_BYTES / 16) {
+            const float* rows = p.rows + (int64_t(item) * padded + c.panel * PANEL) * 2 + thread * 4;
+            cp_async16(to + (2 * TERM + thread * 8), reinterpret_cast<const half*>(rows), true);
+        }
+    };
+
+    State state[4];  // of rows g, g + 8, g + 16, g + 24 of the warp's pixels, g = lane / 4; the same in a quad's lanes
+    float squares[4] = {}, base[4] = {};
+    float sum[2][8][4] = {};
+    const bool idle = usable == 0;  // past the last pixel
+    bool left = idle;
+    int done = 0, stage = 0;
+    Cursor at, ahead;
+    const Shared<uint32_t> lefts = smem<uint32_t>(T::LEFT_AT);
+
+    // Starts the stream at `at`.
+    auto prime = [&] {
+        ahead = at;
+#pragma unroll
+        for (int i = 0; i < STAGES - 1; ++i) {
+            copy((stage + i) % STAGES, ahead);
+            cp_async_commit();
+            ahead.advance(p.panels);
+        }
+    };
+    prime();
+    while (at.item < items) {
+        cp_async_wait<STAGES - 2>();
+        // Everybody's copies of this block are in, and everybody has left the stage that is overwritten next.
+        sync_threads();
+        const int item = order[at.item];
+        const bool may_exit = exits && item != p.classes;
+        if (may_exit && at.panel > 0 && at.block == 0) {
+            uint32_t all = 1;
+            for (int i = 0; i < T::WARPS; ++i) all &= lefts[i];
+            if (all) {
+                // The copies in flight would be overwritten. A panel has two blocks at least, so no warp can
+                // write its next word before all have read this one.
+                cp_async_wait<0>();
+                at = Cursor{at.item + 1, 0, 0};
+                left = idle;
+#pragma unroll
+                for (int r = 0; r < 4; ++r) squares[r] = 0.0f;
+                prime();
+                continue;
+            }
+        }
+        copy((stage + STAGES - 1) % STAGES, ahead);
+        cp_async_commit();
+        ahead.advance(p.panels);
+
+        if (!left) {
+            const Shared<half> w = smem<half>(T::RING_AT + stage * T::STAGE);
+            const int chunk = at.block * (BK / 8);
+            if (at.block < 2 * at.panel) {
+                multiply<T, -1>(sum, z, w, padded, chunk, lane);
+            } else if (at.block == 2 * at.panel) {
+                multiply<T, 0>(sum, z, w, padded, chunk, lane);
+            } else {
+                multiply<T, 4>(sum, z, w, padded, chunk, lane);
+            }
+            done += item != p.classes;
+        }
+        if (at.ends_panel()) {
+            const float constant = p.constants[item];
+            if (!left) {
+                const Shared<Float4> rows = smem<Float4>(T::RING_AT + stage * T::STAGE + 2 * TERM * 2);
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+                    const Float4 row = rows[j * 4 + t];  // bias and scale of rows 8 j + 2 t and the next
+#pragma unroll
+                    for (int r = 0; r < 4; ++r) {
+                        float(&own)[4] = sum[r / 2][j];
+                        const float y0 = (own[r % 2 * 2] - row.v[0]) * row.v[1], y1 = (own[r % 2 * 2 + 1] - row.v[2]) * row.v[3];
+                        squares[r] += y0 * y0 + y1 * y1;
+                        own[r % 2 * 2] = 0.0f;
+                        own[r % 2 * 2 + 1] = 0.0f;
+                    }
+                }
+                const bool last = at.panel == p.panels - 1;
+                if (last || may_exit) {
+                    bool out = true;
+#pragma unroll
+                    for (int r = 0; r < 4; ++r) {
+                        float total = squares[r] + shuffle_xor(squares[r], 1);
+                        total += shuffle_xor(total, 2);
+                        if (!last) {
+                            float reach = 2.0f * (constant - state[r].most + p.tau);
+                            if (p.nearest) reach = fmaxf(reach, state[r].least);
+                            out &= total > reach || !(usable >> (r * 8 + lane / 4) & 1);
+                        } else if (item == p.classes) {
+                            base[r] = constant - 0.5f * total;
+                        } else {
+                            state[r].fold(constant, total, p.ids[item]);
+                        }
+                    }
+                    if (!last) left = vote(out) == 0xffffffffu;
+                }
+            }
+            if (at.panel == p.panels - 1) {
+                left = idle;
+#pragma unroll
+                for (int r = 0; r < 4; ++r) squares[r] = 0.0f;
+            } else if (may_exit && lane == 0) {
+                lefts[warp] = left;
+            }
+        }
+        at.advance(p.panels);
+        stage = (stage + 1) % STAGES;
+    }
+    cp_async_wait<0>();
+
+    // Lane 4 g + t has pixel 8 t + g: a store a lane.
+    State own = state[0];
+    float under = base[0];
+#pragma unroll
+    for (int r = 1; r < 4; ++r) {
+        if (t == r) {
+            own = state[r];
+            under = base[r];
+        }
+    }
+    const int row = t * 8 + lane / 4, pixel = own0 + row;
+    if (lane == 0) {
+        const int64_t i = (int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * T::WARPS + warp;
+        p.stats[2 * i] = blockIdx.y == 0 ? __builtin_popcount(non_finite) : 0;
+        p.stats[2 * i + 1] = done;
+    }
+    if (pixel >= p.pixels) return;
+    const bool is_usable = usable >> row & 1;
+    if (p.splits == 1) {
+        write(p, pixel, own, under, is_usable);
+    } else {
+        // A negative sum: the feature is not finite.
+        store16(p.partial + (int64_t(blockIdx.y) * p.pixels + pixel) * 4,
+                Float4{{own.most, is_usable ? own.sum : -1.0f, own.least, float(own.nearest)}});
+        if (background) p.relative[pixel] = under;
+    }
+}
+
+// Joins the splits in order. Grid ceil(pixels / 256), blocks of 256; a thread has one pixel.
+DEVICE void merge(const DensityParams& p) {
+    const int64_t pixel = int64_t(blockIdx.x) * 256 + threadIdx.x;
+    if (pixel >= p.pixels) return;
+    State all;
+    bool usable = true;
+    for (int split = 0; split < p.splits; ++split) {
+        const Float4 v = load16<Float4>(p.partial + (int64_t(split) * p.pixels + pixel) * 4);
+        usable &= v.v[1] >= 0.0f;
+        all.join(v.v[0], v.v[1]);
+        if (v.v[2] < all.least) {
+            all.least = v.v[2];
+            all.nearest = int(v.v[3]);
+        }
+    }
+    write(p, int(pixel), all, p.relative ? p.relative[pixel] : 0.0f, usable);
+}
+
+using Tile256 = Tile<8, 256, 2>;
+using Tile128 = Tile<4, 256, 2>;
+using Tile64 = Tile<2, 512, 2>;
+// The launch's twin (src/device/launch/density.rs) holds the same numbers. The first does not fit GPUs with 99 KiB.
+static_assert(Tile256::shared_bytes() == 166528 && Tile128::shared_bytes() == 100992 && Tile64::shared_bytes() == 100992, "");
+
+}  // namespace
+
+KERNEL(density_256, DensityParams, Tile256::THREADS, density<Tile256>)
+KERNEL(density_128, DensityParams, Tile128::THREADS, density<Tile128>)
+KERNEL(density_64, DensityParams, Tile64::THREADS, density<Tile64>)
+using Fast256 = Tile<8, 256, 1>;
+using Fast128 = Tile<4, 256, 1>;
+using Fast64 = Tile<2, 512, 1>;
+KERNEL(density_256_fast, DensityParams, Fast256::THREADS, density<Fast256>)
+KERNEL(density_128_fast, DensityParams, Fast128::THREADS, density<Fast128>)
+KERNEL(density_64_fast, DensityParams, Fast64::THREADS, density<Fast64>)
+KERNEL(density_merge, DensityParams, 256, merge)

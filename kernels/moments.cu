@@ -1,0 +1,412 @@
+// Count, mean and scatter of the features of each class, image by image, folded into running moments:
+//
+//   n_c, mu_c = sum z / n_c, S_c = sum (z - mu_c)(z - mu_c)^T   over the pixels z of class c, z fp16 [batch, cells, D]
+//
+// Every sum has a fixed order that depends on the image alone: no atomics, the same bits every run, whatever the batch.
+//   moments_keys     a pixel's key: its class, or why it has none (void, unknown, not finite); its rank among equal keys
+//                    of its segment (256 pixels), and how many of each key a segment has
+//   moments_offsets  where each key's pixels start (a stable counting sort), and the table of chunks: up to 512 pixels
+//                    of one class of one image
+//   moments_place    the pixels in that order
+//   moments_sums     of a chunk: f64 sums, least and greatest value of each channel
+//   moments_shifts   of an image's class: mean in f64; shift = that mean in f32; scale 2^e that brings the greatest
+//                    |z - shift| of a channel to 2^14 .. 2^15
+//   moments_syrk     of a chunk, for a 64 x 64 block of the lower triangle: sum x_i x_j on tensor cores, where
+//                    x = (z - shift) scale is split in two fp16 terms (at this scale the low one shares the accumulator):
+//                    low high + high low + high high in f32 over 16 pixels, these sums over 64, and these over the chunk:
+//                    in one long sum, a channel that is nearly always the same rounds the same way every time
+//   moments_fold     S_c += T + d d^T n n' / (n + n') for each image in order (Chan, Golub and LeVeque 1979), in f64, T the
+//                    chunks' sums in order, d the distance of the means
+//   moments_means    the same for means and counts
+#include "common/arch.cuh"
+
+struct MomentsParams {
+    const half* features;   // [batch, cells, feature_stride], a pixel at a multiple of 16 bytes
+    const uint8_t* labels;  // [batch, cells]
+    uint16_t* keys;         // [batch, cells]
+    uint8_t* ranks;         // [batch, cells]
+    int32_t* offsets;       // [batch, segments, KEYS]: counts, then their exclusive sums over the segments
+    int32_t* totals;        // [batch, 3, KEYS]: pixels of each key; where they start in `sorted`; a class's first chunk
+    int32_t* chunks;        // [batch, slots, 4]: class, start in `sorted`, pixels (0: no chunk), 0
+    int32_t* sorted;        // [batch, cells]
+    double* sums;           // [batch, slots, D]
+    float* extremes;        // [batch, slots, 2, D]
+    double* image_mean;     // [batch, classes, D]
+    float* shifts;          // [batch, classes, D, 2]: shift, scale
+    float* partial;         // [batch, slots, blocks, 64, 64]
+    int64_t* count;         // [classes + 3]; this and the next two: running. Last: void, unknown, not finite
+    double* mean;           // [classes, D]
+    double* scatter;        // [classes, D, D], the lower triangle
+    int32_t batch, cells, feature_stride, channels, classes, segments, slots, blocks;
+};
+static_assert(sizeof(MomentsParams) == 160 && offsetof(MomentsParams, batch) == 128 && offsetof(MomentsParams, blocks) == 156, "twin: src/device/params.rs");
+
+namespace {
+
+constexpr int SEGMENT = 256, CHUNK = 512;
+constexpr int VOID_KEY = 256, UNKNOWN_KEY = 257, NON_FINITE_KEY = 258, NO_KEY = 259, KEYS = 260;
+
+// Grid (segments, batch), blocks of 256, 512 bytes of shared memory; a thread has one pixel.
+DEVICE void find_keys(const MomentsParams& p) {
+    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    const int64_t image = int64_t(blockIdx.y) * p.cells;
+    const int cell0 = blockIdx.x * SEGMENT;
+    int own = NO_KEY;
+    // A warp reads a pixel of a known class together.
+    for (int i = 0; i < 32; ++i) {
+        const int cell = cell0 + warp * 32 + i;
+        if (cell >= p.cells) break;
+        const int label = p.labels[image + cell];
+        int key = label == 255 ? VOID_KEY : UNKNOWN_KEY;
+        if (label < p.classes && label != 255) {
+            bool broken = false;
+            for (int c = lane * 8; c < p.channels; c += 256) {
+                const Half8 h = load16<Half8>(p.features + (image + cell) * p.feature_stride + c);
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    broken |= (h.pair[j] & 0x7c00u) == 0x7c00u || (h.pair[j] & 0x7c000000u) == 0x7c000000u;
+                }
+            }
+            key = vote(broken) ? NON_FINITE_KEY : label;
+        }
+        if (lane == i) own = key;
+    }
+    const Shared<uint16_t> keys = smem<uint16_t>(0);
+    keys[thread] = uint16_t(own);
+    sync_threads();
+    int rank = 0;
+    for (int i = 0; i < SEGMENT; ++i) rank += keys[i] == own && i < thread;
+    int32_t* counts = p.offsets + (int64_t(blockIdx.y) * p.segments + blockIdx.x) * KEYS;
+    for (int key = thread; key < KEYS; key += SEGMENT) {
+        int n = 0;
+        for (int i = 0; i < SEGMENT; ++i) n += keys[i] == key;
+        counts[key] = n;
+    }
+    if (cell0 + thread < p.cells) {
+        p.keys[image + cell0 + thread] = uint16_t(own);
+        p.ranks[image + cell0 + thread] = uint8_t(rank);
+    }
+}
+
+// Grid batch, blocks of 256, 1152 bytes of shared memory; a thread has a key or two.
+DEVICE void find_offsets(const MomentsParams& p) {
+    const Shared<int32_t> shared = smem<int32_t>(0);
+    for (int key = threadIdx.x; key < KEYS; key += 256) {
+        int32_t* count = p.offsets + int64_t(blockIdx.x) * p.segments * KEYS + key;
+        int before = 0;
+        for (int segment = 0; segment < p.segments; ++segment) {
+            const int n = count[int64_t(segment) * KEYS];
+            count[int64_t(segment) * KEYS] = before;
+            before += n;
+        }
+        shared[key] = before;
+    }
+    sync_threads();
+    int32_t* totals = p.totals + int64_t(blockIdx.x) * 3 * KEYS;
+    int32_t* chunks = p.chunks + int64_t(blockIdx.x) * p.slots * 4;
+    for (int key = threadIdx.x; key < KEYS; key += 256) {
+        int start = 0, chunk = 0;
+        for (int other = 0; other < key; ++other) {
+            const int n = shared[other];
+            start += n;
+            if (other < p.classes) chunk += (n + CHUNK - 1) / CHUNK;
+        }
+        const int n = shared[key];
+        totals[key] = n;
+        totals[KEYS + key] = start;
+        totals[2 * KEYS + key] = chunk;
+        if (key < p.classes) {
+            for (int done = 0; done < n; done += CHUNK, ++chunk) {
+                chunks[chunk * 4] = key;
+                chunks[chunk * 4 + 1] = start + done;
+                chunks[chunk * 4 + 2] = n - done < CHUNK ? n - done : CHUNK;
+                chunks[chunk * 4 + 3] = 0;
+            }
+        } else if (key == NO_KEY) {
+            for (; chunk < p.slots; ++chunk) chunks[chunk * 4 + 2] = 0;
+        }
+    }
+}
+
+// Grid (segments, batch), blocks of 256; a thread has one pixel.
+DEVICE void place(const MomentsParams& p) {
+    const int cell = blockIdx.x * SEGMENT + threadIdx.x;
+    if (cell >= p.cells) return;
+    const int64_t image = blockIdx.y, at = image * p.cells + cell;
+    const int key = p.keys[at];
+    if (key >= p.classes) return;
+    const int start = p.totals[image * 3 * KEYS + KEYS + key];
+    const int before = p.offsets[(image * p.segments + blockIdx.x) * KEYS + key];
+    p.sorted[image * p.cells + start + before + p.ranks[at]] = cell;
+}
+
+// Grid (slots, batch), blocks of 256; a thread has two channels.
+DEVICE void add_up(const MomentsParams& p) {
+    const int64_t image = blockIdx.y, slot = image * p.slots + blockIdx.x;
+    const int n = p.chunks[slot * 4 + 2], c = threadIdx.x * 2;
+    if (n == 0 || c >= p.channels) return;
+    const int32_t* cells = p.sorted + image * p.cells + p.chunks[slot * 4 + 1];
+    double sum[2] = {};
+    float least[2] = {INFINITY, INFINITY}, most[2] = {-INFINITY, -INFINITY};
+#pragma unroll 4
+    for (int i = 0; i < n; ++i) {
+        const int64_t cell = image * p.cells + cells[i];
+        const Float2 z = unpack(*reinterpret_cast<const uint32_t*>(p.features + cell * p.feature_stride + c));
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            sum[j] += double(z.v[j]);
+            least[j] = fminf(least[j], z.v[j]);
+            most[j] = fmaxf(most[j], z.v[j]);
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+        p.sums[slot * p.channels + c + j] = sum[j];
+        p.extremes[slot * 2 * p.channels + c + j] = least[j];
+        p.extremes[(slot * 2 + 1) * p.channels + c + j] = most[j];
+    }
+}
+
+// Grid (classes, batch), blocks of 256 over the channels.
+DEVICE void find_shifts(const MomentsParams& p) {
+    const int64_t image = blockIdx.y;
+    const int c = blockIdx.x;
+    const int32_t* totals = p.totals + image * 3 * KEYS;
+    const int n = totals[c];
+    if (n == 0) return;
+    const int64_t first = image * p.slots + totals[2 * KEYS + c];
+    for (int i = threadIdx.x; i < p.channels; i += 256) {
+        double sum = 0.0;
+        float least = INFINITY, most = -INFINITY;
+        for (int64_t slot = first; slot < first + (n + CHUNK - 1) / CHUNK; ++slot) {
+            sum += p.sums[slot * p.channels + i];
+            least = fminf(least, p.extremes[slot * 2 * p.channels + i]);
+            most = fmaxf(most, p.extremes[(slot * 2 + 1) * p.channels + i]);
+        }
+        const double mean = sum / n;
+        const float shift = float(mean), reach = fmaxf(most - shift, shift - least);
+        int exponent = 15;  // of a channel that is constant
+        frexpf(reach, &exponent);
+        const int64_t at = (image * p.classes + c) * p.channels + i;
+        p.image_mean[at] = mean;
+        p.shifts[2 * at] = shift;
+        p.shifts[2 * at + 1] = reach > 0.0f ? ldexpf(1.0f, 15 - exponent) : 1.0f;
+    }
+}
+
+constexpr int BLOCK = 64;             // rows and columns of S
+constexpr int STEP = 32;              // pixels in shared memory at once
+constexpr int TILE = STEP * BLOCK;    // halves: [pixel][channel], chunks of 8 permuted by pixel % 8
+constexpr int THREADS = 128;          // warps 2 x 2, 32 x 32 of the block each
+constexpr int CELLS_AT = 4 * TILE * 2, SHIFTS_AT = CELLS_AT + CHUNK * 4;
+static_assert(SHIFTS_AT + 2 * BLOCK * 8 == 19456, "the launch's twin holds the same number");
+
+DEVICE int x_at(int pixel, int chunk) { return pixel * BLOCK + ((chunk ^ (pixel & 7)) << 3); }
+
+DEVICE void add(float (&to)[2][4][4], const float (&from)[2][4][4]) {
+#pragma unroll
+    for (int i = 0; i < 32; ++i) to[i / 16][i / 4 % 4][i % 4] += from[i / 16][i / 4 % 4][i % 4];
+}
+
+// Grid (slots, blocks, batch), blocks of 128, 19456 bytes of shared memory: tiles of rows (high, low) and of columns,
+// the chunk's cells, shifts and scales of rows and columns.
+DEVICE void syrk(const MomentsParams& p) {
+    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    const int64_t image = blockIdx.z, slot = image * p.slots + blockIdx.x;
+    const int32_t* chunk = p.chunks + slot * 4;
+    const int c = chunk[0], start = chunk[1], n = chunk[2];
+    if (n == 0) return;
+    int row_panel = 0, column_panel = blockIdx.y;
+    while (column_panel > row_panel) column_panel -= ++row_panel;
+    const bool diagonal = row_panel == column_panel;
+
+    const Shared<int32_t> cells = smem<int32_t>(CELLS_AT);
+    for (int i = thread; i < n; i += THREADS) cells[i] = p.sorted[image * p.cells + start + i];
+    const Shared<Float2> shifts = smem<Float2>(SHIFTS_AT);
+    {
+        const int channel = (thread < BLOCK ? row_panel : column_panel) * BLOCK + thread % BLOCK;
+        const float* from = p.shifts + ((image * p.classes + c) * p.channels + channel) * 2;
+        shifts[thread] = channel < p.channels ? Float2{{from[0], from[1]}} : Float2{};
+    }
+    sync_threads();
+
+    // This thread brings chunk `group` of pixels thread / 8, + 16 of the rows, then of the columns.
+    const int group = thread % 8, pixel = thread / 8;
+    const int passes = diagonal ? 2 : 4;
+    Half8 raw[4];
+    auto load = [&](int first) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int at = first + pixel + i % 2 * 16, channel = (i < 2 ? row_panel : column_panel) * BLOCK + group * 8;
+            if (i < passes && at < n && channel < p.channels) {
+                raw[i] = load16<Half8>(p.features + (image * p.cells + cells[at]) * p.feature_stride + channel);
+            }
+        }
+    };
+    auto convert = [&](int first) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (i >= passes) continue;
+            const int row = pixel + i % 2 * 16, channel = (i < 2 ? row_panel : column_panel) * BLOCK + group * 8;
+            Half8 high = {}, low = {};
+            if (first + row < n && channel < p.channels) {
+                float x[8], rounded[8];
+                unpack(raw[i], x);
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+                    const Float2 shift = shifts[i / 2 * BLOCK + group * 8 + j];
+                    x[j] = (x[j] - shift.v[0]) * shift.v[1];
+                }
+                high = pack(x);
+                unpack(high, rounded);
+#pragma unroll
+                for (int j = 0; j < 8; ++j) x[j] -= rounded[j];
+                low = pack(x);
+            }
+            const Shared<Half8> to = smem<Half8>(i / 2 * 2 * TILE * 2);
+            to[x_at(row, group) / 8] = high;
+            to[(TILE + x_at(row, group)) / 8] = low;
+        }
+    };
+
+    const int wm = warp / 2 * 32, wn = warp % 2 * 32;
+    const bool above = diagonal && wn > wm;
+    const Shared<half> rows = smem<half>(0), columns = smem<half>(diagonal ? 0 : 2 * TILE * 2);
+    float middle[2][4][4] = {}, total[2][4][4] = {};  // over 64 pixels, over all
+    load(0);
+    for (int first = 0; first < n; first += STEP) {
+        convert(first);
+        sync_threads();
+        load(first + STEP);
+        if (!above) {
+#pragma unroll
+            for (int step = 0; step < STEP / 16; ++step) {
+                uint32_t a[2][2][4], b[2][4][2];  // [term]
+#pragma unroll
+                for (int term = 0; term < 2; ++term) {
+#pragma unroll
+                    for (int i = 0; i < 2; ++i) {
+                        const int at = x_at(step * 16 + lane / 16 * 8 + lane % 8, wm / 8 + i * 2 + lane / 8 % 2);
+                        ldmatrix_x4_transposed(a[term][i], rows + (term * TILE + at));
+                    }
+#pragma unroll
+                    for (int j = 0; j < 4; j += 2) {
+                        uint32_t two[4];
+                        const int at = x_at(step * 16 + lane / 8 % 2 * 8 + lane % 8, wn / 8 + j + lane / 16);
+                        ldmatrix_x4_transposed(two, columns + (term * TILE + at));
+                        b[term][j][0] = two[0];
+                        b[term][j][1] = two[1];
+                        b[term][j + 1][0] = two[2];
+                        b[term][j + 1][1] = two[3];
+                    }
+                }
+                float sum[2][4][4] = {};
+#pragma unroll
+                for (int product = 0; product < 3; ++product) {  // low high, high low, high high
+#pragma unroll
+                    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+                        for (int j = 0; j < 4; ++j) mma_m16n8k16(sum[i][j], a[product == 0][i], b[product == 1][j]);
+                    }
+                }
+                add(middle, sum);
+            }
+            if (first / STEP % 2 == 1 || first + STEP >= n) {
+                add(total, middle);
+#pragma unroll
+                for (int i = 0; i < 32; ++i) middle[i / 16][i / 4 % 4][i % 4] = 0.0f;
+            }
+        }
+        sync_threads();  // everybody has read what the next pixels overwrite
+    }
+    if (above) return;
+    Float2* out = reinterpret_cast<Float2*>(p.partial + (slot * p.blocks + blockIdx.y) * BLOCK * BLOCK);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const int row = wm + i * 16 + lane / 4 + h * 8, column = wn + j * 8 + lane % 4 * 2;
+                out[(row * BLOCK + column) / 2] = Float2{{total[i][j][2 * h], total[i][j][2 * h + 1]}};
+            }
+        }
+    }
+}
+
+// A class's running count and one channel's running mean, image after image.
+struct Running {
+    double n, mean;
+
+    // The distance to an image's mean, before it is folded in.
+    DEVICE double apart(double image_mean) const { return image_mean - mean; }
+    DEVICE void fold(double image_n, double image_mean) {
+        mean = n > 0.0 ? mean + (image_mean - mean) * (image_n / (n + image_n)) : image_mean;
+        n += image_n;
+    }
+};
+
+// Grid (16 blocks, classes), blocks of 256; a thread has one element of the lower triangle.
+DEVICE void fold(const MomentsParams& p) {
+    int row_panel = 0, column_panel = blockIdx.x / 16;
+    const int block = column_panel, element = blockIdx.x % 16 * 256 + threadIdx.x;
+    while (column_panel > row_panel) column_panel -= ++row_panel;
+    const int i = row_panel * BLOCK + element / BLOCK, j = column_panel * BLOCK + element % BLOCK;
+    if (i >= p.channels || j > i) return;
+    const int64_t c = blockIdx.y;
+    double* out = p.scatter + (c * p.channels + i) * p.channels + j;
+    const double n = double(p.count[c]);
+    Running row = {n, p.mean[c * p.channels + i]}, column = {n, p.mean[c * p.channels + j]};
+    double scatter = *out;
+    for (int64_t image = 0; image < p.batch; ++image) {
+        const int32_t* totals = p.totals + image * 3 * KEYS;
+        const int own = totals[c];
+        if (own == 0) continue;
+        const int64_t first = image * p.slots + totals[2 * KEYS + c];
+        double products = 0.0;
+        for (int64_t slot = first; slot < first + (own + CHUNK - 1) / CHUNK; ++slot) {
+            products += double(p.partial[(slot * p.blocks + block) * BLOCK * BLOCK + element]);
+        }
+        const int64_t at = (image * p.classes + c) * p.channels;
+        const double mean_i = p.image_mean[at + i], mean_j = p.image_mean[at + j];
+        const float *shift_i = p.shifts + (at + i) * 2, *shift_j = p.shifts + (at + j) * 2;
+        // About the image's mean: the shift is that mean rounded to f32.
+        products = products / (double(shift_i[1]) * double(shift_j[1])) - own * (mean_i - double(shift_i[0])) * (mean_j - double(shift_j[0]));
+        if (row.n > 0.0) products += row.apart(mean_i) * column.apart(mean_j) * (row.n * (own / (row.n + own)));
+        scatter += products;
+        row.fold(own, mean_i);
+        column.fold(own, mean_j);
+    }
+    *out = scatter;
+}
+
+// Grid classes + 3, blocks of 256 over the channels; after moments_fold, which reads the old means. The last three blocks
+// count the pixels that have no class.
+DEVICE void means(const MomentsParams& p) {
+    const int64_t c = blockIdx.x, n = p.count[c];
+    const int key = c < p.classes ? int(c) : VOID_KEY + int(c) - p.classes;
+    int64_t count = n;
+    for (int64_t image = 0; image < p.batch; ++image) count += p.totals[image * 3 * KEYS + key];
+    for (int i = threadIdx.x; c < p.classes && i < p.channels; i += 256) {
+        Running running = {double(n), p.mean[c * p.channels + i]};
+#pragma unroll 1
+        for (int64_t image = 0; image < p.batch; ++image) {
+            const int own = p.totals[image * 3 * KEYS + c];
+            if (own) running.fold(own, p.image_mean[(image * p.classes + c) * p.channels + i]);
+        }
+        p.mean[c * p.channels + i] = running.mean;
+    }
+    sync_threads();  // everybody has read the old count
+    if (threadIdx.x == 0) p.count[c] = count;
+}
+
+}  // namespace
+
+KERNEL(moments_keys, MomentsParams, 256, find_keys)
+KERNEL(moments_offsets, MomentsParams, 256, find_offsets)
+KERNEL(moments_place, MomentsParams, 256, place)
+KERNEL(moments_sums, MomentsParams, 256, add_up)
+KERNEL(moments_shifts, MomentsParams, 256, find_shifts)
+KERNEL(moments_syrk, MomentsParams, THREADS, syrk)
+KERNEL(moments_fold, MomentsParams, 256, fold)
+KERNEL(moments_means, MomentsParams, 256, means)

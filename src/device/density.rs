@@ -1,0 +1,153 @@
+//! A density on a device: Gaussians packed as `kernels/density.cu` reads them, uploaded once.
+//!
+//! Row i of W_c is scaled by 2^s_i, its greatest value then in 2^14 .. 2^15, and split in two fp16
+//! terms; `bias_i` is the *stored* row times mu_c, in f64, so that rounding W shifts no mean.
+//! Blocks of 64 rows x 32 columns up to the diagonal, row panel by row panel, each low term first, laid
+//! out as they lie in shared memory: a row's four chunks of 8 permuted by row / 2 % 4.
+
+use half::f16;
+
+use super::launch::density::{BLOCK, Gaussians, PANEL, Precision, blocks};
+use super::{Buffer, Device};
+use crate::density;
+use crate::error::{Error, Result};
+
+pub struct DeviceDensity {
+    classes: usize,
+    channels: usize,
+    precision: Precision,
+    weights: Buffer,
+    rows: Buffer,
+    constants: Buffer,
+    ids: Buffer,
+}
+
+/// What is uploaded.
+struct Packed {
+    weights: Vec<f16>,
+    rows: Vec<f32>,
+}
+
+impl DeviceDensity {
+    /// # Errors
+    /// Channels that are no multiple of 16, or a W that f32 cannot scale.
+    pub fn new(
+        device: &dyn Device,
+        gaussians: &density::Gaussians,
+        precision: Precision,
+    ) -> Result<Self> {
+        let channels = gaussians.channels;
+        if !channels.is_multiple_of(16) || channels == 0 {
+            let expected = "a number of channels that is a multiple of 16";
+            return Err(Error::invalid("density on a device", expected, channels)
+                .fix("run it with --device cpu"));
+        }
+        let mut packed = Packed { weights: Vec::new(), rows: Vec::new() };
+        let (mut constants, mut ids) = (Vec::new(), Vec::new());
+        for class in &gaussians.classes {
+            packed.push(&class.gaussian, precision)?;
+            constants.push((class.log_prior + class.gaussian.log_peak()) as f32);
+            ids.push(class.class as i32);
+        }
+        packed.push(&gaussians.background, precision)?;
+        constants.push(gaussians.background.log_peak() as f32);
+        Ok(DeviceDensity {
+            classes: ids.len(),
+            channels,
+            precision,
+            weights: upload(device, &packed.weights)?,
+            rows: upload(device, &packed.rows)?,
+            constants: upload(device, &constants)?,
+            ids: upload(device, &ids)?,
+        })
+    }
+
+    /// Those with a Gaussian.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// D
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// For the launch.
+    pub fn gaussians(&self) -> Gaussians<'_> {
+        Gaussians {
+            classes: self.classes,
+            channels: self.channels,
+            precision: self.precision,
+            weights: self.weights.all(),
+            rows: self.rows.all(),
+            constants: self.constants.all(),
+            ids: self.ids.all(),
+        }
+    }
+}
+
+/// What the kernel counted: pixels with a feature that is not finite, and the share of the blocks of W
+/// that were multiplied (the early exit skipped the others).
+pub fn read_stats(bytes: &[u8], pixels: usize, classes: usize, channels: usize) -> (usize, f64) {
+    let stats: Vec<i32> = bytemuck::pod_collect_to_vec(bytes);
+    let (pairs, _) = stats.as_chunks::<2>();
+    let non_finite = pairs.iter().map(|pair| pair[0] as usize).sum();
+    let done: u64 = pairs.iter().map(|pair| pair[1] as u64).sum();
+    let all = pixels.div_ceil(32) * classes * blocks(channels);
+    (non_finite, done as f64 / all.max(1) as f64)
+}
+
+fn upload<T: bytemuck::Pod>(device: &dyn Device, values: &[T]) -> Result<Buffer> {
+    let bytes: &[u8] = bytemuck::cast_slice(values);
+    let buffer = device.alloc(bytes.len())?;
+    device.write(buffer.all(), bytes)?;
+    Ok(buffer)
+}
+
+impl Packed {
+    fn push(&mut self, gaussian: &density::Gaussian, precision: Precision) -> Result<()> {
+        let channels = gaussian.mean.len();
+        let padded = channels.next_multiple_of(PANEL);
+        // [row][term][column], zero past D and above the diagonal
+        let mut stored = vec![[f16::ZERO; 2]; padded * padded];
+        for (i, row) in gaussian.whitening.chunks_exact(channels).enumerate() {
+            let greatest = row[..=i].iter().fold(0f64, |most, w| most.max(w.abs()));
+            let exponent = 14 - greatest.log2().floor() as i32;
+            if !greatest.is_normal() || exponent.abs() > 100 {
+                let expected = "rows of W with a greatest value between 2^-86 and 2^114";
+                return Err(Error::invalid("density on a device", expected, greatest));
+            }
+            let (up, down) = (2f64.powi(exponent), 2f64.powi(-exponent));
+            let mut bias = 0.0;
+            for (k, w) in row[..=i].iter().enumerate() {
+                let high = f16::from_f64(w * up);
+                let low = match precision {
+                    Precision::Exact => f16::from_f64(w * up - high.to_f64()),
+                    Precision::Fast => f16::ZERO,
+                };
+                stored[i * padded + k] = [low, high];
+                bias += (high.to_f64() + low.to_f64()) * gaussian.mean[k];
+            }
+            self.rows.extend([bias as f32, down as f32]);
+        }
+        self.rows.resize(self.rows.len() + (padded - channels) * 2, 0.0);
+        let terms = match precision {
+            Precision::Exact => 0..2,
+            Precision::Fast => 1..2,
+        };
+        for panel in 0..padded / PANEL {
+            for block in 0..(panel + 1) * PANEL / BLOCK {
+                for term in terms.clone() {
+                    for row in 0..PANEL {
+                        for chunk in 0..BLOCK / 8 {
+                            let chunk = chunk ^ (row >> 1 & 3);
+                            let at = (panel * PANEL + row) * padded + block * BLOCK + chunk * 8;
+                            self.weights.extend(stored[at..at + 8].iter().map(|w| w[term]));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

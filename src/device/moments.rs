@@ -1,0 +1,91 @@
+//! Moments that stay on a device: features and labels are folded in batch by batch, and come down as
+//! [`Moments`] when they are asked for. The host's moments go up to be continued.
+
+use super::launch::moments::{Running, Scratch, Shape, moments};
+use super::{Buffer, Device, Slice, Tensor};
+use crate::density::{Moments, Tally};
+use crate::error::Result;
+
+pub struct DeviceMoments {
+    classes: usize,
+    channels: usize,
+    /// Pixels in the moments it started from.
+    before: i64,
+    count: Buffer,
+    mean: Buffer,
+    scatter: Buffer,
+    /// For the largest batch so far.
+    scratch: Vec<Buffer>,
+}
+
+impl DeviceMoments {
+    /// Starts from `moments`.
+    pub fn new(device: &dyn Device, moments: &Moments) -> Result<Self> {
+        let (classes, channels) = (moments.classes(), moments.channels());
+        let mut count = moments.count().to_vec();
+        count.extend([0; 3]);
+        let mean: Vec<f64> = (0..classes).flat_map(|c| moments.mean(c)).copied().collect();
+        let new = DeviceMoments {
+            classes,
+            channels,
+            before: moments.count().iter().sum(),
+            count: device.alloc(count.len() * 8)?,
+            mean: device.alloc(mean.len() * 8)?,
+            scatter: device.alloc(classes * channels * channels * 8)?,
+            scratch: Vec::new(),
+        };
+        device.write(new.count.all(), bytemuck::cast_slice(&count))?;
+        device.write(new.mean.all(), bytemuck::cast_slice(&mean))?;
+        let square = channels * channels * 8;
+        for class in 0..classes {
+            let to = new.scatter.slice(class * square, square)?;
+            device.write(to, bytemuck::cast_slice(moments.scatter(class)))?;
+        }
+        Ok(new)
+    }
+
+    /// Folds in the images of `features` (fp16), in order; `labels` u8 a pixel.
+    pub fn add(&mut self, device: &dyn Device, features: Tensor, labels: Slice) -> Result<()> {
+        let shape = Shape {
+            batch: features.batch,
+            cells: features.size.pixels(),
+            channels: self.channels,
+            classes: self.classes,
+        };
+        let needed = shape.scratch_bytes();
+        let have = |i: usize| self.scratch.get(i).map_or(0, |buffer| buffer.bytes);
+        if (0..needed.len()).any(|i| have(i) < needed[i]) {
+            let sizes: Vec<usize> = (0..needed.len()).map(|i| needed[i].max(have(i))).collect();
+            // The old ones first: both at once would double the peak.
+            self.scratch.clear();
+            self.scratch = sizes.into_iter().map(|n| device.alloc(n)).collect::<Result<_>>()?;
+        }
+        let scratch: Scratch = std::array::from_fn(|i| self.scratch[i].all());
+        let (count, mean, scatter) = (self.count.all(), self.mean.all(), self.scatter.all());
+        let running = Running { count, mean, scatter };
+        for launch in moments(shape, features, labels, scratch, running)? {
+            device.launch(&launch)?;
+        }
+        Ok(())
+    }
+
+    /// The moments so far, and what became of the pixels folded in here.
+    pub fn read(&self, device: &dyn Device) -> Result<(Moments, Tally)> {
+        let count: Vec<i64> = read(device, &self.count)?;
+        let (count, left_out) = count.split_at(self.classes);
+        let tally = Tally {
+            fitted: (count.iter().sum::<i64>() - self.before) as u64,
+            void: left_out[0] as u64,
+            unknown: left_out[1] as u64,
+            non_finite: left_out[2] as u64,
+        };
+        let (mean, scatter) = (read(device, &self.mean)?, read(device, &self.scatter)?);
+        Ok((Moments::from_parts("device", count.to_vec(), mean, scatter)?, tally))
+    }
+}
+
+fn read<T: bytemuck::Pod>(device: &dyn Device, buffer: &Buffer) -> Result<Vec<T>> {
+    let mut values = vec![T::zeroed(); buffer.bytes / size_of::<T>()];
+    device.read(buffer.all(), bytemuck::cast_slice_mut(&mut values))?;
+    Ok(values)
+}

@@ -1,0 +1,467 @@
+//! `kernels/density.cu`
+//!
+//! Two terms: |error of log q| <= 1e-3 + 1e-5 |log q|. Where it comes from: a row of W is stored to 2^-22 of each
+//! entry (2^-40 of the row's greatest), and a sum of 2 D products in f32 errs by some sqrt(2 D) 2^-24 of
+//! the greatest partial sum, |W mu| / 100 sigma at a condition number of 1e4; see docs/performance.md.
+//!
+//! One term (`fast`): each entry of W errs by 2^-11 of itself, the bias not at all, so
+//! |e_i| <= 2^-11 sum_k |W_ik| |z_k - mu_k|, |error of a class's term| <= delta_c = sum_i |y_i| |e_i| + e_i^2 / 2, and
+//! LSE_c(t_c - delta_c) <= log q <= LSE_c(t_c + delta_c).
+
+use ddu::density::{Covariance, Gaussian, Gaussians, Moments, Prior};
+use ddu::device::density::{DeviceDensity, read_stats};
+use ddu::device::launch::density::{Outputs, Precision, Spread, TILES, density};
+use ddu::device::{Device, Element};
+use ddu::ops::Size;
+use half::f16;
+
+use crate::scene::{CamVid, Scene};
+use crate::support::*;
+
+const TAU: f32 = 20.0;
+
+#[derive(Clone, Copy, Debug)]
+struct Options {
+    precision: Precision,
+    tau: f32,
+    nearest: bool,
+    relative: bool,
+    /// Channels of others before and after the features.
+    beside: usize,
+}
+
+const PLAIN: Options = Options {
+    precision: Precision::Exact,
+    tau: f32::INFINITY,
+    nearest: false,
+    relative: true,
+    beside: 0,
+};
+
+#[derive(Clone, Debug, PartialEq)]
+struct Found {
+    density: Vec<f32>,
+    relative: Vec<f32>,
+    nearest: Vec<u8>,
+    distance: Vec<f32>,
+    non_finite: usize,
+    work: f64,
+}
+
+impl Found {
+    fn bits(&self) -> Vec<u32> {
+        self.density
+            .iter()
+            .chain(&self.relative)
+            .chain(&self.distance)
+            .map(|v| v.to_bits())
+            .collect()
+    }
+}
+
+fn evaluate(
+    device: &dyn Device,
+    gaussians: &Gaussians,
+    scene: &Scene,
+    spread: Spread,
+    options: Options,
+) -> Found {
+    let Options { precision, tau, nearest, relative, beside } = options;
+    let (pixels, channels) = (scene.pixels(), scene.channels);
+    let packed = DeviceDensity::new(device, gaussians, precision).unwrap();
+    let layout = Layout::whole(1, Size::new(1, pixels), channels).slice(beside, beside);
+    // What lies beside the features is NaN.
+    let mut padded = vec![f16::NAN; layout.elements()];
+    for (to, from) in
+        padded.chunks_exact_mut(layout.stride).zip(scene.features.chunks_exact(channels))
+    {
+        to[beside..beside + channels].copy_from_slice(from);
+    }
+    let features = upload(device, &padded);
+    let predicted = upload(device, &scene.labels);
+    let out = |bytes: usize| output(device, bytes);
+    let (density_out, relative_out) = (out(pixels * 4), out(pixels * 4));
+    let (nearest_out, distance_out) = (out(pixels), out(pixels * 4));
+    let partial = device.alloc(spread.partial_bytes(pixels).max(16)).unwrap();
+    let stats_bytes = spread.stats_bytes(pixels);
+    let stats = out(stats_bytes);
+    let outputs = Outputs {
+        density: density_out.all(),
+        relative: relative.then(|| relative_out.all()),
+        nearest: nearest.then(|| (nearest_out.all(), distance_out.all())),
+        partial: Some(partial.all()),
+        stats: stats.all(),
+    };
+    let features = layout.tensor(&features, Element::F16);
+    let launches =
+        density(packed.gaussians(), features, Some(predicted.all()), tau, outputs, spread).unwrap();
+    run(device, &launches);
+    let stats = download::<u8>(device, &stats, stats_bytes);
+    let (non_finite, work) = read_stats(&stats, pixels, packed.classes(), channels);
+    let only = |wanted: bool, values: Vec<f32>| if wanted { values } else { Vec::new() };
+    Found {
+        density: download(device, &density_out, pixels),
+        relative: only(relative, download(device, &relative_out, pixels)),
+        nearest: if nearest { download(device, &nearest_out, pixels) } else { Vec::new() },
+        distance: only(nearest, download(device, &distance_out, pixels)),
+        non_finite,
+        work,
+    }
+}
+
+fn fit(scene: &Scene, classes: usize) -> Gaussians {
+    let mut moments = Moments::new(classes, scene.channels);
+    moments.add(&scene.f32s(), &scene.labels);
+    Gaussians::new(&moments, Covariance::Full, Prior::Empirical).unwrap().0
+}
+
+fn allowed(value: f64) -> f64 {
+    1e-3 + 1e-5 * value.abs()
+}
+
+/// (d^2 / 2, the bound of its error in one term) of a Gaussian.
+fn distance_and_bound(gaussian: &Gaussian, z: &[f64]) -> (f64, f64) {
+    let x: Vec<f64> = z.iter().zip(&gaussian.mean).map(|(z, m)| z - m).collect();
+    let (mut half, mut bound) = (0.0, 0.0);
+    for (i, row) in gaussian.whitening.chunks_exact(x.len()).enumerate() {
+        let (mut y, mut e) = (0f64, 0f64);
+        for (w, x) in row[..=i].iter().zip(&x) {
+            y += w * x;
+            e += (w * x).abs() * 2f64.powi(-11);
+        }
+        half += y * y / 2.0;
+        bound += y.abs() * e + e * e / 2.0;
+    }
+    (half, bound)
+}
+
+fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {
+    let most = terms.clone().fold(f64::NEG_INFINITY, f64::max);
+    most + terms.map(|t| (t - most).exp()).sum::<f64>().ln()
+}
+
+/// (log q, its bound in one term; log q - background, its bound).
+fn fast_bounds(gaussians: &Gaussians, z: &[f64]) -> [(f64, f64); 2] {
+    let terms: Vec<(f64, f64)> = gaussians
+        .classes
+        .iter()
+        .map(|c| {
+            let (half, bound) = distance_and_bound(&c.gaussian, z);
+            (c.log_prior + c.gaussian.log_peak() - half, bound)
+        })
+        .collect();
+    let q = log_sum_exp(terms.iter().map(|t| t.0));
+    let above = log_sum_exp(terms.iter().map(|t| t.0 + t.1)) - q;
+    let below = q - log_sum_exp(terms.iter().map(|t| t.0 - t.1));
+    let (half, bound) = distance_and_bound(&gaussians.background, z);
+    let relative = q - gaussians.background.log_peak() + half;
+    let own = above.max(below);
+    [(q, own), (relative, own + bound)]
+}
+
+/// The worst share of the allowed error, over all pixels and both scores; panics beyond 1.
+fn check_against_f64(
+    what: &str,
+    gaussians: &Gaussians,
+    scene: &Scene,
+    found: &Found,
+    precision: Precision,
+) -> f64 {
+    let mut worst = 0f64;
+    for pixel in 0..scene.pixels() {
+        let z = scene.z(pixel);
+        let [density, relative] = match precision {
+            Precision::Exact => {
+                let relative = gaussians.relative_log_density(&z);
+                [(gaussians.log_density(&z), 0.0), (relative, 0.0)]
+            }
+            Precision::Fast => fast_bounds(gaussians, &z),
+        };
+        let q = density.0;
+        // The relative score is a difference of two values that err alike.
+        let both = allowed(q) + allowed(q - relative.0);
+        for (name, (expected, fast), exact, values) in [
+            ("log q", density, allowed(q), &found.density),
+            ("relative", relative, both, &found.relative),
+        ] {
+            let Some(value) = values.get(pixel).map(|v| f64::from(*v)) else { continue };
+            let allowed = exact + fast;
+            let off = (value - expected).abs();
+            assert!(
+                off <= allowed,
+                "{what}: {name} of pixel {pixel}: {value}, expected {expected} +- {allowed:e}"
+            );
+            worst = worst.max(off / allowed);
+        }
+    }
+    worst
+}
+
+/// Every tile and split, on shapes with tails: against f64 and the same bits under every schedule.
+#[test]
+fn every_tile_and_split_against_f64() {
+    for (channels, classes, pixels, beside) in [
+        (16, 2, 5, 8),
+        (48, 3, 300, 0),
+        (64, 5, 129, 16),
+        (80, 21, 77, 0),
+        (256, 3, 301, 8),
+        (512, 2, 70, 0),
+    ] {
+        let train = Scene::random(1, 40 * classes + 3 * channels, channels, classes);
+        let gaussians = fit(&train, classes);
+        let condition =
+            gaussians.classes.iter().map(|c| c.gaussian.condition_after).fold(0.0, f64::max);
+        let scene = Scene::random(2, pixels, channels, classes);
+        let fitted = gaussians.classes.len();
+        let mut worst = [0f64; 2];
+        for tile in TILES.into_iter().filter(|t| channels <= t.channels) {
+            for (splits, nearest) in [(1, false), (2, true), (fitted, false)] {
+                for precision in [Precision::Exact, Precision::Fast] {
+                    if precision == Precision::Fast && splits > 1 {
+                        continue;
+                    }
+                    let spread = Spread::new(tile, fitted, splits);
+                    let options = Options { precision, nearest, beside, ..PLAIN };
+                    let what = format!(
+                        "D = {channels}, C = {fitted}, P = {pixels}, {spread:?}, {precision:?}"
+                    );
+                    let mut bits = None;
+                    for (name, device) in devices() {
+                        let found = evaluate(&*device, &gaussians, &scene, spread, options);
+                        let first = bits.get_or_insert_with(|| found.bits());
+                        assert_eq!(*first, found.bits(), "{what}: other bits on {name}");
+                        if name.contains("Forward") {
+                            let share =
+                                check_against_f64(&what, &gaussians, &scene, &found, precision);
+                            let of = &mut worst[precision.terms() - 1];
+                            *of = of.max(share);
+                            assert_eq!((found.non_finite, found.work), (0, 1.0), "{what}");
+                        }
+                    }
+                }
+            }
+        }
+        println!(
+            "D = {channels}, C = {fitted}, P = {pixels}, condition {condition:.0}: two terms {:.0} % of the \
+             allowed error, one {:.0} %",
+            worst[1] * 100.0,
+            worst[0] * 100.0
+        );
+    }
+}
+
+#[test]
+fn as_many_classes_as_a_label_can_name() {
+    let train = Scene::random(5, 12_000, 16, 255);
+    let gaussians = fit(&train, 255);
+    assert!(gaussians.classes.len() > 200);
+    let scene = Scene::random(6, 40, 16, 255);
+    let (_, device) = devices().remove(2);
+    for (tau, splits) in [(f32::INFINITY, 1), (TAU, 7)] {
+        let spread = Spread::new(TILES[1], gaussians.classes.len(), splits);
+        let found = evaluate(&*device, &gaussians, &scene, spread, Options { tau, ..PLAIN });
+        check_against_f64("255 classes", &gaussians, &scene, &found, Precision::Exact);
+    }
+}
+
+/// What is left out is at most C e^-tau; besides, the sum over classes rounds to f32 once a class.
+fn check_exit(what: &str, classes: usize, with: &Found, without: &Found) {
+    for (a, b) in with.density.iter().zip(&without.density) {
+        let rounding =
+            (classes as f64 + 2.0) * 2f64.powi(-23) + 2f64.powi(-23) * f64::from(b.abs());
+        let bound = classes as f64 * f64::from(-TAU).exp() + rounding;
+        assert!((f64::from(*a) - f64::from(*b)).abs() <= bound, "{what}: {a}, without exit {b}");
+    }
+    assert_eq!(with.nearest, without.nearest, "{what}");
+    assert_eq!(with.distance, without.distance, "{what}");
+    assert!(with.work < 1.0, "{what}: nothing was skipped");
+}
+
+#[test]
+fn early_exit_changes_nothing_that_matters() {
+    let (channels, classes) = (256, 6);
+    let gaussians = fit(&Scene::random(11, 1500, channels, classes), classes);
+    // Runs of one class, as in a picture.
+    let random = Scene::random(12, 200, channels, classes);
+    let mut order: Vec<usize> = (0..random.pixels()).collect();
+    order.sort_by_key(|p| random.labels[*p]);
+    let mut scene = Scene { channels, features: Vec::new(), labels: Vec::new() };
+    for pixel in order {
+        scene.features.extend(&random.features[pixel * channels..][..channels]);
+        scene.labels.push(random.labels[pixel]);
+    }
+    for (name, device) in devices() {
+        for (nearest, splits) in [(false, 1), (true, 1), (true, 2), (false, 3)] {
+            let spread = Spread::new(TILES[1], gaussians.classes.len(), splits);
+            let on = |tau| {
+                evaluate(&*device, &gaussians, &scene, spread, Options { nearest, tau, ..PLAIN })
+            };
+            let (with, without) = (on(TAU), on(f32::INFINITY));
+            let what = format!("nearest {nearest}, {splits} splits, {name}");
+            check_exit(&what, gaussians.classes.len(), &with, &without);
+            println!("{what}: {:.0} % of the blocks multiplied", with.work * 100.0);
+        }
+    }
+}
+
+#[test]
+fn nearest_class_and_its_distance() {
+    let (channels, classes) = (48, 7);
+    let gaussians = fit(&Scene::random(21, 900, channels, classes), classes);
+    let scene = Scene::random(22, 150, channels, classes);
+    let (_, device) = devices().remove(0);
+    for splits in [1, 3] {
+        let spread = Spread::new(TILES[1], gaussians.classes.len(), splits);
+        let found = evaluate(
+            &*device,
+            &gaussians,
+            &scene,
+            spread,
+            Options { nearest: true, tau: TAU, ..PLAIN },
+        );
+        for pixel in 0..scene.pixels() {
+            let z = scene.z(pixel);
+            let distances = gaussians.classes.iter().map(|c| (c.class, c.gaussian.distance(&z)));
+            let least = distances.clone().map(|d| d.1).fold(f64::INFINITY, f64::min);
+            let chosen = distances.clone().find(|d| d.0 == usize::from(found.nearest[pixel]));
+            // d^2 / 2 is a part of log q and errs no more.
+            let error = 2.0 * allowed(least);
+            assert!(chosen.is_some_and(|d| d.1 <= least + error), "pixel {pixel}");
+            let squared = f64::from(found.distance[pixel]).powi(2);
+            assert!((squared - least).abs() <= error, "pixel {pixel}: {squared}, expected {least}");
+        }
+    }
+}
+
+#[test]
+fn far_and_broken_features_give_no_nan() {
+    let (channels, classes) = (64, 3);
+    let gaussians = fit(&Scene::random(31, 900, channels, classes), classes);
+    let mut scene = Scene::random(32, 300, channels, classes);
+    let at = |pixel: usize, k: usize| pixel * channels + k;
+    scene.features[at(0, 0)] = f16::NAN;
+    scene.features[at(1, 63)] = f16::INFINITY;
+    scene.features[at(130, 17)] = f16::NEG_INFINITY;
+    // Some 1e6 deviations away.
+    scene.features[at(3, 0)..at(4, 0)].fill(f16::MAX);
+    scene.features[at(140, 0)..at(141, 0)].fill(f16::MIN);
+    let broken = [0usize, 1, 130];
+    let z = scene.z(3);
+    let far = gaussians
+        .classes
+        .iter()
+        .map(|c| c.gaussian.distance(&z).sqrt())
+        .fold(f64::INFINITY, f64::min);
+    assert!(far > 1e6, "{far:e} deviations");
+    for (name, device) in devices() {
+        for splits in [1, 3] {
+            for tau in [TAU, f32::INFINITY] {
+                let spread = Spread::new(TILES[1], gaussians.classes.len(), splits);
+                let found = evaluate(
+                    &*device,
+                    &gaussians,
+                    &scene,
+                    spread,
+                    Options { nearest: true, tau, ..PLAIN },
+                );
+                let what = format!("{name}, {splits} splits, tau {tau}");
+                assert_eq!(found.non_finite, broken.len(), "{what}");
+                for pixel in 0..scene.pixels() {
+                    let values = [found.density[pixel], found.relative[pixel]];
+                    if broken.contains(&pixel) {
+                        assert_eq!(values, [f32::NEG_INFINITY; 2], "{what}, pixel {pixel}");
+                        assert_eq!(
+                            (found.nearest[pixel], found.distance[pixel]),
+                            (255, f32::INFINITY)
+                        );
+                        continue;
+                    }
+                    assert!(
+                        values.iter().all(|v| v.is_finite()),
+                        "{what}, pixel {pixel}: {values:?}"
+                    );
+                    let expected = gaussians.log_density(&scene.z(pixel));
+                    let off = (f64::from(values[0]) - expected).abs();
+                    assert!(
+                        off <= allowed(expected),
+                        "{what}, pixel {pixel}: {} for {expected}",
+                        values[0]
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Of a tile in which no pixel is finite no class is multiplied, with or without early exit.
+#[test]
+fn a_tile_of_broken_features() {
+    let gaussians = fit(&Scene::random(41, 300, 32, 3), 3);
+    let mut scene = Scene::random(42, 256, 32, 3);
+    scene.features[..128 * 32].fill(f16::NAN);
+    let (_, device) = devices().remove(1);
+    for tau in [TAU, f32::INFINITY] {
+        let spread = Spread::new(TILES[1], gaussians.classes.len(), 1);
+        let found = evaluate(&*device, &gaussians, &scene, spread, Options { tau, ..PLAIN });
+        assert_eq!(found.non_finite, 128);
+        assert!(found.density[..128].iter().all(|v| *v == f32::NEG_INFINITY));
+        assert!(found.density[128..].iter().all(|v| v.is_finite()));
+        assert!(found.work <= 0.5);
+    }
+}
+
+#[test]
+fn real_features_of_camvid() {
+    let Some(CamVid { moments, scene }) = CamVid::open() else { return };
+    let gaussians = Gaussians::new(&moments, Covariance::Full, Prior::Empirical).unwrap().0;
+    let (_, device) = devices().remove(0);
+    // A run of rows for the early exit, which lives on neighbours; one run for all of it.
+    let (first, pixels) = (40 * 120, 1536);
+    let part = Scene {
+        channels: 256,
+        features: scene.features[first * 256..(first + pixels) * 256].to_vec(),
+        labels: scene.labels[first..first + pixels].to_vec(),
+    };
+    let spread = Spread::new(TILES[0], gaussians.classes.len(), 1);
+    let on = |precision, tau| {
+        evaluate(&*device, &gaussians, &part, spread, Options { precision, tau, ..PLAIN })
+    };
+    let exact = on(Precision::Exact, f32::INFINITY);
+    let two = check_against_f64("CamVid", &gaussians, &part, &exact, Precision::Exact);
+    let fast = on(Precision::Fast, f32::INFINITY);
+    let one = check_against_f64("CamVid, fast", &gaussians, &part, &fast, Precision::Fast);
+    println!(
+        "CamVid: two terms {:.0} % of the allowed error, one {:.0} %",
+        two * 100.0,
+        one * 100.0
+    );
+    let difference = exact.density.iter().zip(&fast.density).map(|(a, b)| (a - b).abs());
+    println!(
+        "CamVid, one term: off by {:.1e} on average, {:.1e} at most",
+        difference.clone().sum::<f32>() / pixels as f32,
+        difference.fold(0.0, f32::max)
+    );
+    let exit = on(Precision::Exact, TAU);
+    check_exit("CamVid", gaussians.classes.len(), &exit, &exact);
+    println!("CamVid, 9 classes: early exit multiplies {:.1} % of the blocks", exit.work * 100.0);
+}
+
+#[test]
+fn spreads_fill_the_device() {
+    let choose = |pixels, channels, classes, shared| {
+        let spread = Spread::choose(pixels, channels, classes, 132, shared).unwrap();
+        (spread.tile.pixels, spread.splits)
+    };
+    let (h200, small) = (227 << 10, 99 << 10);
+    assert_eq!(choose(129 * 129, 256, 21, h200), (256, 2), "half of an H200 without a split");
+    assert_eq!(choose(16 * 129 * 129, 256, 21, h200), (256, 1));
+    assert_eq!(choose(129 * 129, 256, 21, small), (128, 1));
+    assert_eq!(choose(129 * 129, 512, 21, small), (64, 1));
+    assert_eq!(choose(10, 64, 5, h200), (128, 5));
+    assert!(Spread::choose(100, 1024, 5, 132, h200).is_err());
+    for (classes, splits) in [(21, 2), (21, 4), (5, 5), (2, 9), (9, 4)] {
+        let Spread { splits, per_split, .. } = Spread::new(TILES[0], classes, splits);
+        assert!(splits * per_split >= classes && (splits - 1) * per_split < classes);
+    }
+}

@@ -1,0 +1,236 @@
+//! `kernels/moments.cu`
+//!
+//! |error of S_ij| <= 2e-6 sqrt(S_ii S_jj). Where it comes from: x = z - shift is held to 2^-22 of itself and the
+//! product of the two low terms is left out, 7e-7 at most. f32 sums of 16 pixels, then of four of these, then of
+//! eight: where all the pixels but one are the same, each step rounds the same way, so that the 15 + 3 + 7
+//! additions may err by 25 x 2^-24 = 1.5e-6; half of it is the worst that is met.
+
+use ddu::density::{Moments, Tally, VOID};
+use ddu::device::moments::DeviceMoments;
+use ddu::device::{Device, Element};
+use ddu::ops::Size;
+use half::f16;
+
+use crate::scene::{CamVid, Scene};
+use crate::support::*;
+
+/// Folds the images in as batches of the given sizes, starting from `start`.
+fn fold(
+    device: &dyn Device,
+    images: &[Scene],
+    batches: &[usize],
+    beside: usize,
+    start: &Moments,
+) -> (Moments, Tally) {
+    let mut moments = DeviceMoments::new(device, start).unwrap();
+    let mut rest = images;
+    for batch in batches {
+        let (now, later) = rest.split_at(*batch);
+        rest = later;
+        let (pixels, channels) = (now[0].pixels(), now[0].channels);
+        let layout = Layout::whole(*batch, Size::new(1, pixels), channels).slice(beside, beside);
+        // What lies beside the features is NaN.
+        let mut padded = vec![f16::NAN; layout.elements()];
+        let features = now.iter().flat_map(|scene| scene.features.chunks_exact(channels));
+        for (to, from) in padded.chunks_exact_mut(layout.stride).zip(features) {
+            to[beside..beside + channels].copy_from_slice(from);
+        }
+        let labels: Vec<u8> = now.iter().flat_map(|scene| scene.labels.clone()).collect();
+        let (features, labels) = (upload(device, &padded), upload(device, &labels));
+        moments.add(device, layout.tensor(&features, Element::F16), labels.all()).unwrap();
+    }
+    assert!(rest.is_empty());
+    moments.read(device).unwrap()
+}
+
+/// Holds moments against two plain passes in f64; the worst share of the allowed error of S.
+fn check(what: &str, found: &Moments, images: &[Scene]) -> f64 {
+    let (channels, mut worst) = (found.channels(), 0f64);
+    for class in 0..found.classes() {
+        let of_class = |(pixel, scene): (usize, &Scene)| {
+            let z = scene.z(pixel);
+            let usable = usize::from(scene.labels[pixel]) == class && class != usize::from(VOID);
+            (usable && z.iter().all(|v| v.is_finite())).then_some(z)
+        };
+        let all: Vec<Vec<f64>> = images
+            .iter()
+            .flat_map(|scene| (0..scene.pixels()).map(move |pixel| (pixel, scene)))
+            .filter_map(of_class)
+            .collect();
+        assert_eq!(found.count()[class], all.len() as i64, "{what}: class {class}");
+        let n = all.len().max(1) as f64;
+        let mean: Vec<f64> =
+            (0..channels).map(|k| all.iter().map(|z| z[k]).sum::<f64>() / n).collect();
+        let mut scatter = vec![0f64; channels * channels];
+        for z in &all {
+            let x: Vec<f64> = z.iter().zip(&mean).map(|(z, m)| z - m).collect();
+            for (i, row) in scatter.chunks_exact_mut(channels).enumerate() {
+                for (s, x_j) in row[..=i].iter_mut().zip(&x) {
+                    *s += x[i] * x_j;
+                }
+            }
+        }
+        for i in 0..channels {
+            // A sum of n numbers in f64, in another order.
+            let greatest = all.iter().map(|z| z[i].abs()).fold(0.0, f64::max);
+            let off = (found.mean(class)[i] - mean[i]).abs();
+            assert!(
+                off <= 1e-13 * greatest * n.sqrt(),
+                "{what}: class {class}, mean {i}: off by {off:e}"
+            );
+            for j in 0..=i {
+                let at = i * channels + j;
+                let scale = (scatter[i * channels + i] * scatter[j * channels + j]).sqrt();
+                let off = (found.scatter(class)[at] - scatter[at]).abs();
+                // The plain passes' own rounding, where a channel is constant.
+                let own = 1e-25 * n * greatest * greatest;
+                assert!(
+                    off <= 2e-6 * scale + own,
+                    "{what}: class {class}, S[{i}, {j}]: off by {off:e} of {scale:e}"
+                );
+                if scale > 0.0 {
+                    worst = worst.max((off - own) / (2e-6 * scale));
+                }
+            }
+        }
+    }
+    worst
+}
+
+fn bits(moments: &Moments) -> Vec<u64> {
+    (0..moments.classes())
+        .flat_map(|c| moments.mean(c).iter().chain(moments.scatter(c)).map(|v| v.to_bits()))
+        .collect()
+}
+
+#[test]
+fn against_two_plain_passes_the_same_bits_every_run() {
+    for (channels, classes, pixels, beside) in [
+        (16, 2, 1, 8),
+        (48, 3, 700, 0),
+        (64, 5, 257, 16),
+        (80, 21, 1023, 0),
+        (256, 4, 900, 8),
+        (512, 2, 90, 0),
+    ] {
+        let images: Vec<Scene> =
+            (0..3).map(|i| Scene::random(51 + i, pixels, channels, classes)).collect();
+        let empty = Moments::new(classes, channels);
+        let mut first = None;
+        for (name, device) in devices() {
+            // A batch split changes no bit either: images are folded in order.
+            for batches in [vec![3], vec![1, 2]] {
+                let (found, tally) = fold(&*device, &images, &batches, beside, &empty);
+                let what =
+                    format!("D = {channels}, C = {classes}, P = {pixels}, {batches:?} on {name}");
+                let (moments, tallied) = first.get_or_insert_with(|| {
+                    let share = check(&what, &found, &images);
+                    println!("{what}: {:.0} % of the allowed error", share * 100.0);
+                    (found.clone(), tally)
+                });
+                assert_eq!(bits(moments), bits(&found), "{what}: other bits");
+                assert_eq!((moments.count(), *tallied), (found.count(), tally), "{what}");
+            }
+        }
+        let (found, tally) = first.unwrap();
+        let mut host = Moments::new(classes, channels);
+        let mut expected = Tally::default();
+        images.iter().for_each(|scene| expected += host.add(&scene.f32s(), &scene.labels));
+        assert_eq!((found.count(), tally), (host.count(), expected));
+    }
+}
+
+/// The host's moments go on on a device, and a device's shards merge on the host.
+#[test]
+fn interchangeable_with_the_hosts() {
+    let (channels, classes) = (32, 3);
+    let images: Vec<Scene> =
+        (0..4).map(|i| Scene::random(61 + i, 300, channels, classes)).collect();
+    let (_, device) = devices().remove(0);
+    let empty = Moments::new(classes, channels);
+    let (whole, _) = fold(&*device, &images, &[4], 0, &empty);
+    let mut host = Moments::new(classes, channels);
+    host.add(&images[0].f32s(), &images[0].labels);
+    host.add(&images[1].f32s(), &images[1].labels);
+    let (continued, tally) = fold(&*device, &images[2..], &[2], 0, &host);
+    check("continued", &continued, &images);
+    let known = |scene: &Scene| scene.labels.iter().filter(|l| usize::from(**l) < classes).count();
+    assert_eq!(tally.fitted as usize, images[2..].iter().map(known).sum::<usize>());
+
+    // Any split into shards, up to f64 rounding.
+    for split in [1, 2, 3] {
+        let shard = |images: &[Scene]| fold(&*device, images, &vec![1; images.len()], 0, &empty).0;
+        let mut merged = shard(&images[..split]);
+        merged.merge(&shard(&images[split..]));
+        assert_eq!(merged.count(), whole.count());
+        for class in 0..classes {
+            let (a, b) = (merged.scatter(class), whole.scatter(class));
+            for i in 0..channels {
+                let off = (merged.mean(class)[i] - whole.mean(class)[i]).abs();
+                assert!(off <= 1e-12 * whole.mean(class)[i].abs());
+                for j in 0..=i {
+                    let scale = (b[i * channels + i] * b[j * channels + j]).sqrt();
+                    let off = (a[i * channels + j] - b[i * channels + j]).abs();
+                    assert!(off <= 1e-12 * scale, "split {split}: {off:e} of {scale:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_handful_a_crowd_and_nobody() {
+    let (channels, classes, pixels) = (32, 6, 2600);
+    let mut scene = Scene::random(71, pixels, channels, classes);
+    // 0 owns 95 %, 1 has two pixels, 2 one, 3 none, 4 twenty equal ones, 5 the rest.
+    for pixel in 0..pixels {
+        scene.labels[pixel] = match pixel {
+            0 | 700 => 1,
+            1300 => 2,
+            50..70 => 4,
+            _ if pixel % 20 == 0 => 5,
+            _ => 0,
+        };
+    }
+    let equal = scene.features[..channels].to_vec();
+    for pixel in 50..70 {
+        scene.features[pixel * channels..][..channels].copy_from_slice(&equal);
+    }
+    for z in scene.features.chunks_exact_mut(channels) {
+        z[7] = f16::ZERO; // dead
+        z[8] = f16::from_f32(z[8].to_f32() * 1e-6); // fp16's least numbers
+        z[9] = f16::from_f32(z[9].to_f32() * 5e3); // and some of its greatest
+    }
+    scene.features[100 * channels + 3] = f16::MAX;
+    scene.features[101 * channels + 3] = f16::MIN;
+    scene.features[102 * channels] = f16::NAN;
+    scene.features[103 * channels + 31] = f16::INFINITY;
+    for (name, device) in devices() {
+        let images = std::slice::from_ref(&scene);
+        let (found, tally) = fold(&*device, images, &[1], 0, &Moments::new(classes, channels));
+        check(&name, &found, images);
+        assert_eq!(tally.non_finite, 2);
+        assert_eq!(found.count()[3], 0);
+        for class in [2, 3, 4] {
+            assert!(found.scatter(class).iter().all(|s| *s == 0.0), "class {class} on {name}");
+        }
+        assert_eq!(found.mean(4)[0], equal[0].to_f64());
+    }
+}
+
+#[test]
+fn real_features_of_camvid() {
+    let Some(CamVid { scene, .. }) = CamVid::open() else { return };
+    // Eight of 92 rows: what f64 takes grows with them, the error does not.
+    let part = Scene {
+        channels: 256,
+        features: scene.features[40 * 120 * 256..48 * 120 * 256].to_vec(),
+        labels: scene.labels[40 * 120..48 * 120].to_vec(),
+    };
+    let (_, device) = devices().remove(0);
+    let images = [part];
+    let (found, _) = fold(&*device, &images, &[1], 0, &Moments::new(9, 256));
+    println!("CamVid: {:.0} % of the allowed error", 100.0 * check("CamVid", &found, &images));
+    let present: Vec<i64> = found.count().iter().copied().filter(|n| *n > 0).collect();
+    println!("pixels of the classes: {present:?}");
+}
