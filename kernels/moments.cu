@@ -3,8 +3,8 @@
 //   n_c, mu_c = sum z / n_c, S_c = sum (z - mu_c)(z - mu_c)^T   over the pixels z of class c, z fp16 [batch, cells, D]
 //
 // Every sum has a fixed order that depends on the image alone: no atomics, the same bits every run, whatever the batch.
-//   moments_keys     a pixel's key: its class, or why it has none (void, unknown, not finite); its rank among equal keys
-//                    of its segment (256 pixels), and how many of each key a segment has
+//   moments_keys     a pixel's key: its label, unless it has a class but is not finite; its rank among equal keys of
+//                    its segment (256 pixels), and how many of each key a segment has
 //   moments_offsets  where each key's pixels start (a stable counting sort), and the table of chunks: up to 512 pixels
 //                    of one class of one image
 //   moments_place    the pixels in that order
@@ -22,7 +22,7 @@
 
 struct MomentsParams {
     const half* features;   // [batch, cells, feature_stride], a pixel at a multiple of 16 bytes
-    const uint8_t* labels;  // [batch, cells]
+    const uint8_t* labels;  // [batch, cells]; below `classes`: a class
     uint16_t* keys;         // [batch, cells]
     uint8_t* ranks;         // [batch, cells]
     int32_t* offsets;       // [batch, segments, KEYS]: counts, then their exclusive sums over the segments
@@ -34,7 +34,7 @@ struct MomentsParams {
     double* image_mean;     // [batch, classes, D]
     float* shifts;          // [batch, classes, D, 2]: shift, scale
     float* partial;         // [batch, slots, blocks, 64, 64]
-    int64_t* count;         // [classes + 3]; this and the next two: running. Last: void, unknown, not finite
+    int64_t* count;         // [257]; this and the next two: running. Of each label, and of pixels that are not finite
     double* mean;           // [classes, D]
     double* scatter;        // [classes, D, D], the lower triangle
     int32_t batch, cells, feature_stride, channels, classes, segments, slots, blocks;
@@ -44,21 +44,21 @@ static_assert(sizeof(MomentsParams) == 160 && offsetof(MomentsParams, batch) == 
 namespace {
 
 constexpr int SEGMENT = 256, CHUNK = 512;
-constexpr int VOID_KEY = 256, UNKNOWN_KEY = 257, NON_FINITE_KEY = 258, NO_KEY = 259, KEYS = 260;
+// A key is the label, or one of these.
+constexpr int NON_FINITE = 256, NO_PIXEL = 257, KEYS = 258;
 
 // Grid (segments, batch), blocks of 256, 512 bytes of shared memory; a thread has one pixel.
 DEVICE void find_keys(const MomentsParams& p) {
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int64_t image = int64_t(blockIdx.y) * p.cells;
     const int cell0 = blockIdx.x * SEGMENT;
-    int own = NO_KEY;
+    int own = NO_PIXEL;
     // A warp reads a pixel of a known class together.
     for (int i = 0; i < 32; ++i) {
         const int cell = cell0 + warp * 32 + i;
         if (cell >= p.cells) break;
-        const int label = p.labels[image + cell];
-        int key = label == 255 ? VOID_KEY : UNKNOWN_KEY;
-        if (label < p.classes && label != 255) {
+        int key = p.labels[image + cell];
+        if (key < p.classes) {
             bool broken = false;
             for (int c = lane * 8; c < p.channels; c += 256) {
                 const Half8 h = load16<Half8>(p.features + (image + cell) * p.feature_stride + c);
@@ -67,7 +67,7 @@ DEVICE void find_keys(const MomentsParams& p) {
                     broken |= (h.pair[j] & 0x7c00u) == 0x7c00u || (h.pair[j] & 0x7c000000u) == 0x7c000000u;
                 }
             }
-            key = vote(broken) ? NON_FINITE_KEY : label;
+            if (vote(broken)) key = NON_FINITE;
         }
         if (lane == i) own = key;
     }
@@ -122,7 +122,7 @@ DEVICE void find_offsets(const MomentsParams& p) {
                 chunks[chunk * 4 + 2] = n - done < CHUNK ? n - done : CHUNK;
                 chunks[chunk * 4 + 3] = 0;
             }
-        } else if (key == NO_KEY) {
+        } else if (key == NO_PIXEL) {
             for (; chunk < p.slots; ++chunk) chunks[chunk * 4 + 2] = 0;
         }
     }
@@ -380,13 +380,12 @@ DEVICE void fold(const MomentsParams& p) {
     *out = scatter;
 }
 
-// Grid classes + 3, blocks of 256 over the channels; after moments_fold, which reads the old means. The last three blocks
-// count the pixels that have no class.
+// Grid 257, blocks of 256 over the channels; after moments_fold, which reads the old means. From block `classes` on:
+// counts alone, of the pixels that have no class.
 DEVICE void means(const MomentsParams& p) {
     const int64_t c = blockIdx.x, n = p.count[c];
-    const int key = c < p.classes ? int(c) : VOID_KEY + int(c) - p.classes;
     int64_t count = n;
-    for (int64_t image = 0; image < p.batch; ++image) count += p.totals[image * 3 * KEYS + key];
+    for (int64_t image = 0; image < p.batch; ++image) count += p.totals[image * 3 * KEYS + c];
     for (int i = threadIdx.x; c < p.classes && i < p.channels; i += 256) {
         Running running = {double(n), p.mean[c * p.channels + i]};
 #pragma unroll 1

@@ -1,9 +1,9 @@
 //! Moments that stay on a device: features and labels are folded in batch by batch, and come down as
 //! [`Moments`] when they are asked for. The host's moments go up to be continued.
 
-use super::launch::moments::{Running, Scratch, Shape, moments};
+use super::launch::moments::{COUNTS, Running, Scratch, Shape, moments};
 use super::{Buffer, Device, Slice, Tensor};
-use crate::density::{Moments, Tally};
+use crate::density::{Moments, Tally, VOID};
 use crate::error::Result;
 
 pub struct DeviceMoments {
@@ -23,7 +23,7 @@ impl DeviceMoments {
     pub fn new(device: &dyn Device, moments: &Moments) -> Result<Self> {
         let (classes, channels) = (moments.classes(), moments.channels());
         let mut count = moments.count().to_vec();
-        count.extend([0; 3]);
+        count.resize(COUNTS, 0);
         let mean: Vec<f64> = (0..classes).flat_map(|c| moments.mean(c)).copied().collect();
         let new = DeviceMoments {
             classes,
@@ -72,15 +72,19 @@ impl DeviceMoments {
     /// The moments so far, and what became of the pixels folded in here.
     pub fn read(&self, device: &dyn Device) -> Result<(Moments, Tally)> {
         let count: Vec<i64> = read(device, &self.count)?;
-        let (count, left_out) = count.split_at(self.classes);
+        let of_label = |label: usize| (label as u8, count[label] as u64);
         let tally = Tally {
-            fitted: (count.iter().sum::<i64>() - self.before) as u64,
-            void: left_out[0] as u64,
-            unknown: left_out[1] as u64,
-            non_finite: left_out[2] as u64,
+            fitted: (count[..self.classes].iter().sum::<i64>() - self.before) as u64,
+            void: count[usize::from(VOID)] as u64,
+            unknown: (self.classes..usize::from(VOID))
+                .map(of_label)
+                .filter(|(_, pixels)| *pixels > 0)
+                .collect(),
+            non_finite: count[COUNTS - 1] as u64,
         };
+        let count = count[..self.classes].to_vec();
         let (mean, scatter) = (read(device, &self.mean)?, read(device, &self.scatter)?);
-        Ok((Moments::from_parts("device", count.to_vec(), mean, scatter)?, tally))
+        Ok((Moments::from_parts("device", count, mean, scatter)?, tally))
     }
 }
 

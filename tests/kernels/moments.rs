@@ -126,10 +126,10 @@ fn against_two_plain_passes_the_same_bits_every_run() {
                 let (moments, tallied) = first.get_or_insert_with(|| {
                     let share = check(&what, &found, &images);
                     println!("{what}: {:.0} % of the allowed error", share * 100.0);
-                    (found.clone(), tally)
+                    (found.clone(), tally.clone())
                 });
                 assert_eq!(bits(moments), bits(&found), "{what}: other bits");
-                assert_eq!((moments.count(), *tallied), (found.count(), tally), "{what}");
+                assert_eq!((moments.count(), &*tallied), (found.count(), &tally), "{what}");
             }
         }
         let (found, tally) = first.unwrap();

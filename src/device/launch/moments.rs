@@ -10,7 +10,9 @@ const SEGMENT: usize = 256;
 /// Most pixels of a chunk (`CHUNK`).
 const CHUNK: usize = 512;
 /// Keys of the counting sort (`KEYS`).
-pub const KEYS: usize = 260;
+const KEYS: usize = 258;
+/// Entries of [`Running::count`].
+pub const COUNTS: usize = 257;
 /// Rows and columns of a block of S (`BLOCK`).
 const BLOCK: usize = 64;
 
@@ -64,8 +66,8 @@ impl Shape {
 /// partial products.
 pub type Scratch<'a> = [Slice<'a>; 11];
 
-/// The running moments: count i64 `[classes + 3]` (the last three: void, unknown, not finite), mean f64
-/// `[classes, channels]`, scatter f64 `[classes, channels, channels]`, lower triangle.
+/// The running moments: count i64 [`COUNTS`] (pixels of each label, then those of a class that are not
+/// finite), mean f64 `[classes, channels]`, scatter f64 `[classes, channels, channels]`, lower triangle.
 #[derive(Clone, Copy)]
 pub struct Running<'a> {
     pub count: Slice<'a>,
@@ -94,7 +96,7 @@ pub fn moments<'a>(
     for (slice, bytes) in scratch.iter().zip(shape.scratch_bytes()) {
         require_bytes("moments's scratch", *slice, bytes)?;
     }
-    require_bytes("moments's counts", running.count, (classes + 3) * 8)?;
+    require_bytes("moments's counts", running.count, COUNTS * 8)?;
     require_bytes("moments's means", running.mean, classes * channels * 8)?;
     require_bytes("moments's scatters", running.scatter, classes * channels * channels * 8)?;
 
@@ -137,7 +139,7 @@ pub fn moments<'a>(
         ("moments_shifts", [classes, batch, 1]),
         ("moments_syrk", [slots, blocks, batch]),
         ("moments_fold", [blocks * BLOCK * BLOCK / 256, classes, 1]),
-        ("moments_means", [classes + 3, 1, 1]),
+        ("moments_means", [COUNTS, 1, 1]),
     ]
     .into_iter()
     .map(|(kernel, grid)| Launch::new(kernel, grid, &params))
