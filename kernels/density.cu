@@ -215,7 +215,6 @@ template <class T> DEVICE void density(const DensityParams& p) {
     }
     const uint32_t usable = vote(!broken && own0 + lane < p.pixels);
     const uint32_t non_finite = vote(broken);
-    sync_warp();
 
     const Shared<uint16_t> order = smem<uint16_t>(T::ORDER_AT);
     const int blocks = p.panels * (p.panels + 1);  // of an item
@@ -395,13 +394,13 @@ static_assert(Tile256::shared_bytes() == 166528 && Tile128::shared_bytes() == 10
 
 }  // namespace
 
-KERNEL(density_256, DensityParams, Tile256::THREADS, density<Tile256>)
-KERNEL(density_128, DensityParams, Tile128::THREADS, density<Tile128>)
-KERNEL(density_64, DensityParams, Tile64::THREADS, density<Tile64>)
+KERNEL_BLOCKS(density_256, DensityParams, Tile256::THREADS, 1, density<Tile256>)
+KERNEL_BLOCKS(density_128, DensityParams, Tile128::THREADS, 1, density<Tile128>)
+KERNEL_BLOCKS(density_64, DensityParams, Tile64::THREADS, 1, density<Tile64>)
 using Fast256 = Tile<8, 256, 1>;
 using Fast128 = Tile<4, 256, 1>;
 using Fast64 = Tile<2, 512, 1>;
-KERNEL(density_256_fast, DensityParams, Fast256::THREADS, density<Fast256>)
-KERNEL(density_128_fast, DensityParams, Fast128::THREADS, density<Fast128>)
-KERNEL(density_64_fast, DensityParams, Fast64::THREADS, density<Fast64>)
+KERNEL_BLOCKS(density_256_fast, DensityParams, Fast256::THREADS, 1, density<Fast256>)
+KERNEL_BLOCKS(density_128_fast, DensityParams, Fast128::THREADS, 1, density<Fast128>)
+KERNEL_BLOCKS(density_64_fast, DensityParams, Fast64::THREADS, 1, density<Fast64>)
 KERNEL(density_merge, DensityParams, 256, merge)

@@ -233,13 +233,14 @@ DEVICE void syrk(const MomentsParams& p) {
     // This thread brings chunk `group` of pixels thread / 8, + 16 of the rows, then of the columns.
     const int group = thread % 8, pixel = thread / 8;
     const int passes = diagonal ? 2 : 4;
+    const half* features = p.features + image * p.cells * p.feature_stride;
     Half8 raw[4];
     auto load = [&](int first) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int at = first + pixel + i % 2 * 16, channel = (i < 2 ? row_panel : column_panel) * BLOCK + group * 8;
             if (i < passes && at < n && channel < p.channels) {
-                raw[i] = load16<Half8>(p.features + (image * p.cells + cells[at]) * p.feature_stride + channel);
+                raw[i] = load16<Half8>(features + int64_t(cells[at]) * p.feature_stride + channel);
             }
         }
     };
@@ -281,14 +282,16 @@ DEVICE void syrk(const MomentsParams& p) {
         if (!above) {
 #pragma unroll
             for (int step = 0; step < STEP / 16; ++step) {
-                uint32_t a[2][2][4], b[2][4][2];  // [term]
-#pragma unroll
-                for (int term = 0; term < 2; ++term) {
+                float sum[2][4][4] = {};
+                uint32_t a[2][4], b[2][4][2];  // one term of the rows, both of the columns
+                auto read_rows = [&](int term) {
 #pragma unroll
                     for (int i = 0; i < 2; ++i) {
                         const int at = x_at(step * 16 + lane / 16 * 8 + lane % 8, wm / 8 + i * 2 + lane / 8 % 2);
-                        ldmatrix_x4_transposed(a[term][i], rows + (term * TILE + at));
+                        ldmatrix_x4_transposed(a[i], rows + (term * TILE + at));
                     }
+                };
+                auto read_columns = [&](int term) {
 #pragma unroll
                     for (int j = 0; j < 4; j += 2) {
                         uint32_t two[4];
@@ -299,16 +302,21 @@ DEVICE void syrk(const MomentsParams& p) {
                         b[term][j + 1][0] = two[2];
                         b[term][j + 1][1] = two[3];
                     }
-                }
-                float sum[2][4][4] = {};
-#pragma unroll
-                for (int product = 0; product < 3; ++product) {  // low high, high low, high high
+                };
+                auto multiply = [&](int term) {
 #pragma unroll
                     for (int i = 0; i < 2; ++i) {
 #pragma unroll
-                        for (int j = 0; j < 4; ++j) mma_m16n8k16(sum[i][j], a[product == 0][i], b[product == 1][j]);
+                        for (int j = 0; j < 4; ++j) mma_m16n8k16(sum[i][j], a[i], b[term][j]);
                     }
-                }
+                };
+                read_columns(0);
+                read_rows(1);
+                multiply(0);
+                read_columns(1);
+                read_rows(0);
+                multiply(1);
+                multiply(0);
                 add(middle, sum);
             }
             if (first / STEP % 2 == 1 || first + STEP >= n) {
@@ -408,4 +416,4 @@ KERNEL(moments_sums, MomentsParams, 256, add_up)
 KERNEL(moments_shifts, MomentsParams, 256, find_shifts)
 KERNEL(moments_syrk, MomentsParams, THREADS, syrk)
 KERNEL(moments_fold, MomentsParams, 256, fold)
-KERNEL(moments_means, MomentsParams, 256, means)
+KERNEL_BLOCKS(moments_means, MomentsParams, 256, 1, means)

@@ -159,7 +159,9 @@ fn registers_and_shared_memory_fit_a_multiprocessor() {
         // Registers are given to a warp in blocks of 256.
         let warp = (bound.registers as usize * 32).next_multiple_of(256);
         assert!(kernel.threads / 32 * warp <= 65536, "{bound:?}");
-        // The least: sm_86, sm_89 and sm_120 give a block 99 KiB.
-        assert!(kernel.shared_bytes <= 99 << 10, "{bound:?}");
+        // The least: sm_86, sm_89 and sm_120 give a block 99 KiB, sm_80 163. The density's largest tile is
+        // launched only where `Device::shared_bytes` has room for it.
+        let least = if kernel.name.starts_with("density_256") { 163 } else { 99 };
+        assert!(kernel.shared_bytes <= least << 10, "{bound:?}");
     }
 }

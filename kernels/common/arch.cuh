@@ -9,10 +9,15 @@
 #define DEVICE __device__ __forceinline__
 #define SITE
 #define ONLY_SITE
-// An entry point: `FUNCTION(params)` under the unmangled name NAME, in blocks of THREADS.
+// An entry point: `FUNCTION(params)` under the unmangled name NAME, in blocks of THREADS. The second form says how many
+// blocks the registers must let a multiprocessor hold, where the compiler would rather spill than take more of them.
 #define KERNEL(NAME, PARAMS, THREADS, ...)                                                        \
     extern "C" __global__ void __launch_bounds__(THREADS) NAME(const __grid_constant__ PARAMS p) { \
         __VA_ARGS__(p);                                                                           \
+    }
+#define KERNEL_BLOCKS(NAME, PARAMS, THREADS, BLOCKS, ...)                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(const __grid_constant__ PARAMS p) { \
+        __VA_ARGS__(p);                                                                                   \
     }
 #else
 #include "../simt/simt.h"
@@ -23,6 +28,7 @@
     static const simt::Register register_##NAME(                                                  \
         #NAME, sizeof(PARAMS), THREADS,                                                           \
         [](const void* p) { __VA_ARGS__(*static_cast<const PARAMS*>(p)); });
+#define KERNEL_BLOCKS(NAME, PARAMS, THREADS, BLOCKS, ...) KERNEL(NAME, PARAMS, THREADS, __VA_ARGS__)
 using simt::half;
 #endif
 

@@ -1,11 +1,10 @@
 //! Features and labels for density and moments: random ones like a network's, and a real network's.
 
-use std::path::PathBuf;
-
 use ddu::density::{Moments, VOID};
 use half::f16;
 use safetensors::SafeTensors;
 
+use crate::shared::shared;
 use crate::support::Random;
 
 /// Features `[pixels, channels]` in fp16 and labels `[pixels]`.
@@ -66,16 +65,10 @@ pub struct CamVid {
 }
 
 impl CamVid {
-    /// None, with a word on stderr, where the shared data is absent.
+    /// None where the shared data is absent.
     pub fn open() -> Option<CamVid> {
-        let root = std::env::var_os("DDU_SHARED").map(PathBuf::from);
-        let root =
-            root.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"));
-        let path = root.join("golden/camvid-r18/golden.safetensors");
-        let Ok(bytes) = std::fs::read(&path) else {
-            eprintln!("SKIPPED: no {} (set DDU_SHARED)", path.display());
-            return None;
-        };
+        let path = shared("golden/camvid-r18/golden.safetensors")?;
+        let bytes = std::fs::read(path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let data = |name: &str| file.tensor(name).unwrap().data();
         let f64s = |name: &str| -> Vec<f64> { bytemuck::pod_collect_to_vec(data(name)) };

@@ -1,6 +1,6 @@
-// The convolution kernel as -DCONV2D=... has it (tests/simt/main.rs takes barriers and waits out of it), against an
+// The convolution kernel as -DKERNEL_FILE=... has it (tests/simt/main.rs takes barriers and waits out of it), against an
 // f64 loop in three schedules. Prints the first fault; exit status 1 if there is one.
-#include CONV2D
+#include KERNEL_FILE
 
 #include <cstdio>
 

@@ -188,37 +188,53 @@ fn thread_sanitizer_sees_missing_barriers() {
     check(&program, "asynchronous", FORWARD, &["with a cp.async in flight"]);
 }
 
-/// Without any one of its barriers or waits, the convolution is caught (and with all of them it is not).
-#[test]
-fn the_convolution_needs_each_of_its_barriers_and_waits() {
+/// Without any one of its barriers or waits, `kernels/<kernel>.cu` is caught by `tests/simt/<kernel>.cu` (and
+/// with all of them it is not). `words` are those barriers and waits, `places` how many there are.
+fn needs_each(kernel: &str, words: &[&str], places: usize) {
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let text = std::fs::read_to_string(kernels.join("conv2d.cu")).unwrap();
+    let text = std::fs::read_to_string(kernels.join(format!("{kernel}.cu"))).unwrap();
     let text =
         text.replace("#include \"common/", &format!("#include \"{}/common/", kernels.display()));
-    let words = ["sync_threads();", "cp_async_wait<T::STAGES - 2>();", "cp_async_wait<0>();"];
-    let mut places: Vec<usize> =
-        words.iter().flat_map(|word| text.match_indices(word)).map(|(place, _)| place).collect();
-    places.sort_unstable();
-    assert_eq!(places.len(), 5, "two waits and three barriers");
+    let found = words.iter().flat_map(|word| text.match_indices(word)).map(|(place, _)| place);
+    let mut found: Vec<usize> = found.collect();
+    found.sort_unstable();
+    assert_eq!(found.len(), places, "barriers and waits of {kernel}.cu");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let result = |name: &str, text: &str| {
+        let name = format!("{kernel}-{name}");
         let file = folder.join(format!("{name}.cu"));
         std::fs::write(&file, text).unwrap();
-        let define = format!("-DCONV2D=\"{}\"", file.display());
-        run(&build("conv2d", name, &[], &[&define]), &[])
+        let define = format!("-DKERNEL_FILE=\"{}\"", file.display());
+        run(&build(kernel, &name, &[], &[&define]), &[])
     };
-    let (output, said) = result("conv2d-whole", &text);
+    let (output, said) = result("whole", &text);
     assert!(output.status.success(), "{said}");
-    for place in places {
+    for place in found {
         // Not the line itself, so that those of the others stay.
         let end = place + text[place..].find(';').unwrap();
-        let (output, said) =
-            result("conv2d-mutant", &format!("{}{}", &text[..place], &text[end..]));
+        let (output, said) = result("mutant", &format!("{}{}", &text[..place], &text[end..]));
         let line = text[..place].lines().count();
-        assert!(!output.status.success(), "line {line} of conv2d.cu is not needed: {said}");
-        let named = ["in flight", "nobody has written", "never waited", "values are wrong"];
+        assert!(!output.status.success(), "line {line} of {kernel}.cu is not needed: {said}");
+        let named = ["in flight", "nobody has written", "never waited", "are wrong"];
         assert!(named.iter().any(|word| said.contains(word)), "line {line}: {said}");
     }
+}
+
+#[test]
+fn the_convolution_needs_each_of_its_barriers_and_waits() {
+    let words = ["sync_threads();", "cp_async_wait<T::STAGES - 2>();", "cp_async_wait<0>();"];
+    needs_each("conv2d", &words, 5);
+}
+
+#[test]
+fn the_density_needs_each_of_its_barriers_and_waits() {
+    let waits = ["cp_async_wait<STAGES - 2>();", "cp_async_wait<0>();"];
+    needs_each("density", &[&["sync_threads();", "sync_warp();"], &waits[..]].concat(), 9);
+}
+
+#[test]
+fn the_moments_need_each_of_their_barriers() {
+    needs_each("moments", &["sync_threads();"], 6);
 }
 
 #[test]

@@ -1,0 +1,120 @@
+// The moments kernels as -DKERNEL_FILE=... has them (tests/simt/main.rs takes barriers out of them), two images folded in
+// two batches, against two f64 passes, in three schedules. Prints the first fault; exit status 1 if there is one.
+#include KERNEL_FILE
+
+#include <cstdio>
+
+#include "../../kernels/simt/api.h"
+
+namespace {
+
+constexpr int IMAGES = 2, P = 600, D = 80, C = 3;
+constexpr int SEGMENTS = (P + SEGMENT - 1) / SEGMENT, SLOTS = P / CHUNK + C, PANELS = (D + BLOCK - 1) / BLOCK, BLOCKS = PANELS * (PANELS + 1) / 2;
+
+template <class T> T* allocate(size_t n) { return static_cast<T*>(ddu_simt_alloc(n * sizeof(T))); }
+
+uint32_t state = 1;
+uint32_t next() { return state = state * 1664525u + 1013904223u; }
+
+struct Step {
+    const char* kernel;
+    uint32_t x, y, z, threads, shared_bytes;
+};
+constexpr Step STEPS[] = {
+    {"moments_keys", SEGMENTS, 1, 1, 256, 512},
+    {"moments_offsets", 1, 1, 1, 256, 1152},
+    {"moments_place", SEGMENTS, 1, 1, 256, 0},
+    {"moments_sums", SLOTS, 1, 1, 256, 0},
+    {"moments_shifts", C, 1, 1, 256, 0},
+    {"moments_syrk", SLOTS, BLOCKS, 1, 128, 19456},
+    {"moments_fold", BLOCKS * 16, C, 1, 256, 0},
+    {"moments_means", 257, 1, 1, 256, 0},
+};
+
+}  // namespace
+
+int main() {
+    auto* z = allocate<half>(IMAGES * P * D);
+    auto* labels = allocate<uint8_t>(IMAGES * P);
+    for (int i = 0; i < IMAGES * P; ++i) labels[i] = next() >> 24 < 200 ? 1 : next() >> 28;
+    for (int i = 0; i < IMAGES * P * D; ++i) z[i] = float_to_half(2.0f + float(int(next() >> 8) % 2001 - 1000) / 1000.0f);
+    auto* count = allocate<int64_t>(257);
+    auto* mean = allocate<double>(C * D);
+    auto* scatter = allocate<double>(C * D * D);
+    for (uint32_t schedule = 0; schedule < 3; ++schedule) {
+        for (int i = 0; i < 257; ++i) count[i] = 0;
+        for (int i = 0; i < C * D; ++i) mean[i] = 0.0;
+        for (int i = 0; i < C * D * D; ++i) scatter[i] = 0.0;
+        MomentsParams p = {};
+        p.keys = allocate<uint16_t>(P);
+        p.ranks = allocate<uint8_t>(P);
+        p.offsets = allocate<int32_t>(SEGMENTS * KEYS);
+        p.totals = allocate<int32_t>(3 * KEYS);
+        p.chunks = allocate<int32_t>(SLOTS * 4);
+        p.sorted = allocate<int32_t>(P);
+        p.sums = allocate<double>(SLOTS * D);
+        p.extremes = allocate<float>(SLOTS * 2 * D);
+        p.image_mean = allocate<double>(C * D);
+        p.shifts = allocate<float>(C * D * 2);
+        p.partial = allocate<float>(SLOTS * BLOCKS * BLOCK * BLOCK);
+        p.count = count;
+        p.mean = mean;
+        p.scatter = scatter;
+        p.batch = 1;
+        p.cells = P;
+        p.feature_stride = p.channels = D;
+        p.classes = C;
+        p.segments = SEGMENTS;
+        p.slots = SLOTS;
+        p.blocks = BLOCKS;
+        for (int image = 0; image < IMAGES; ++image) {
+            p.features = z + image * P * D;
+            p.labels = labels + image * P;
+            for (const Step& step : STEPS) {
+                DduSimtLaunch launch = {};
+                launch.kernel = step.kernel;
+                launch.params = &p;
+                launch.params_bytes = sizeof p;
+                launch.grid_x = step.x;
+                launch.grid_y = step.y;
+                launch.grid_z = step.z;
+                launch.threads = step.threads;
+                launch.shared_bytes = step.shared_bytes;
+                launch.schedule = schedule;
+                launch.workers = 1;
+                char error[1024];
+                if (ddu_simt_launch(&launch, error, sizeof error)) {
+                    std::printf("%s\n", error);
+                    return 1;
+                }
+            }
+        }
+        int wrong = 0;
+        for (int c = 0; c < C; ++c) {
+            int64_t n = 0;
+            double own[D] = {};
+            for (int i = 0; i < IMAGES * P; ++i) n += labels[i] == c;
+            for (int i = 0; i < IMAGES * P; ++i) {
+                for (int k = 0; k < D; ++k) own[k] += labels[i] == c ? half_to_float(z[i * D + k]) / double(n) : 0.0;
+            }
+            wrong += count[c] != n;
+            for (int i = 0; i < D; ++i) {
+                wrong += !(std::fabs(mean[c * D + i] - own[i]) < 1e-12);
+                for (int j = 0; j <= i; ++j) {
+                    double sum = 0.0;
+                    for (int pixel = 0; pixel < IMAGES * P; ++pixel) {
+                        if (labels[pixel] != c) continue;
+                        sum += (half_to_float(z[pixel * D + i]) - own[i]) * (half_to_float(z[pixel * D + j]) - own[j]);
+                    }
+                    // A deviation of 0.58: S_ii is n / 3.
+                    wrong += !(std::fabs(scatter[(c * D + i) * D + j] - sum) < 2e-6 * double(n) / 3);
+                }
+            }
+        }
+        if (wrong) {
+            std::printf("schedule %u: %d values are wrong\n", schedule, wrong);
+            return 1;
+        }
+    }
+    return 0;
+}
