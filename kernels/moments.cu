@@ -280,7 +280,7 @@ DEVICE void syrk(const MomentsParams& p) {
         sync_threads();
         load(first + STEP);
         if (!above) {
-#pragma unroll
+#pragma unroll 1  // for the registers
             for (int step = 0; step < STEP / 16; ++step) {
                 float sum[2][4][4] = {};
                 uint32_t a[2][4], b[2][4][2];  // one term of the rows, both of the columns
