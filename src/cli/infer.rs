@@ -14,13 +14,13 @@ use ddu::model::Model;
 use ddu::report::json;
 use ddu::{Error, Result};
 
-use super::{devices, exit, note, progress_bar, warn};
-use pipeline::{Job, Kind};
+use super::{devices, exit, note, progress_bar, scoring, warn};
+use pipeline::{Job, Kind, Scoring};
 
 /// Segment images: the class and the softmax entropy (nats) of every pixel
 ///
 /// Writes STEM.label.png (class indices, with a palette) and STEM.entropy.npy (f32 [H, W]) for each
-/// image. JPEG, PNG, BMP, TIFF and WebP are told by their content; gray is repeated, alpha is
+/// image, and with --density STEM.density.npy (f32 [H, W], nats; low = unfamiliar). JPEG, PNG, BMP, TIFF and WebP are told by their content; gray is repeated, alpha is
 /// dropped, 16-bit samples are rounded to 8, EXIF orientation is respected, of several frames the
 /// first is taken. An image that cannot be processed is named and skipped.
 #[derive(clap::Args)]
@@ -34,7 +34,9 @@ pub struct Args {
     /// Folder for the results; those of a folder or glob mirror its tree
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// Also write pictures: STEM.overlay.png (classes) and STEM.entropy.png
+    #[command(flatten)]
+    scoring: scoring::Args,
+    /// Also write pictures: STEM.overlay.png (classes), STEM.entropy.png, STEM.density.png
     #[arg(long)]
     overlay: bool,
     /// Scale the shorter side to SHORT pixels first (bilinear); the maps have the scaled size
@@ -65,7 +67,10 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let device = args.device.resolve()?;
-    let mut engine = device.engine(Model::load(&args.model)?)?;
+    let model = Model::load(&args.model)?;
+    let resize = args.resize.map(|short| short as usize);
+    let density = args.scoring.load(&model, resize)?;
+    let mut engine = device.engine(model)?;
     let mut inputs = data::resolve(&args.inputs, &args.output, std::io::stdin().lock())?;
     if args.fail_fast && !inputs.failed.is_empty() {
         return Err(inputs.failed.swap_remove(0).1.into());
@@ -77,7 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let (count, first) = (inputs.left_out.len(), first.display());
         note(format_args!("left out: {count} files that are no {} ({first})", data::FORMATS));
     }
-    let kinds = Kind::all(args.overlay);
+    let kinds = &Kind::all(args.overlay, density.is_some());
     if args.dry_run {
         return dry_run::run(&args, &mut engine, device, &inputs, kinds);
     }
@@ -100,7 +105,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         inputs: &inputs.images,
         folder: &args.output,
         kinds,
-        resize: args.resize.map(|short| short as usize),
+        resize,
+        scoring: density.as_ref().map(|(density, scorer)| Scoring {
+            scorer,
+            score: args.scoring.score.score(),
+            range: scorer.range(density, args.scoring.score.score()),
+        }),
         batch: usize::from(args.batch),
         fail_fast: args.fail_fast,
         bar: &bar,

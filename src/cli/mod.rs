@@ -7,10 +7,12 @@ mod convert;
 mod demo;
 mod devices;
 mod doctor;
+mod eval;
 mod fit;
 mod infer;
 mod labelled;
 mod profile;
+mod scoring;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -32,6 +34,7 @@ enum Command {
     Convert(convert::Args),
     Infer(infer::Args),
     Fit(fit::Args),
+    Eval(eval::Args),
     Devices(devices::Args),
     Doctor(doctor::Args),
     Demo(demo::Args),
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Infer(args) => infer::run(args),
         Command::Fit(args) => fit::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Demo(args) => demo::run(args),

@@ -6,7 +6,7 @@ use super::scenes::STRANGERS;
 use super::{Extent, FIT_SEED, Seen, TEST_SEED, findings};
 use crate::density::Origin;
 use crate::error::Result;
-use crate::eval::{Confusion, Detection, Detector};
+use crate::eval::{Confusion, Detection, Detections, Scores};
 use crate::ops::Size;
 
 /// Pixels this near (in rows and columns) to another class are at a border.
@@ -48,14 +48,6 @@ pub struct Zone {
     pub log_density_median: Option<f32>,
 }
 
-/// How well each score finds the positives: entropy where it is high, a log-density where it is low.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Detections {
-    pub entropy: Option<Detection>,
-    pub density: Option<Detection>,
-    pub relative_density: Option<Detection>,
-}
-
 /// An unknown class: AUROC of its pixels against all pixels of known classes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stranger {
@@ -64,22 +56,6 @@ pub struct Stranger {
     pub entropy_auroc: Option<f64>,
     pub density_auroc: Option<f64>,
     pub relative_density_auroc: Option<f64>,
-}
-
-/// Scores of a set of pixels; higher means more uncertain.
-#[derive(Clone, Default)]
-struct Scores {
-    entropy: Vec<f32>,
-    density: Vec<f32>,
-    relative: Vec<f32>,
-}
-
-impl Scores {
-    fn push(&mut self, seen: &Seen, pixel: usize) {
-        self.entropy.push(seen.maps.entropy[pixel]);
-        self.density.push(-seen.density[pixel]);
-        self.relative.push(-seen.relative[pixel]);
-    }
 }
 
 pub struct Measure {
@@ -110,11 +86,12 @@ impl Measure {
         for (pixel, &class) in label.iter().enumerate() {
             let class = usize::from(class);
             let wrong = usize::from(usize::from(seen.maps.label[pixel]) != class);
-            match class.checked_sub(self.classes.len()) {
-                Some(stranger) => self.strange[stranger].push(seen, pixel),
-                None if border[pixel] => self.border[wrong].push(seen, pixel),
-                None => self.inside[wrong].push(seen, pixel),
-            }
+            let set = match class.checked_sub(self.classes.len()) {
+                Some(stranger) => &mut self.strange[stranger],
+                None if border[pixel] => &mut self.border[wrong],
+                None => &mut self.inside[wrong],
+            };
+            set.push(seen.maps.entropy[pixel], seen.density[pixel], seen.relative[pixel]);
         }
         Ok(())
     }
@@ -177,24 +154,6 @@ impl Zone {
             accuracy: right.and_then(|right| share(right.entropy.len() as f64)),
             entropy_mean: share(sum),
             log_density_median: density.get(pixels / 2).copied(),
-        }
-    }
-}
-
-impl Detections {
-    fn of(positives: &[&Scores], negatives: &[&Scores]) -> Detections {
-        let detect = |score: fn(&Scores) -> &[f32]| {
-            let mut detector = Detector::default();
-            for (sets, positive) in [(positives, true), (negatives, false)] {
-                let scores = sets.iter().flat_map(|s| score(s));
-                scores.for_each(|s| detector.push(*s, positive));
-            }
-            detector.detection()
-        };
-        Detections {
-            entropy: detect(|s| &s.entropy),
-            density: detect(|s| &s.density),
-            relative_density: detect(|s| &s.relative),
         }
     }
 }

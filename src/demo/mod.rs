@@ -14,11 +14,11 @@ pub mod scenes;
 use std::path::Path;
 
 use crate::data::{LabelRule, Mask, label_grid};
-use crate::density::{Covariance, Density, Evaluator, Gaussians, Options, Prior, Score};
+use crate::density::{Covariance, Density, Prior, Score, Scorer};
 use crate::engine::{Engine, Maps, Output};
 use crate::error::{Error, Result};
 use crate::model::Model;
-pub use measure::{Detections, Stranger, Summary, Zone};
+pub use measure::{Stranger, Summary, Zone};
 use scenes::Scene;
 
 /// `assets/README.md` says what made it.
@@ -78,15 +78,14 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
         density.add(seed, &output.features(0), &labels);
         progress(i + 1, scenes);
     }
-    let (gaussians, _) = Gaussians::new(&density.moments, Covariance::Full, Prior::Empirical)?;
-    let evaluator = Evaluator::new(&gaussians);
+    let (scorer, _) = Scorer::new(&density, Covariance::Full, Prior::Empirical)?;
 
     let mut summary = measure::Measure::new(&classes);
     let mut pictured = Vec::new();
     for i in 0..extent.test {
         let scene = scenes::draw(TEST_SEED + i as u64, true);
         let output = engine.run(&[&scene.image])?;
-        let seen = look(scene, &output, &evaluator);
+        let seen = look(scene, &output, &scorer);
         summary.add(&seen)?;
         if i < extent.pictures {
             pictured.push(seen);
@@ -94,36 +93,16 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
         progress(extent.fit + i + 1, scenes);
     }
     let summary = summary.summary(extent, &density.origin);
-    page::write(folder, &summary, &pictured, range(&density, &evaluator))?;
+    page::write(folder, &summary, &pictured, scorer.range(&density, Score::Density))?;
     Ok(summary)
 }
 
-fn look(scene: Scene, output: &Output, evaluator: &Evaluator) -> Seen {
-    let logits = output.logits(0).chunks_exact(output.classes);
-    let predicted: Vec<u8> = logits
-        .map(|l| (0..l.len()).max_by(|&a, &b| l[a].total_cmp(&l[b])).unwrap_or(0) as u8)
-        .collect();
-    let features = output.features(0);
-    let map = |score| {
-        let options = Options { score, ..Options::default() };
-        output.upsample(&evaluator.evaluate(&features, &predicted, options).score)
-    };
+fn look(scene: Scene, output: &Output, scorer: &Scorer) -> Seen {
+    let map = |score| scorer.map(output, 0, score).values;
     Seen {
         maps: output.maps(0),
         density: map(Score::Density),
         relative: map(Score::Relative),
         scene,
     }
-}
-
-/// The colours' range: from the 1st percentile of the fitted features' own log-density to the 99th,
-/// and as far again below: what lies there is unlike anything fitted.
-fn range(density: &Density, evaluator: &Evaluator) -> [f32; 2] {
-    let sample = density.sample.features();
-    let guess = vec![0; density.sample.len()];
-    let mut scores = evaluator.evaluate(&sample, &guess, Options::default()).score;
-    scores.sort_by(f32::total_cmp);
-    let at = |q: f64| scores[((scores.len() - 1) as f64 * q).round() as usize];
-    let (low, high) = (at(0.01), at(0.99));
-    [low - (high - low), high]
 }

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::measure::{Detections, Summary};
+use super::measure::Summary;
 use super::{Seen, scenes};
 use crate::data::{Image, write_atomic, write_rgb_png};
 use crate::error::{Error, Result};
@@ -151,18 +151,6 @@ th { font-weight: 600 }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
 </style>
 ";
-
-impl Detections {
-    /// Name and result of each score.
-    pub fn rows(&self) -> [(&'static str, Option<crate::eval::Detection>); 3] {
-        [
-            ("entropy", self.entropy),
-            ("density", self.density),
-            ("relative density", self.relative_density),
-        ]
-    }
-}
-
 fn number(value: Option<f64>, decimals: usize) -> String {
     value.map_or("-".into(), |v| format!("{v:.decimals$}"))
 }

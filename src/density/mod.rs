@@ -15,6 +15,7 @@ mod gaussian;
 mod half;
 mod moments;
 mod sample;
+mod scorer;
 mod syrk;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ pub use gaussian::{CONDITION_CAP, ClassGaussian, Covariance, Gaussian, Gaussians
 pub use half::{finite_in_half, round_to_half};
 pub use moments::{Moments, Tally, VOID};
 pub use sample::Sample;
+pub use scorer::{ScoreMap, Scorer};
 
 /// What a density was fitted with and on.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,8 @@
 
 mod confusion;
 mod detection;
+mod scores;
 
 pub use confusion::Confusion;
 pub use detection::{Detection, Detector};
+pub use scores::{Detections, Scores};

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ddu::data::{self, Image, Input};
+use ddu::density::{Score, ScoreMap, Scorer};
 use ddu::engine::{Engine, Maps};
 use ddu::model::Config;
 use ddu::ops::Size;
@@ -27,12 +28,19 @@ pub enum Kind {
     Entropy,
     ClassPicture,
     EntropyPicture,
+    Density,
+    DensityPicture,
 }
 
 impl Kind {
-    pub fn all(overlay: bool) -> &'static [Kind] {
-        let all = &[Kind::Label, Kind::Entropy, Kind::ClassPicture, Kind::EntropyPicture];
-        if overlay { all } else { &all[..2] }
+    pub fn all(overlay: bool, density: bool) -> Vec<Kind> {
+        let mut all = vec![Kind::Label, Kind::Entropy];
+        all.extend(density.then_some(Kind::Density));
+        all.extend(
+            overlay.then_some([Kind::ClassPicture, Kind::EntropyPicture]).into_iter().flatten(),
+        );
+        all.extend((overlay && density).then_some(Kind::DensityPicture));
+        all
     }
 
     pub fn suffix(self) -> &'static str {
@@ -41,6 +49,8 @@ impl Kind {
             Kind::Entropy => ".entropy.npy",
             Kind::ClassPicture => ".overlay.png",
             Kind::EntropyPicture => ".entropy.png",
+            Kind::Density => ".density.npy",
+            Kind::DensityPicture => ".density.png",
         }
     }
 }
@@ -50,9 +60,18 @@ pub struct Job<'a> {
     pub folder: &'a Path,
     pub kinds: &'a [Kind],
     pub resize: Option<usize>,
+    pub scoring: Option<Scoring<'a>>,
     pub batch: usize,
     pub fail_fast: bool,
     pub bar: &'a ProgressBar,
+}
+
+/// How features are scored.
+pub struct Scoring<'a> {
+    pub scorer: &'a Scorer,
+    pub score: Score,
+    /// Of the pictures' colours.
+    pub range: [f32; 2],
 }
 
 struct Decoded {
@@ -66,6 +85,7 @@ struct Decoded {
 struct Computed {
     image: Image,
     maps: Maps,
+    density: Option<ScoreMap>,
     record: Written,
 }
 
@@ -162,6 +182,7 @@ fn compute(
     for (i, decoded) in batch.drain(..).enumerate() {
         let start = Instant::now();
         let maps = output.maps(i);
+        let density = job.scoring.as_ref().map(|s| s.scorer.map(&output, i, s.score));
         let stages_ms = Stages {
             decode: milliseconds(decoded.time),
             preprocess: share(output.preprocess),
@@ -178,9 +199,10 @@ fn compute(
             padded_px: output.padded,
             feature_grid: output.grid,
             batch: count,
+            non_finite_cells: density.as_ref().map(|map| map.non_finite),
             stages_ms,
         };
-        emit(Ok(Computed { image: decoded.image, maps, record }));
+        emit(Ok(Computed { image: decoded.image, maps, density, record }));
     }
 }
 
@@ -255,7 +277,7 @@ fn write(
     let mut written: Vec<PathBuf> = Vec::with_capacity(job.kinds.len());
     for kind in job.kinds {
         let path = input.output(job.folder, kind.suffix());
-        if let Err(error) = write_one(*kind, &path, input, config, palette, computed) {
+        if let Err(error) = write_one(job, *kind, &path, input, config, palette, computed) {
             for path in written {
                 let _ = std::fs::remove_file(path);
             }
@@ -267,6 +289,7 @@ fn write(
 }
 
 fn write_one(
+    job: &Job,
     kind: Kind,
     path: &Path,
     input: &Input,
@@ -277,7 +300,8 @@ fn write_one(
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
     }
-    let Computed { image, maps, .. } = computed;
+    let Computed { image, maps, density, .. } = computed;
+    let density = density.as_ref().map_or(&[][..], |map| &map.values);
     let title = input.path.file_name().unwrap_or_default().to_string_lossy();
     match kind {
         Kind::Label => data::write_label_png(path, maps.size, &maps.label, palette),
@@ -285,6 +309,17 @@ fn write_one(
         Kind::ClassPicture => {
             let picture = class_map(&title, image, &maps.label, &config.classes, palette);
             data::write_rgb_png(path, &picture)
+        }
+        Kind::Density => data::write_npy(path, maps.size, density),
+        Kind::DensityPicture => {
+            let scoring = job.scoring.as_ref().filter(|_| !density.is_empty());
+            let Some(scoring) = scoring else { return Ok(()) };
+            let label = match scoring.score {
+                Score::Density => "Log-density (nats)",
+                Score::Relative => "Relative log-density (nats)",
+            };
+            let scale = Scale { range: scoring.range, gradient: colorous::VIRIDIS, label };
+            data::write_rgb_png(path, &scalar_map(&title, image, density, &scale))
         }
         Kind::EntropyPicture => {
             let scale = Scale {

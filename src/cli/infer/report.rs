@@ -22,7 +22,7 @@ pub struct Stages {
     /// Normalising and padding.
     pub preprocess: f64,
     pub network: f64,
-    /// Upsampling, class and entropy.
+    /// Upsampling, class, entropy and density.
     pub maps: f64,
     /// Drawing, compressing and writing the files.
     pub write: f64,
@@ -43,6 +43,9 @@ pub struct Written {
     pub feature_grid: Size,
     /// Images that ran together with this one, itself included.
     pub batch: usize,
+    /// Cells of the feature grid whose feature is not finite: their density is -inf. With `--density`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub non_finite_cells: Option<usize>,
     pub stages_ms: Stages,
 }
 
