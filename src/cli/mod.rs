@@ -118,3 +118,13 @@ fn progress_bar(images: usize, quiet: bool) -> ProgressBar {
     ProgressBar::with_draw_target(Some(images as u64), target)
         .with_style(style.expect("the template is valid"))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

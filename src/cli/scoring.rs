@@ -8,6 +8,7 @@ use ddu::model::Model;
 use super::warn;
 
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Density written by `ddu fit` for this model: also write the epistemic uncertainty
     #[arg(short, long, value_name = "DENSITY")]
