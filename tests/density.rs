@@ -121,7 +121,8 @@ fn fit(images: &[(Vec<f32>, Vec<u8>)], channels: usize, classes: usize) -> Momen
     moments
 }
 
-/// f64 sums of a few thousand terms against other f64 sums of them: 1e-12 leaves three digits.
+/// Means are sums in f64. Scatters are summed in f32 over 128 pixels: roundings of random sign come to
+/// sqrt(128) 2^-24 = 6.7e-7 of sqrt(S_ii S_jj), three times that to 2e-6; 128 of one sign to 7.6e-6.
 #[test]
 fn moments_agree_with_two_plain_passes() {
     let shapes = [(1, 2, 40), (5, 3, 300), (16, 4, 131), (37, 3, 900), (256, 2, 700)];
@@ -137,7 +138,8 @@ fn moments_agree_with_two_plain_passes() {
             }
         }
         let error = scatter_error(&moments, &scatter);
-        assert!(error <= 1e-12, "D = {channels}: {error:e}");
+        println!("D = {channels}: {error:.1e}");
+        assert!(error <= 2e-6, "D = {channels}: {error:e}");
     }
 }
 

@@ -5,7 +5,7 @@
 //! It holds moments, not Gaussians: they merge, and covariance, prior and score are chosen when they
 //! are evaluated. Equal content gives equal bytes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -168,16 +168,14 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
     if let Some(v) = rows.iter().find(|v| !v.is_finite()) {
         return Err(Error::invalid(format!("{source}: tensor sample"), "finite values", v));
     }
-    let mut sample = Sample::new(channels);
-    for (hash, row) in hash.into_iter().zip(rows.chunks_exact(channels)) {
-        sample.insert(hash, row.to_vec());
-    }
-    let images = header
+    let sample = Sample::from_parts(channels, &hash, &rows);
+    let mut images = header
         .images
         .iter()
         .map(|text| u64::from_str_radix(text, 16))
-        .collect::<Result<BTreeSet<_>, _>>()
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|e| Error::invalid(format!("{source}: images"), "hashes in hex", e))?;
+    images.sort_unstable();
     let origin = Origin {
         model: header.model,
         classes: header.classes,

@@ -18,8 +18,6 @@ mod sample;
 mod scorer;
 mod syrk;
 
-use std::collections::BTreeSet;
-
 use crate::data::LabelRule;
 use crate::error::{Error, Result};
 pub use evaluate::{Evaluation, Evaluator, Options, Score};
@@ -42,8 +40,9 @@ pub struct Origin {
     pub resize: Option<usize>,
     /// What became of the pixels.
     pub pixels: Tally,
-    /// First 64 bits of the SHA-256 of each image's decoded pixels.
-    pub images: BTreeSet<u64>,
+    /// First 64 bits of the SHA-256 of each image's decoded pixels, sorted. Not a tree: its nodes,
+    /// one every few images, would leave the heap in pieces.
+    pub images: Vec<u64>,
 }
 
 /// The content of a density file.
@@ -72,7 +71,7 @@ impl Density {
                 label_rule,
                 resize,
                 pixels: Tally::default(),
-                images: BTreeSet::new(),
+                images: Vec::new(),
             },
         }
     }
@@ -80,9 +79,10 @@ impl Density {
     /// Folds one image in: its content's hash, features `[cells, D]` (rounded to fp16 here) and labels
     /// `[cells]`. False, and nothing done, if an image of this content is already in.
     pub fn add(&mut self, image: u64, features: &[f32], labels: &[u8]) -> bool {
-        if !self.origin.images.insert(image) {
+        let Err(place) = self.origin.images.binary_search(&image) else {
             return false;
-        }
+        };
+        self.origin.images.insert(place, image);
         self.origin.pixels += self.moments.add(features, labels);
         self.sample.add(image, features, labels, self.moments.classes());
         true
@@ -115,7 +115,7 @@ impl Density {
             };
             return foreign("label rule", rule(own), rule(its));
         }
-        let shared = own.images.intersection(&its.images).count();
+        let shared = its.images.iter().filter(|i| own.images.binary_search(i).is_ok()).count();
         if shared > 0 {
             let found = format!("{shared} of {} already merged", its.images.len());
             return Err(Error::invalid(format!("{source}: images"), "images of its own", found)
@@ -125,6 +125,7 @@ impl Density {
         self.sample.merge(&other.sample);
         self.origin.pixels += its.pixels.clone();
         self.origin.images.extend(&its.images);
+        self.origin.images.sort_unstable();
         Ok(())
     }
 

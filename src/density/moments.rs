@@ -1,13 +1,14 @@
 //! Moments of the features of each class: count, mean and scatter, streamed image by image.
 //!
-//! `n_c`, `mu_c = sum z / n_c` `[D]`, `S_c = sum (z - mu_c)(z - mu_c)^T` `[D, D]`, all in f64, over the
-//! labelled pixels z of class c (Mukhoti et al. 2021, arXiv 2111.00079; unbiased covariance
+//! `n_c`, `mu_c = sum z / n_c` `[D]`, `S_c = sum (z - mu_c)(z - mu_c)^T` `[D, D]`, kept in f64, over
+//! the labelled pixels z of class c (Mukhoti et al. 2021, arXiv 2111.00079; unbiased covariance
 //! `S_c / (n_c - 1)`). Features are rounded to fp16 first.
 //!
-//! An image's own moments are taken about its own mean and then folded in by the pairwise formula of
-//! Chan, Golub and LeVeque (1979): with `d = mu' - mu`, `S += S' + d d^T n n' / (n + n')`. The work of
-//! an image is split by class and by rows of S, never by pixels, so its bits do not depend on
-//! the number of threads, and images never share a sum, so they do not depend on the batch either.
+//! An image's own moments are taken about its own mean, in f32 over at most 128 pixels (see `syrk`)
+//! and in f64 beyond, and then folded in by the pairwise formula of Chan, Golub and LeVeque (1979):
+//! with `d = mu' - mu`, `S += S' + d d^T n n' / (n + n')`. The work of an image is split by class and by
+//! rows of S, never by pixels, so its bits do not depend on the number of threads, and images never
+//! share a sum, so they do not depend on the batch either.
 
 use std::collections::BTreeMap;
 
@@ -143,20 +144,27 @@ impl Moments {
                 pixels.chunks(syrk::BLOCK).map(move |pixels| Block { class, pixels })
             })
             .collect();
-        // A slab bounds the memory of the centred copy; its bounds depend on the image alone.
-        let slab = SLAB.min(blocks.len());
-        // Vector loads of the centred copy never straddle two cache lines.
-        let mut centred = aligned(slab * syrk::block_len(channels) * 2);
-        let centred: &mut [f64] = bytemuck::cast_slice_mut(&mut centred);
+        let shift: Vec<f32> = image_mean.iter().map(|m| *m as f32).collect();
+        // A slab bounds the memory of the centred copy; its bounds depend on the image alone. Vector
+        // loads of an aligned buffer never straddle two cache lines.
+        let mut centred = aligned(SLAB.min(blocks.len()) * syrk::block_len(channels));
+        let centred: &mut [f32] = bytemuck::cast_slice_mut(&mut centred);
         for blocks in blocks.chunks(SLAB) {
-            syrk::centre(features, channels, blocks, &image_mean, centred);
+            syrk::centre(features, channels, blocks, &shift, centred);
             let centred = &*centred;
             self.rows_of_scatter().for_each(|(class, panel, rows)| {
                 syrk::accumulate(centred, blocks, class, panel, channels, rows);
             });
         }
-        let counts: Vec<i64> = segments.iter().map(|s| s.len() as i64).collect();
-        self.fold(&counts, &image_mean);
+        // From about the shift to about the mean: S -= n d d^T, d of the size of f32's rounding.
+        let count: Vec<i64> = segments.iter().map(|s| s.len() as i64).collect();
+        let apart: Vec<f64> =
+            image_mean.iter().zip(&shift).map(|(mean, shift)| mean - f64::from(*shift)).collect();
+        self.rows_of_scatter().for_each(|(class, panel, rows)| {
+            let apart = &apart[class * channels..][..channels];
+            add_outer(rows, panel, apart, -(count[class] as f64));
+        });
+        self.fold(&count, &image_mean);
         tally
     }
 
@@ -199,13 +207,8 @@ impl Moments {
                 return;
             }
             let weight = own[class] as f64 * share(class);
-            let all: Vec<f64> = (0..channels).map(|i| delta(class, i)).collect();
-            for (i, row) in (panel * PANEL..).zip(rows.chunks_exact_mut(channels)) {
-                let factor = weight * all[i];
-                for (s, d) in row[..=i].iter_mut().zip(&all) {
-                    *s += factor * d;
-                }
-            }
+            let delta: Vec<f64> = (0..channels).map(|i| delta(class, i)).collect();
+            add_outer(rows, panel, &delta, weight);
         });
         for class in (0..self.count.len()).filter(|c| count[*c] > 0) {
             let share = share(class);
@@ -231,7 +234,17 @@ impl Moments {
     }
 }
 
-/// Blocks of pixels of which a centred f64 copy is held at a time: 4 MiB at D = 256.
+/// Adds weight d d^T to `rows` of a scatter, those of `panel`, up to the diagonal.
+fn add_outer(rows: &mut [f64], panel: usize, d: &[f64], weight: f64) {
+    for (i, row) in (panel * PANEL..).zip(rows.chunks_exact_mut(d.len())) {
+        let factor = weight * d[i];
+        for (s, d) in row[..=i].iter_mut().zip(d) {
+            *s += factor * d;
+        }
+    }
+}
+
+/// Blocks of pixels of which a centred copy is held at a time: 2 MiB at D = 256.
 const SLAB: usize = 16;
 
 /// The usable pixels of each class, in order.

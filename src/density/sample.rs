@@ -2,8 +2,6 @@
 //! hash of (image content, cell). So shards merge, and the scale of a density map can be drawn
 //! from the file alone.
 
-use std::collections::BTreeMap;
-
 use half::f16;
 
 use super::half::finite_in_half;
@@ -11,48 +9,98 @@ use super::half::finite_in_half;
 /// Most features that a sample keeps: 4 MiB at D = 256.
 pub const CAPACITY: usize = 8192;
 
-#[derive(Clone, Debug, PartialEq)]
+/// The features lie in one buffer: thousands of small ones, let go and taken anew with every image,
+/// would leave the heap in pieces.
+#[derive(Clone, Debug)]
 pub struct Sample {
     channels: usize,
-    /// hash -> feature `[D]`
-    rows: BTreeMap<u64, Vec<f16>>,
+    /// By increasing hash.
+    rows: Vec<Row>,
+    /// `[slot][D]`
+    values: Vec<f16>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    hash: u64,
+    at: At,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum At {
+    /// A slot of the buffer.
+    Kept(usize),
+    /// An index of what is being offered.
+    Offered(usize),
 }
 
 impl Sample {
     pub fn new(channels: usize) -> Self {
-        Sample { channels, rows: BTreeMap::new() }
+        Sample { channels, rows: Vec::new(), values: Vec::new() }
     }
 
     /// Offers the features `[cells, D]` of an image whose label is one of `classes` and which are
     /// finite; `image` is the hash of its content.
     pub fn add(&mut self, image: u64, features: &[f32], labels: &[u8], classes: usize) {
+        let channels = self.channels;
+        let feature = |cell: usize| &features[cell * channels..][..channels];
         let labelled = labels.iter().enumerate().filter(|(_, l)| usize::from(**l) < classes);
-        for (cell, _) in labelled {
-            let hash = mix(image, cell as u64);
-            if self.rows.len() == CAPACITY
-                && self.rows.last_key_value().is_some_and(|l| hash > *l.0)
-            {
-                continue;
-            }
-            let feature = &features[cell * self.channels..][..self.channels];
-            if finite_in_half(feature) {
-                self.insert(hash, feature.iter().map(|v| f16::from_f32(*v)).collect());
-            }
-        }
+        let hashes = labelled.map(|(cell, _)| (mix(image, cell as u64), cell));
+        let usable = |&(_, cell): &(u64, usize)| finite_in_half(feature(cell));
+        self.offer(hashes, usable, |cell, row| {
+            row.iter_mut().zip(feature(cell)).for_each(|(r, v)| *r = f16::from_f32(*v));
+        });
     }
 
     pub fn merge(&mut self, other: &Sample) {
-        for (hash, row) in &other.rows {
-            self.insert(*hash, row.clone());
-        }
+        let rows: Vec<&[f16]> = other.rows().map(|(_, row)| row).collect();
+        let hashes = other.rows.iter().enumerate().map(|(i, row)| (row.hash, i));
+        self.offer(hashes, |_| true, |i, row| row.copy_from_slice(rows[i]));
     }
 
-    pub(super) fn insert(&mut self, hash: u64, row: Vec<f16>) {
-        // Of two cells with one 64-bit hash the first stays, so the order of images could show: a
-        // chance of 10^-5 over a million images.
-        self.rows.entry(hash).or_insert(row);
-        if self.rows.len() > CAPACITY {
-            self.rows.pop_last();
+    /// From a density file: hashes and features `[hashes, D]`.
+    pub(super) fn from_parts(channels: usize, hashes: &[u64], features: &[f16]) -> Self {
+        let mut sample = Sample::new(channels);
+        let offered = hashes.iter().enumerate().map(|(i, hash)| (*hash, i));
+        let feature = |i: usize| &features[i * channels..][..channels];
+        sample.offer(offered, |_| true, |i, row| row.copy_from_slice(feature(i)));
+        sample
+    }
+
+    /// Takes in those of the offered (hash, index) that are `usable` and belong to the smallest.
+    fn offer(
+        &mut self,
+        offered: impl Iterator<Item = (u64, usize)>,
+        usable: impl Fn(&(u64, usize)) -> bool,
+        write: impl Fn(usize, &mut [f16]),
+    ) {
+        let full = self.rows.len() >= CAPACITY;
+        let limit = self.rows.last().filter(|_| full).map_or(u64::MAX, |last| last.hash);
+        let known = self.rows.len();
+        let new = offered.filter(|(hash, _)| *hash <= limit).filter(usable);
+        self.rows.extend(new.map(|(hash, index)| Row { hash, at: At::Offered(index) }));
+        if self.rows.len() == known {
+            return;
+        }
+        // Stable: of two cells with one 64-bit hash the first stays, so the order of images could
+        // show: a chance of 10^-5 over a million images.
+        self.rows.sort_by_key(|row| row.hash);
+        self.rows.dedup_by_key(|row| row.hash);
+        self.rows.truncate(CAPACITY);
+
+        let mut free = vec![true; self.rows.len()];
+        for row in &self.rows {
+            if let At::Kept(slot) = row.at {
+                free[slot] = false;
+            }
+        }
+        self.values.resize(self.rows.len() * self.channels, f16::ZERO);
+        let mut free = (0..free.len()).filter(|slot| free[*slot]);
+        for row in &mut self.rows {
+            let At::Offered(index) = row.at else { continue };
+            let slot = free.next().expect("as many slots as rows");
+            write(index, &mut self.values[slot * self.channels..][..self.channels]);
+            row.at = At::Kept(slot);
         }
     }
 
@@ -71,12 +119,21 @@ impl Sample {
 
     /// (hash, feature `[D]`), by increasing hash.
     pub fn rows(&self) -> impl Iterator<Item = (u64, &[f16])> {
-        self.rows.iter().map(|(hash, row)| (*hash, row.as_slice()))
+        self.rows.iter().map(|row| {
+            let (At::Kept(slot) | At::Offered(slot)) = row.at;
+            (row.hash, &self.values[slot * self.channels..][..self.channels])
+        })
     }
 
     /// All features, `[len, D]`.
     pub fn features(&self) -> Vec<f32> {
-        self.rows.values().flatten().map(|v| v.to_f32()).collect()
+        self.rows().flat_map(|(_, row)| row).map(|v| v.to_f32()).collect()
+    }
+}
+
+impl PartialEq for Sample {
+    fn eq(&self, other: &Self) -> bool {
+        self.channels == other.channels && self.rows().eq(other.rows())
     }
 }
 
@@ -89,4 +146,70 @@ fn mix(image: u64, cell: u64) -> u64 {
         x ^ (x >> 31)
     };
     finalise(finalise(image) ^ cell)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLASSES: usize = 3;
+
+    /// Cell `i` of image `image` holds features that tell both.
+    fn image(image: u64, cells: usize) -> (u64, Vec<f32>, Vec<u8>) {
+        let features = (0..cells).flat_map(|i| [image as f32, i as f32]).collect();
+        (image, features, (0..cells).map(|i| [0, 2, 255, 7][i % 4]).collect())
+    }
+
+    fn sample(images: &[(u64, Vec<f32>, Vec<u8>)]) -> Sample {
+        let mut sample = Sample::new(2);
+        for (hash, features, labels) in images {
+            sample.add(*hash, features, labels, CLASSES);
+        }
+        sample
+    }
+
+    #[test]
+    fn it_keeps_the_smallest_hashes_and_their_features() {
+        let images: Vec<_> = (0..30).map(|i| image(i, 2000)).collect();
+        let sample = sample(&images);
+        let mut expected: Vec<(u64, [f32; 2])> = images
+            .iter()
+            .flat_map(|(hash, features, labels)| {
+                let rows = features.as_chunks::<2>().0.iter().enumerate().zip(labels);
+                rows.filter(|(_, label)| usize::from(**label) < CLASSES)
+                    .map(|((cell, row), _)| (mix(*hash, cell as u64), *row))
+            })
+            .collect();
+        assert_eq!(expected.len(), 30_000);
+        expected.sort_by_key(|(hash, _)| *hash);
+        assert_eq!(sample.len(), CAPACITY);
+        for ((hash, row), expected) in sample.rows().zip(expected) {
+            assert_eq!((hash, [row[0].to_f32(), row[1].to_f32()]), expected);
+        }
+    }
+
+    #[test]
+    fn order_and_shards_do_not_show() {
+        let images: Vec<_> = (0..12).map(|i| image(i, 3000)).collect();
+        let whole = sample(&images);
+        let mut reversed = images.clone();
+        reversed.reverse();
+        assert_eq!(sample(&reversed), whole);
+        let (mut a, b) = (sample(&images[7..]), sample(&images[..7]));
+        a.merge(&b);
+        assert_eq!(a, whole);
+        let hashes: Vec<u64> = whole.rows().map(|(hash, _)| hash).collect();
+        let features: Vec<f16> = whole.rows().flat_map(|(_, row)| row).copied().collect();
+        assert_eq!(Sample::from_parts(2, &hashes, &features), whole);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_left_out() {
+        let (hash, mut features, labels) = image(5, 8);
+        features[0] = f32::NAN;
+        features[3] = 70000.0;
+        let sample = sample(&[(hash, features, labels)]);
+        assert_eq!(sample.len(), 2);
+        assert!(sample.features().iter().all(|v| v.is_finite()));
+    }
 }
