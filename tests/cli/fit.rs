@@ -14,7 +14,7 @@ const CLASSES: u8 = 5;
 
 /// Images of a few sizes and masks in blocks of every known class, some void and, in every fourth,
 /// an unknown class.
-fn scenes(bench: &Bench, count: usize) {
+pub fn scenes(bench: &Bench, count: usize) {
     let ids: Vec<String> = (0..count).map(|i| format!("s{i:03}")).collect();
     for (i, id) in ids.iter().enumerate() {
         let (h, w) = [(40, 56), (40, 56), (33, 47)][i % 3];
@@ -42,15 +42,15 @@ fn mask(path: &Path, h: u32, w: u32, label: &[u8]) {
     ddu::data::write_label_png(path, size, label, &palette).unwrap();
 }
 
-const TRAIN: &str = "--data voc --split train";
+pub const TRAIN: &str = "--data voc --split train";
 
-fn fit(bench: &Bench, arguments: &str) -> Outcome {
+pub fn fit(bench: &Bench, arguments: &str) -> Outcome {
     let mut all = vec!["fit", "--model", "model.safetensors"];
     all.extend(arguments.split_whitespace());
     bench.ddu(&all, "")
 }
 
-fn ok(outcome: Outcome) -> Outcome {
+pub fn ok(outcome: Outcome) -> Outcome {
     assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
     outcome
 }

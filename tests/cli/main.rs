@@ -1,6 +1,7 @@
 //! The binary as users run it.
 
 mod commands;
+mod density;
 mod device;
 mod fit;
 mod infer;
