@@ -71,7 +71,8 @@ def formulations(prior, mean, sigma, compile_too):
     import torch
 
     lower = torch.linalg.cholesky(sigma)
-    white = torch.linalg.inv(lower)
+    eye = torch.eye(sigma.shape[-1], dtype=torch.float64).expand_as(sigma)
+    white = torch.linalg.solve_triangular(lower, eye, upper=False)
     classes, d, _ = white.shape
     log_det = 2 * lower.diagonal(dim1=1, dim2=2).log().sum(1)
     constant = (prior - 0.5 * (d * math.log(2 * math.pi) + log_det)).float()
