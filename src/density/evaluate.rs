@@ -13,11 +13,12 @@
 //! predicted in the tile come first. What is left out adds at most `C e^-tau` to log q:
 //! 1e-7 nats for 50 classes.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::gaussian::{Covariance, Gaussian, Gaussians};
 use super::half::{finite_in_half, round_to_half};
+use crate::cpu::simd::arch;
 
 /// tau of the early exit, in nats.
 const TAU: f32 = 20.0;
@@ -157,7 +158,7 @@ impl Evaluator {
         classes.resize_with(strips, Default::default);
         distances.resize_with(strips, Default::default);
 
-        let arch = Arch::new();
+        let arch = arch();
         let counts: Vec<Counts> = features
             .par_chunks(STRIP * self.channels.max(1))
             .zip(predicted.par_chunks(STRIP))

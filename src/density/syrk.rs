@@ -8,11 +8,12 @@
 //! cancellation out. 128 roundings of random sign leave an error of S_ij of about
 //! 2^-24 sqrt(128 S_ii S_jj) = 7e-7 sqrt(S_ii S_jj) a block, less over many.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::half::round_to_half;
 use crate::cpu::lanes::load;
+use crate::cpu::simd::arch;
 
 /// Channels of a panel: rows of S that one task owns.
 pub const PANEL: usize = 16;
@@ -29,7 +30,7 @@ pub struct Block<'a> {
 /// Means of the pixels of each segment, `[C, D]`, f64; zeros for an empty one. The pixels are summed
 /// in order.
 pub fn means(features: &[f32], channels: usize, segments: &[Vec<usize>]) -> Vec<f64> {
-    let arch = Arch::new();
+    let arch = arch();
     let mean = |segment: &Vec<usize>| {
         let mut sum = vec![0.0f64; channels];
         arch.dispatch(|| {
@@ -61,7 +62,7 @@ pub fn centre(
     shift: &[f32],
     centred: &mut [f32],
 ) {
-    let arch = Arch::new();
+    let arch = arch();
     let out = centred.par_chunks_mut(block_len(channels));
     out.zip(blocks).for_each(|(out, block)| {
         let shift = &shift[block.class * channels..][..channels];
@@ -109,7 +110,7 @@ pub fn accumulate(
         .map(|(values, block)| &values[..block.pixels.len() * channels.next_multiple_of(PANEL)]);
     let mut sums = vec![[0.0; PANEL]; (panel + 1) * PANEL];
     let panels = channels.div_ceil(PANEL);
-    Arch::new().dispatch(Update { blocks: own, panels, panel, sums: &mut sums });
+    arch().dispatch(Update { blocks: own, panels, panel, sums: &mut sums });
     for (r, row) in rows.chunks_exact_mut(channels).enumerate() {
         let diagonal = panel * PANEL + r;
         for (column, s) in row[..=diagonal].iter_mut().enumerate() {
