@@ -135,9 +135,8 @@ impl Engine {
                 network.write_pictures(&plan, images)?;
                 let steps = network.steps(&plan)?;
                 preprocess = start.elapsed();
-                for launch in steps.iter().flat_map(|step| &step.launches) {
-                    network.device().launch(launch)?;
-                }
+                let launches: Vec<_> = steps.into_iter().flat_map(|step| step.launches).collect();
+                network.device().run(&launches)?;
                 let maps = (0..plan.batch).map(|image| {
                     let (label, entropy) = network.maps(&plan, image)?;
                     Ok(Maps { size, label, entropy })

@@ -55,6 +55,12 @@ pub trait Device: Send + Sync {
 
     fn launch(&self, launch: &Launch) -> Result<()>;
 
+    /// Launches all, in order. A device may keep what it made of them for the next time the same
+    /// launches come (a CUDA graph).
+    fn run(&self, launches: &[Launch]) -> Result<()> {
+        launches.iter().try_for_each(|launch| self.launch(launch))
+    }
+
     /// Launches and waits; what it took.
     fn measure(&self, launch: &Launch) -> Result<Cost>;
 }

@@ -63,10 +63,7 @@ impl DeviceMoments {
         let scratch: Scratch = std::array::from_fn(|i| self.scratch[i].all());
         let (count, mean, scatter) = (self.count.all(), self.mean.all(), self.scatter.all());
         let running = Running { count, mean, scatter };
-        for launch in moments(shape, features, labels, scratch, running)? {
-            device.launch(&launch)?;
-        }
-        Ok(())
+        device.run(&moments(shape, features, labels, scratch, running)?)
     }
 
     /// The moments so far, and what became of the pixels folded in here.
