@@ -12,7 +12,7 @@ use crate::device::{Device, host};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ops::{Head, Resize, Size};
-use crate::plan::{Folded, Plan, compile};
+use crate::plan::{Folded, Plan, View, compile};
 
 pub struct Engine {
     model: Model,
@@ -56,8 +56,8 @@ pub struct Output<'a> {
 enum Source<'a> {
     /// In the CPU's arena.
     Cpu(&'a cpu::Runner),
-    /// Copied from a device, all images.
-    Device { logits: Vec<f32>, features: Vec<f32>, maps: Vec<Maps> },
+    /// On a device, read when asked for.
+    Device(&'a Network),
 }
 
 impl Engine {
@@ -137,15 +137,8 @@ impl Engine {
                 preprocess = start.elapsed();
                 let launches: Vec<_> = steps.into_iter().flat_map(|step| step.launches).collect();
                 network.device().run(&launches)?;
-                let maps = (0..plan.batch).map(|image| {
-                    let (label, entropy) = network.maps(&plan, image)?;
-                    Ok(Maps { size, label, entropy })
-                });
-                Source::Device {
-                    maps: maps.collect::<Result<_>>()?,
-                    logits: network.read(&plan, plan.logits)?,
-                    features: network.read(&plan, plan.features)?,
-                }
+                network.device().synchronize()?;
+                Source::Device(network)
             }
         };
         Ok(Output {
@@ -186,35 +179,39 @@ pub fn check_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
     Err(Error::Memory { what, needed, available, fix })
 }
 
+/// What lies on a device is copied at each call: an error is the device's.
 impl Output<'_> {
     /// `[grid.h, grid.w, C]`
-    pub fn logits(&self, image: usize) -> &[f32] {
-        let len = self.grid.pixels() * self.classes;
-        let all = match &self.source {
-            Source::Cpu(runner) => runner.read(&self.plan, self.plan.logits),
-            Source::Device { logits, .. } => logits,
-        };
-        &all[image * len..][..len]
+    pub fn logits(&self, image: usize) -> Result<Cow<'_, [f32]>> {
+        self.values(image, self.plan.logits, self.classes)
     }
 
     /// `[grid.h, grid.w, D]` in f32, as the network computed them: a density rounds them to fp16.
-    pub fn features(&self, image: usize) -> Cow<'_, [f32]> {
-        let (pixels, stride) = (self.grid.pixels(), self.plan.features.channels);
-        let all = match &self.source {
-            Source::Cpu(runner) => runner.read(&self.plan, self.plan.features),
-            Source::Device { features, .. } => features,
+    pub fn features(&self, image: usize) -> Result<Cow<'_, [f32]>> {
+        self.values(image, self.plan.features, self.channels)
+    }
+
+    /// The first `channels` of a view on the feature grid.
+    fn values(&self, image: usize, view: View, channels: usize) -> Result<Cow<'_, [f32]>> {
+        let stride = self.plan.buffer(view).channels;
+        let all = match self.source {
+            Source::Cpu(runner) => {
+                let len = self.grid.pixels() * stride;
+                Cow::Borrowed(&runner.read(&self.plan, view)[image * len..][..len])
+            }
+            Source::Device(network) => Cow::Owned(network.read_image(&self.plan, view, image)?),
         };
-        let all = &all[image * pixels * stride..][..pixels * stride];
-        if stride == self.channels {
-            return Cow::Borrowed(all);
+        if stride == channels {
+            return Ok(all);
         }
-        Cow::Owned(all.chunks_exact(stride).flat_map(|p| &p[..self.channels]).copied().collect())
+        Ok(Cow::Owned(all.chunks_exact(stride).flat_map(|p| &p[..channels]).copied().collect()))
     }
 
     /// The class and entropy maps at the images' size.
-    pub fn maps(&self, image: usize) -> Maps {
-        if let Source::Device { maps, .. } = &self.source {
-            return maps[image].clone();
+    pub fn maps(&self, image: usize) -> Result<Maps> {
+        if let Source::Device(network) = self.source {
+            let (label, entropy) = network.maps(&self.plan, image)?;
+            return Ok(Maps { size: self.size, label, entropy });
         }
         let head = Head {
             classes: self.classes,
@@ -225,8 +222,8 @@ impl Output<'_> {
         };
         let pixels = self.size.pixels();
         let (mut label, mut entropy) = (vec![0; pixels], vec![0.0; pixels]);
-        cpu::head::head(&head, self.logits(image), &mut label, &mut entropy);
-        Maps { size: self.size, label, entropy }
+        cpu::head::head(&head, &self.logits(image)?, &mut label, &mut entropy);
+        Ok(Maps { size: self.size, label, entropy })
     }
 
     /// Upsamples a map from the feature grid to the images' size by the model's rule.

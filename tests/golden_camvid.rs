@@ -48,14 +48,14 @@ fn logits_labels_and_entropy_are_those_of_pytorch() {
         let output = engine.run(&[&image]).unwrap();
 
         let expected = floats(&file, &format!("{stem}.logits_grid"));
-        let found = output.logits(0);
+        let found = output.logits(0).unwrap();
         assert_eq!(found.len(), expected.len(), "{stem}");
         let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
         let worst = found.iter().zip(&expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
         // Two f32 implementations that sum in different orders: a few 1e-6 are usual.
         assert!(worst / largest < 1e-4, "{stem}: logits off by {}", worst / largest);
 
-        let maps = output.maps(0);
+        let maps = output.maps(0).unwrap();
         let labels = file.tensor(&format!("{stem}.label")).unwrap().data();
         let equal = maps.label.iter().zip(labels).filter(|(a, b)| a == b).count();
         let share = equal as f64 / labels.len() as f64;

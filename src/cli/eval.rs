@@ -192,9 +192,9 @@ impl Tally {
         let Computed { mut labelled, output, at, .. } = computed;
         map.apply(&mut labelled.mask.label);
         let labels = &labelled.mask.label;
-        let maps = output.maps(at);
-        let score = |score| scorer.map(|s| s.map(output, at, score).values);
-        let (density, relative) = (score(Score::Density), score(Score::Relative));
+        let maps = output.maps(at)?;
+        let score = |score| scorer.map(|s| s.map(output, at, score)).transpose();
+        let (density, relative) = (score(Score::Density)?, score(Score::Relative)?);
         let classes = output.classes;
         self.confusion.add(labels, &maps.label)?;
         for (pixel, &label) in labels.iter().enumerate() {
@@ -211,7 +211,7 @@ impl Tally {
             let entropy = maps.entropy[pixel];
             match (&density, &relative) {
                 (Some(density), Some(relative)) => {
-                    set.push(entropy, density[pixel], relative[pixel]);
+                    set.push(entropy, density.values[pixel], relative.values[pixel]);
                 }
                 _ => set.entropy.push(entropy),
             }

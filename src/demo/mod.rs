@@ -75,7 +75,7 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
         let output = engine.run(&[&scene.image])?;
         let mask = Mask { size: scenes::SIZE, label: scene.label };
         let labels = label_grid(&mask, output.size, output.padded, output.grid, rule);
-        density.add(seed, &output.features(0), &labels);
+        density.add(seed, &output.features(0)?, &labels);
         progress(i + 1, scenes);
     }
     let (scorer, _) = Scorer::new(&density, Covariance::Full, Prior::Empirical)?;
@@ -85,7 +85,7 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
     for i in 0..extent.test {
         let scene = scenes::draw(TEST_SEED + i as u64, true);
         let output = engine.run(&[&scene.image])?;
-        let seen = look(scene, &output, &scorer);
+        let seen = look(scene, &output, &scorer)?;
         summary.add(&seen)?;
         if i < extent.pictures {
             pictured.push(seen);
@@ -97,12 +97,12 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
     Ok(summary)
 }
 
-fn look(scene: Scene, output: &Output, scorer: &Scorer) -> Seen {
-    let map = |score| scorer.map(output, 0, score).values;
-    Seen {
-        maps: output.maps(0),
-        density: map(Score::Density),
-        relative: map(Score::Relative),
+fn look(scene: Scene, output: &Output, scorer: &Scorer) -> Result<Seen> {
+    let map = |score| scorer.map(output, 0, score).map(|map| map.values);
+    Ok(Seen {
+        maps: output.maps(0)?,
+        density: map(Score::Density)?,
+        relative: map(Score::Relative)?,
         scene,
-    }
+    })
 }

@@ -28,14 +28,16 @@ impl Scorer {
     }
 
     /// Evaluates one image of a run on the feature grid and upsamples by the model's rule.
-    pub fn map(&self, output: &Output, image: usize, score: Score) -> ScoreMap {
-        let logits = output.logits(image).chunks_exact(output.classes);
+    pub fn map(&self, output: &Output, image: usize, score: Score) -> Result<ScoreMap> {
+        let logits = output.logits(image)?;
         let predicted: Vec<u8> = logits
+            .chunks_exact(output.classes)
             .map(|l| (0..l.len()).max_by(|&a, &b| l[a].total_cmp(&l[b])).unwrap_or(0) as u8)
             .collect();
         let options = Options { score, ..Options::default() };
-        let evaluation = self.evaluator.evaluate(&output.features(image), &predicted, options);
-        ScoreMap { values: output.upsample(&evaluation.score), non_finite: evaluation.non_finite }
+        let evaluation = self.evaluator.evaluate(&output.features(image)?, &predicted, options);
+        let values = output.upsample(&evaluation.score);
+        Ok(ScoreMap { values, non_finite: evaluation.non_finite })
     }
 
     /// The range of a colour scale: from the 1st percentile of the scores of the density's own sample

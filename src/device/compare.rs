@@ -263,8 +263,8 @@ fn end_to_end(model: Model, network: Network, plan: &Plan, image: &Image) -> Res
 
     let mut engine = Engine::new(model);
     let output = engine.run(&[image])?;
-    let maps = output.maps(0);
-    let errors = Errors::of(got.into_iter().zip(output.logits(0).iter().copied()), false);
+    let maps = output.maps(0)?;
+    let errors = Errors::of(got.into_iter().zip(output.logits(0)?.iter().copied()), false);
     let equal = label.iter().zip(&maps.label).filter(|(a, b)| a == b).count();
     let labels_equal = equal as f64 / label.len() as f64;
     let entropies = Errors::of(entropy.into_iter().zip(maps.entropy), false);

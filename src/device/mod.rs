@@ -61,6 +61,12 @@ pub trait Device: Send + Sync {
         launches.iter().try_for_each(|launch| self.launch(launch))
     }
 
+    /// Waits until everything launched so far is done.
+    ///
+    /// # Errors
+    /// Those of the launches, where a device tells them late.
+    fn synchronize(&self) -> Result<()>;
+
     /// Launches and waits; what it took.
     fn measure(&self, launch: &Launch) -> Result<Cost>;
 }
@@ -107,15 +113,7 @@ impl Buffer {
     /// # Errors
     /// Where they are not all inside.
     pub fn slice(&self, offset: usize, bytes: usize) -> Result<Slice<'_>> {
-        match offset.checked_add(bytes) {
-            Some(end) if end <= self.bytes => {
-                Ok(Slice { address: self.address + offset as u64, bytes, buffer: PhantomData })
-            }
-            _ => {
-                let expected = format!("a range inside its {} bytes", self.bytes);
-                Err(Error::invalid("device buffer", expected, format!("{bytes} at {offset}")))
-            }
-        }
+        self.all().part(offset, bytes)
     }
 }
 
@@ -130,6 +128,22 @@ pub struct Slice<'a> {
 impl Slice<'_> {
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes `offset..offset + bytes`.
+    ///
+    /// # Errors
+    /// Where they are not all inside.
+    pub fn part(self, offset: usize, bytes: usize) -> Result<Self> {
+        match offset.checked_add(bytes) {
+            Some(end) if end <= self.bytes => {
+                Ok(Slice { address: self.address + offset as u64, bytes, ..self })
+            }
+            _ => {
+                let expected = format!("a range inside its {} bytes", self.bytes);
+                Err(Error::invalid("device buffer", expected, format!("{bytes} at {offset}")))
+            }
+        }
     }
 }
 

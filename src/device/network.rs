@@ -8,7 +8,7 @@ use half::f16;
 
 use super::launch;
 use super::launch::conv2d::{Operands, Spread};
-use super::{Buffer, Device, Element, Launch, Tensor};
+use super::{Buffer, Device, Element, Launch, Slice, Tensor};
 use crate::data::Image;
 use crate::error::{Error, Result};
 use crate::ops::{Conv2d, Head, Resize};
@@ -190,6 +190,23 @@ impl Network {
     /// that is a device's own), in f32.
     pub fn read(&self, plan: &Plan, view: View) -> Result<Vec<f32>> {
         let (slice, element, stride) = self.place(plan, view)?;
+        self.values(slice, element, stride, plan.buffer(view).channels)
+    }
+
+    /// As [`Self::read`], of one image.
+    pub fn read_image(&self, plan: &Plan, view: View, image: usize) -> Result<Vec<f32>> {
+        let (slice, element, stride) = self.place(plan, view)?;
+        let bytes = slice.bytes / plan.batch;
+        self.values(slice.part(image * bytes, bytes)?, element, stride, plan.buffer(view).channels)
+    }
+
+    fn values(
+        &self,
+        slice: Slice,
+        element: Element,
+        stride: usize,
+        channels: usize,
+    ) -> Result<Vec<f32>> {
         let mut bytes = vec![0u8; slice.bytes];
         self.device.read(slice, &mut bytes)?;
         let values: Vec<f32> = match element {
@@ -199,7 +216,6 @@ impl Network {
                 halves.into_iter().map(f16::to_f32).collect()
             }
         };
-        let channels = plan.buffer(view).channels;
         if channels == stride {
             return Ok(values);
         }
@@ -259,7 +275,7 @@ impl Network {
     }
 
     /// The buffer of a view, its element and the channels a pixel has in memory.
-    fn place(&self, plan: &Plan, view: View) -> Result<(super::Slice<'_>, Element, usize)> {
+    fn place(&self, plan: &Plan, view: View) -> Result<(Slice<'_>, Element, usize)> {
         let buffer = plan.buffer(view);
         let pixels = plan.batch * buffer.size.pixels();
         let memory = self.memory();

@@ -71,6 +71,10 @@ impl Device for Paper {
         Err(Error::invalid("a plan on paper", "a device", "nothing to run on"))
     }
 
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn measure(&self, launch: &Launch) -> Result<Cost> {
         self.launch(launch).map(|()| Cost::default())
     }

@@ -129,6 +129,11 @@ impl Device for Simt {
         self.run(launch).map(|_| ())
     }
 
+    /// Launches are done when they return.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn measure(&self, launch: &Launch) -> Result<Cost> {
         let start = Instant::now();
         let counts = self.run(launch)?;

@@ -35,7 +35,7 @@ fn the_density_map_is_the_upsampled_log_density() {
     let mut engine = Engine::new(model);
     let image = ddu::data::decode(&bench.path("voc/JPEGImages/s000.png"), true).unwrap();
     let output = engine.run(&[&image]).unwrap();
-    let features = output.features(0);
+    let features = output.features(0).unwrap();
     for (options, covariance, prior, score) in [
         ("", Covariance::Full, Prior::Empirical, Score::Density),
         ("--score relative --prior uniform", Covariance::Full, Prior::Uniform, Score::Relative),

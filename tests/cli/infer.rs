@@ -26,7 +26,7 @@ fn files_hold_what_the_engine_computes() {
     let mut engine = Engine::new(Model::load(bench.path("model.safetensors")).unwrap());
     for (i, (h, w)) in sizes.into_iter().enumerate() {
         let image = decode(&bench.path(&format!("in/{i}.png")), true).unwrap();
-        let maps = engine.run(&[&image]).unwrap().maps(0);
+        let maps = engine.run(&[&image]).unwrap().maps(0).unwrap();
         for folder in ["one", "two"] {
             let (rows, columns, label) =
                 read_label(&bench.path(&format!("{folder}/{i}.label.png")));

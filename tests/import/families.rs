@@ -61,9 +61,12 @@ fn assert_parity(path: &Path) {
                     if error <= most { most } else { error }
                 })
             };
-            let logits = compare(output.logits(0), floats(&file, &format!("{case}.logits")));
-            let entropy =
-                compare(&output.maps(0).entropy, floats(&file, &format!("{case}.entropy")));
+            let logits =
+                compare(&output.logits(0).unwrap(), floats(&file, &format!("{case}.logits")));
+            let entropy = compare(
+                &output.maps(0).unwrap().entropy,
+                floats(&file, &format!("{case}.entropy")),
+            );
             println!(
                 "{name} {case}: logits {:.1e} of {largest:.1}, entropy {entropy:.1e} nats",
                 logits / largest

@@ -81,17 +81,17 @@ fn a_batch_gives_each_picture_its_own_maps() {
     let model = || random_model(small(Backbone::Resnet18), 4);
     let mut device = Engine::on(model(), simt(Schedule::Forward)).unwrap();
     let mut cpu = Engine::new(model());
-    let both = device.run(&[&images[0], &images[1]]).unwrap();
+    let out = device.run(&[&images[0], &images[1]]).unwrap();
     for (i, image) in images.iter().enumerate() {
-        let alone = cpu.run(&[image]).unwrap();
-        let error =
-            both.logits(i).iter().zip(alone.logits(0)).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
-        let total = alone.logits(0).iter().map(|v| v * v).sum::<f32>();
+        let own = cpu.run(&[image]).unwrap();
+        let (both, alone) = (out.logits(i).unwrap(), own.logits(0).unwrap());
+        let error = both.iter().zip(&*alone).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+        let total = alone.iter().map(|v| v * v).sum::<f32>();
         // As in ddu::device::compare, with 24 convolutions: 4e-3.
         assert!((error / total).sqrt() < 4e-3, "image {i}: {}", (error / total).sqrt());
-        assert_eq!(both.features(i).len(), alone.features(0).len());
-        let equal =
-            both.maps(i).label.iter().zip(&alone.maps(0).label).filter(|(a, b)| a == b).count();
+        assert_eq!(out.features(i).unwrap().len(), own.features(0).unwrap().len());
+        let (both, alone) = (out.maps(i).unwrap(), own.maps(0).unwrap());
+        let equal = both.label.iter().zip(&alone.label).filter(|(a, b)| a == b).count();
         assert!(
             equal as f64 >= 0.99 * image.size.pixels() as f64,
             "image {i}: {equal} labels agree"

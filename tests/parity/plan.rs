@@ -200,9 +200,10 @@ fn check(name: &str, config: Config, size: Size) {
         });
         let (features, logits) = Walk { model: &model }.run(&input);
         assert_eq!(features.size, output.grid, "{name}");
-        for (what, map, found) in
-            [("features", &features, &*output.features(i)), ("logits", &logits, output.logits(i))]
-        {
+        for (what, map, found) in [
+            ("features", &features, output.features(i).unwrap()),
+            ("logits", &logits, output.logits(i).unwrap()),
+        ] {
             let scale = map.data.iter().fold(0f64, |m, v| m.max(v.abs()));
             assert!(scale > 0.05, "{name}: {what} are nearly zero, the test would show nothing");
             assert_eq!(found.len(), map.data.len(), "{name}: {what}");
@@ -216,7 +217,7 @@ fn check(name: &str, config: Config, size: Size) {
                 );
             }
         }
-        let maps = output.maps(i);
+        let maps = output.maps(i).unwrap();
         assert_eq!((maps.label.len(), maps.entropy.len()), (size.pixels(), size.pixels()));
     }
 }

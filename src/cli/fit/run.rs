@@ -128,7 +128,7 @@ impl Pass<'_> {
         }
         let rule = self.density.origin.label_rule;
         let labels = label_grid(&labelled.mask, output.size, output.padded, output.grid, rule);
-        let new = self.density.add(labelled.hash, &output.features(at), &labels);
+        let new = self.density.add(labelled.hash, &output.features(at)?, &labels);
         self.fitting += start.elapsed();
         self.network += (output.preprocess + output.network) / batch as u32;
         if !new {

@@ -181,8 +181,15 @@ fn compute(
     let share = |time: Duration| milliseconds(time) / count as f64;
     for (i, decoded) in batch.drain(..).enumerate() {
         let start = Instant::now();
-        let maps = output.maps(i);
         let density = job.scoring.as_ref().map(|s| s.scorer.map(&output, i, s.score));
+        let (maps, density) = match output.maps(i).and_then(|m| Ok((m, density.transpose()?))) {
+            Ok(made) => made,
+            Err(error) => {
+                let name = job.inputs[decoded.index].path.display();
+                emit(Err((decoded.index, named(name, &error))));
+                continue;
+            }
+        };
         let stages_ms = Stages {
             decode: milliseconds(decoded.time),
             preprocess: share(output.preprocess),
