@@ -37,7 +37,7 @@ struct DensityParams {
     uint8_t* nearest;          // [pixels]: the class of the least Mahalanobis distance, or null
     float* distance;           // [pixels]: that distance, where `nearest` is
     float* partial;            // [splits, pixels, 4] where splits > 1
-    int32_t* stats;            // [splits, ceil(pixels / PIXELS) WARPS, 2]: non-finite pixels, blocks of W multiplied
+    int32_t* stats;            // [splits, ceil(pixels / PIXELS) WARPS, 2]: a bit a pixel that is not finite (first split), blocks of W multiplied
     int32_t pixels, feature_stride, channels, panels, classes, splits, per_split;
     float tau;                 // infinity: no early exit
 };
@@ -353,7 +353,7 @@ template <class T> DEVICE void density(const DensityParams& p) {
     const int row = t * 8 + lane / 4, pixel = own0 + row;
     if (lane == 0) {
         const int64_t i = (int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * T::WARPS + warp;
-        p.stats[2 * i] = blockIdx.y == 0 ? __builtin_popcount(non_finite) : 0;
+        p.stats[2 * i] = blockIdx.y == 0 ? int32_t(non_finite) : 0;
         p.stats[2 * i + 1] = done;
     }
     if (pixel >= p.pixels) return;

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use crate::cpu;
 use crate::data::Image;
+use crate::density::{Evaluator, Gaussians, Options, Score};
+use crate::device::launch::density::Precision;
 use crate::device::network::Network;
 use crate::device::{Device, host};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::ops::{Head, Resize, Size};
+use crate::ops::Size;
 use crate::plan::{Folded, Plan, View, compile};
 
 pub struct Engine {
@@ -22,8 +24,14 @@ pub struct Engine {
 
 /// What runs the plans.
 enum Backend {
-    Cpu(cpu::Runner),
+    Cpu { runner: cpu::Runner, scoring: Option<Scoring> },
     Device(Box<Network>),
+}
+
+/// What scores features on the CPU.
+struct Scoring {
+    evaluator: Evaluator,
+    scores: Vec<Score>,
 }
 
 /// Class and entropy (nats) of every pixel, row-major.
@@ -32,6 +40,14 @@ pub struct Maps {
     pub size: Size,
     pub label: Vec<u8>,
     pub entropy: Vec<f32>,
+}
+
+/// One score of every pixel, and how many cells of the feature grid had a feature that is not finite.
+#[derive(Clone, Debug)]
+pub struct ScoreMap {
+    /// `[H, W]`, nats.
+    pub values: Vec<f32>,
+    pub non_finite: usize,
 }
 
 /// What one run left, valid until the next.
@@ -54,8 +70,8 @@ pub struct Output<'a> {
 
 /// Where the results lie.
 enum Source<'a> {
-    /// In the CPU's arena.
-    Cpu(&'a cpu::Runner),
+    /// In the CPU's arena; scores are made when they are asked for.
+    Cpu { runner: &'a cpu::Runner, scoring: Option<&'a Scoring> },
     /// On a device, read when asked for.
     Device(&'a Network),
 }
@@ -63,7 +79,8 @@ enum Source<'a> {
 impl Engine {
     /// On the CPU path.
     pub fn new(model: Model) -> Self {
-        let backend = Backend::Cpu(cpu::Runner::new(Folded::new(&model)));
+        let runner = cpu::Runner::new(Folded::new(&model));
+        let backend = Backend::Cpu { runner, scoring: None };
         Engine { model, backend, plans: HashMap::new() }
     }
 
@@ -82,13 +99,44 @@ impl Engine {
         &self.model
     }
 
+    /// From now on a run's features are scored by these Gaussians: [`Output::density`] has a map of each
+    /// of `scores`. On a device that is part of the run.
+    ///
+    /// # Errors
+    /// Features of another model, [`Precision::Fast`] on the CPU, and on a device as
+    /// [`DeviceDensity::new`](crate::device::density::DeviceDensity::new).
+    pub fn score_with(
+        &mut self,
+        gaussians: &Gaussians,
+        scores: &[Score],
+        precision: Precision,
+    ) -> Result<()> {
+        let channels = self.model.config().feature_channels();
+        if gaussians.channels != channels {
+            let expected = format!("{channels} channels, as the model's features have");
+            return Err(Error::invalid("density", expected, gaussians.channels));
+        }
+        match &mut self.backend {
+            Backend::Cpu { scoring, .. } => {
+                if precision == Precision::Fast {
+                    return Err(Error::invalid("--precision fast", "a device with kernels", "cpu")
+                        .fix("the CPU path computes in f32: leave it out"));
+                }
+                let evaluator = Evaluator::new(gaussians);
+                *scoring = Some(Scoring { evaluator, scores: scores.to_vec() });
+                Ok(())
+            }
+            Backend::Device(network) => network.score_with(gaussians, scores, precision),
+        }
+    }
+
     /// The plan for `batch` images of a size; compiled once.
     pub fn plan(&mut self, batch: usize, image: Size) -> Result<Arc<Plan>> {
         if let Some(plan) = self.plans.get(&(batch, image)) {
             return Ok(plan.clone());
         }
         let weights = match &self.backend {
-            Backend::Cpu(runner) => runner.weights(),
+            Backend::Cpu { runner, .. } => runner.weights(),
             Backend::Device(network) => network.weights(),
         };
         let plan = Arc::new(compile(self.model.config(), weights, batch, image)?);
@@ -99,7 +147,7 @@ impl Engine {
     /// Bytes that an arena may take, that of earlier runs included; None where nobody knows.
     pub fn available_memory(&self) -> Option<u64> {
         match &self.backend {
-            Backend::Cpu(runner) => available(runner),
+            Backend::Cpu { runner, .. } => available(runner),
             Backend::Device(_) => None,
         }
     }
@@ -114,7 +162,7 @@ impl Engine {
         let config = self.model.config();
         let (start, preprocess);
         let source = match &mut self.backend {
-            Backend::Cpu(runner) => {
+            Backend::Cpu { runner, scoring } => {
                 if !runner.fits(&plan) {
                     check_memory(&plan, available(runner))?;
                 }
@@ -127,7 +175,7 @@ impl Engine {
                 for node in &plan.nodes {
                     runner.step(&plan, node);
                 }
-                Source::Cpu(runner)
+                Source::Cpu { runner, scoring: scoring.as_ref() }
             }
             Backend::Device(network) => {
                 network.prepare(&plan)?;
@@ -195,7 +243,7 @@ impl Output<'_> {
     fn values(&self, image: usize, view: View, channels: usize) -> Result<Cow<'_, [f32]>> {
         let stride = self.plan.buffer(view).channels;
         let all = match self.source {
-            Source::Cpu(runner) => {
+            Source::Cpu { runner, .. } => {
                 let len = self.grid.pixels() * stride;
                 Cow::Borrowed(&runner.read(&self.plan, view)[image * len..][..len])
             }
@@ -213,17 +261,48 @@ impl Output<'_> {
             let (label, entropy) = network.maps(&self.plan, image)?;
             return Ok(Maps { size: self.size, label, entropy });
         }
-        let head = Head {
-            classes: self.classes,
-            grid: self.grid,
-            padded: self.padded,
-            crop: self.size,
-            resize: Resize { align_corners: self.plan.align_corners },
-        };
+        let head = self.plan.head();
         let pixels = self.size.pixels();
         let (mut label, mut entropy) = (vec![0; pixels], vec![0.0; pixels]);
         cpu::head::head(&head, &self.logits(image)?, &mut label, &mut entropy);
         Ok(Maps { size: self.size, label, entropy })
+    }
+
+    /// A score of every pixel, at the images' size.
+    ///
+    /// # Errors
+    /// One that [`Engine::score_with`] was not asked for.
+    pub fn density(&self, image: usize, score: Score) -> Result<ScoreMap> {
+        let made = match self.source {
+            Source::Cpu { scoring, .. } => match scoring.filter(|s| s.scores.contains(&score)) {
+                Some(scoring) => Some(self.evaluate(&scoring.evaluator, image, score)?),
+                None => None,
+            },
+            Source::Device(network) => network.density(&self.plan, image, score)?,
+        };
+        match made {
+            Some((values, non_finite)) => Ok(ScoreMap { values, non_finite }),
+            None => {
+                let expected = "one that Engine::score_with was asked for";
+                Err(Error::invalid("score", expected, format!("{score:?}")))
+            }
+        }
+    }
+
+    fn evaluate(
+        &self,
+        evaluator: &Evaluator,
+        image: usize,
+        score: Score,
+    ) -> Result<(Vec<f32>, usize)> {
+        let predicted: Vec<u8> = self
+            .logits(image)?
+            .chunks_exact(self.classes)
+            .map(|l| (0..l.len()).max_by(|&a, &b| l[a].total_cmp(&l[b])).unwrap_or(0) as u8)
+            .collect();
+        let options = Options { score, ..Options::default() };
+        let found = evaluator.evaluate(&self.features(image)?, &predicted, options);
+        Ok((self.upsample(&found.score), found.non_finite))
     }
 
     /// Upsamples a map from the feature grid to the images' size by the model's rule.

@@ -101,9 +101,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let error = Error::invalid(path.display(), "no such file yet", found);
         return Err(error.fix("give another -o, or --force to overwrite").into());
     }
-    std::fs::create_dir_all(&args.output).map_err(|e| Error::io(&args.output, "create", e))?;
     let model_sha256 = model.hash();
     let mut engine = device.engine(model)?;
+    if let Some(density) = &density {
+        density.attach(&mut engine, &[Score::Density, Score::Relative])?;
+    }
+    std::fs::create_dir_all(&args.output).map_err(|e| Error::io(&args.output, "create", e))?;
     if !args.quiet {
         note(format_args!("device {device}: {}", device.describe()));
     }
@@ -118,8 +121,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let bar = progress_bar(data.pairs.len(), args.quiet);
     let job = labelled::Job { pairs: &data.pairs, resize: None, batch: 1 };
     labelled::run(&job, &mut engine, |index, pair| {
-        let scorer = density.as_ref().map(|(_, scorer)| scorer);
-        let added = pair.and_then(|computed| tally.add(computed, &map, &ood, scorer));
+        let scored = density.is_some();
+        let added = pair.and_then(|computed| tally.add(computed, &map, &ood, scored));
         if let Err(error) = added {
             if args.fail_fast {
                 return Err(error);
@@ -182,18 +185,12 @@ fn ood_labels(named: &[String], names: Option<&[String]>, classes: usize) -> Res
 }
 
 impl Tally {
-    fn add(
-        &mut self,
-        computed: Computed,
-        map: &ClassMap,
-        ood: &[u8],
-        scorer: Option<&ddu::density::Scorer>,
-    ) -> Result<()> {
+    fn add(&mut self, computed: Computed, map: &ClassMap, ood: &[u8], scored: bool) -> Result<()> {
         let Computed { mut labelled, output, at, .. } = computed;
         map.apply(&mut labelled.mask.label);
         let labels = &labelled.mask.label;
         let maps = output.maps(at)?;
-        let score = |score| scorer.map(|s| s.map(output, at, score)).transpose();
+        let score = |score| scored.then(|| output.density(at, score)).transpose();
         let (density, relative) = (score(Score::Density)?, score(Score::Relative)?);
         let classes = output.classes;
         self.confusion.add(labels, &maps.label)?;

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use ddu::data::{self, Input};
+use ddu::density::colour_range;
 use ddu::model::Model;
 use ddu::report::json;
 use ddu::{Error, Result};
@@ -71,6 +72,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let resize = args.resize.map(|short| short as usize);
     let density = args.scoring.load(&model, resize)?;
     let mut engine = device.engine(model)?;
+    let score = args.scoring.score.score();
+    if let Some(density) = &density {
+        density.attach(&mut engine, &[score])?;
+    }
     let mut inputs = data::resolve(&args.inputs, &args.output, std::io::stdin().lock())?;
     if args.fail_fast && !inputs.failed.is_empty() {
         return Err(inputs.failed.swap_remove(0).1.into());
@@ -106,10 +111,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         folder: &args.output,
         kinds,
         resize,
-        scoring: density.as_ref().map(|(density, scorer)| Scoring {
-            scorer,
-            score: args.scoring.score.score(),
-            range: scorer.range(density, args.scoring.score.score()),
+        scoring: density.as_ref().map(|loaded| Scoring {
+            score,
+            range: colour_range(&loaded.density.sample, &loaded.gaussians, score),
         }),
         batch: usize::from(args.batch),
         fail_fast: args.fail_fast,

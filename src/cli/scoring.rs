@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use ddu::density::{Covariance, Density, Prior, Score, Scorer};
+use ddu::density::{Covariance, Density, Gaussians, Prior, Score};
+use ddu::device::launch::density::Precision;
+use ddu::engine::Engine;
 use ddu::model::Model;
 
 use super::warn;
@@ -22,6 +24,29 @@ pub struct Args {
     /// empirical: classes weigh as often as they were fitted; uniform: all the same
     #[arg(long, value_enum, default_value = "empirical", requires = "density")]
     prior: PriorName,
+    /// How a device holds the covariances: exact in two fp16 terms; fast in one, half the work
+    #[arg(long, value_enum, default_value = "exact", requires = "density")]
+    precision: PrecisionName,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum PrecisionName {
+    Exact,
+    Fast,
+}
+
+/// A density, and what it is evaluated with.
+pub struct Loaded {
+    pub density: Density,
+    pub gaussians: Gaussians,
+    precision: Precision,
+}
+
+impl Loaded {
+    /// Lets the engine score what it runs.
+    pub fn attach(&self, engine: &mut Engine, scores: &[Score]) -> ddu::Result<()> {
+        engine.score_with(&self.gaussians, scores, self.precision)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -55,11 +80,7 @@ impl ScoreName {
 impl Args {
     /// The density, checked against the model and made ready; None where none is named. `resize` is
     /// the run's.
-    pub fn load(
-        &self,
-        model: &Model,
-        resize: Option<usize>,
-    ) -> anyhow::Result<Option<(Density, Scorer)>> {
+    pub fn load(&self, model: &Model, resize: Option<usize>) -> anyhow::Result<Option<Loaded>> {
         let Some(path) = &self.density else { return Ok(None) };
         let source = path.display().to_string();
         let density = Density::load(path)?;
@@ -80,11 +101,15 @@ impl Args {
             PriorName::Empirical => Prior::Empirical,
             PriorName::Uniform => Prior::Uniform,
         };
-        let (scorer, warnings) = Scorer::new(&density, covariance, prior)?;
+        let precision = match self.precision {
+            PrecisionName::Exact => Precision::Exact,
+            PrecisionName::Fast => Precision::Fast,
+        };
+        let (gaussians, warnings) = Gaussians::new(&density.moments, covariance, prior)?;
         for warning in warnings {
             let name = &density.origin.classes[warning.class()];
             warn(format_args!("{source}: {}", warning.message(name)));
         }
-        Ok(Some((density, scorer)))
+        Ok(Some(Loaded { density, gaussians, precision }))
     }
 }

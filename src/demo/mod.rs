@@ -14,7 +14,8 @@ pub mod scenes;
 use std::path::Path;
 
 use crate::data::{LabelRule, Mask, label_grid};
-use crate::density::{Covariance, Density, Prior, Score, Scorer};
+use crate::density::{Covariance, Density, Gaussians, Prior, Score, colour_range};
+use crate::device::launch::density::Precision;
 use crate::engine::{Engine, Maps, Output};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -78,14 +79,15 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
         density.add(seed, &output.features(0)?, &labels);
         progress(i + 1, scenes);
     }
-    let (scorer, _) = Scorer::new(&density, Covariance::Full, Prior::Empirical)?;
+    let (gaussians, _) = Gaussians::new(&density.moments, Covariance::Full, Prior::Empirical)?;
+    engine.score_with(&gaussians, &[Score::Density, Score::Relative], Precision::Exact)?;
 
     let mut summary = measure::Measure::new(&classes);
     let mut pictured = Vec::new();
     for i in 0..extent.test {
         let scene = scenes::draw(TEST_SEED + i as u64, true);
         let output = engine.run(&[&scene.image])?;
-        let seen = look(scene, &output, &scorer)?;
+        let seen = look(scene, &output)?;
         summary.add(&seen)?;
         if i < extent.pictures {
             pictured.push(seen);
@@ -93,12 +95,13 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
         progress(extent.fit + i + 1, scenes);
     }
     let summary = summary.summary(extent, &density.origin);
-    page::write(folder, &summary, &pictured, scorer.range(&density, Score::Density))?;
+    let range = colour_range(&density.sample, &gaussians, Score::Density);
+    page::write(folder, &summary, &pictured, range)?;
     Ok(summary)
 }
 
-fn look(scene: Scene, output: &Output, scorer: &Scorer) -> Result<Seen> {
-    let map = |score| scorer.map(output, 0, score).map(|map| map.values);
+fn look(scene: Scene, output: &Output) -> Result<Seen> {
+    let map = |score| output.density(0, score).map(|map| map.values);
     Ok(Seen {
         maps: output.maps(0)?,
         density: map(Score::Density)?,

@@ -20,8 +20,8 @@ use super::gaussian::{Covariance, Gaussian, Gaussians};
 use super::half::{finite_in_half, round_to_half};
 use crate::cpu::simd::arch;
 
-/// tau of the early exit, in nats.
-const TAU: f32 = 20.0;
+/// tau of the early exit, in nats, on every device.
+pub const TAU: f32 = 20.0;
 
 /// Pixels that are evaluated together: one decision of the early exit.
 const TILE: usize = 32;

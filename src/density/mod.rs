@@ -15,18 +15,18 @@ mod gaussian;
 mod half;
 mod moments;
 mod sample;
-mod scorer;
+mod scale;
 mod syrk;
 
 use crate::data::LabelRule;
 use crate::error::{Error, Result};
-pub use evaluate::{Evaluation, Evaluator, Options, Score};
+pub use evaluate::{Evaluation, Evaluator, Options, Score, TAU};
 pub use file::Progress;
 pub use gaussian::{CONDITION_CAP, ClassGaussian, Covariance, Gaussian, Gaussians, Prior, Warning};
 pub use half::{finite_in_half, round_to_half};
 pub use moments::{Moments, Tally, VOID};
 pub use sample::Sample;
-pub use scorer::{ScoreMap, Scorer};
+pub use scale::colour_range;
 
 /// What a density was fitted with and on.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use crate::data::Image;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::model::Model;
-use crate::ops::{Head, Resize, Size};
+use crate::ops::Size;
 use crate::plan::{Folded, Node, Op, Plan, View, compile};
 
 #[derive(Clone, Debug, serde::Serialize)]
@@ -227,13 +227,7 @@ fn head_error(
     classes: usize,
     logits: &[f32],
 ) -> Result<OpError> {
-    let head = Head {
-        classes,
-        grid: plan.size(plan.logits),
-        padded: plan.padded,
-        crop: plan.image,
-        resize: Resize { align_corners: plan.align_corners },
-    };
+    let head = plan.head();
     let (_, got) = network.maps(plan, 0)?;
     let mut label = vec![0; got.len()];
     let mut want = vec![0.0; got.len()];

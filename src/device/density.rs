@@ -5,6 +5,8 @@
 //! Blocks of 64 rows x 32 columns up to the diagonal, row panel by row panel, each low term first, laid
 //! out as they lie in shared memory: a row's four chunks of 8 permuted by row / 2 % 4.
 
+use std::ops::Range;
+
 use half::f16;
 
 use super::launch::density::{BLOCK, Gaussians, PANEL, Precision, blocks};
@@ -30,18 +32,14 @@ struct Packed {
 
 impl DeviceDensity {
     /// # Errors
-    /// Channels that are no multiple of 16, or a W that f32 cannot scale.
+    /// Channels that are no multiple of 16 or more than 512, or a W that f32 cannot scale.
     pub fn new(
         device: &dyn Device,
         gaussians: &density::Gaussians,
         precision: Precision,
     ) -> Result<Self> {
         let channels = gaussians.channels;
-        if !channels.is_multiple_of(16) || channels == 0 {
-            let expected = "a number of channels that is a multiple of 16";
-            return Err(Error::invalid("density on a device", expected, channels)
-                .fix("run it with --device cpu"));
-        }
+        require_channels("density", channels)?;
         let mut packed = Packed { weights: Vec::new(), rows: Vec::new() };
         let (mut constants, mut ids) = (Vec::new(), Vec::new());
         for class in &gaussians.classes {
@@ -60,6 +58,10 @@ impl DeviceDensity {
             constants: upload(device, &constants)?,
             ids: upload(device, &ids)?,
         })
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Those with a Gaussian.
@@ -86,15 +88,28 @@ impl DeviceDensity {
     }
 }
 
-/// What the kernel counted: pixels with a feature that is not finite, and the share of the blocks of W
-/// that were multiplied (the early exit skipped the others).
-pub fn read_stats(bytes: &[u8], pixels: usize, classes: usize, channels: usize) -> (usize, f64) {
-    let stats: Vec<i32> = bytemuck::pod_collect_to_vec(bytes);
-    let (pairs, _) = stats.as_chunks::<2>();
-    let non_finite = pairs.iter().map(|pair| pair[0] as usize).sum();
-    let done: u64 = pairs.iter().map(|pair| pair[1] as u64).sum();
+/// Pixels of the given ones with a feature that is not finite; `stats` as the kernel wrote them.
+pub fn broken_pixels(stats: &[u8], pixels: Range<usize>) -> usize {
+    let words: Vec<u32> = bytemuck::pod_collect_to_vec(stats);
+    pixels.filter(|pixel| words[pixel / 32 * 2] >> (pixel % 32) & 1 == 1).count()
+}
+
+/// The share of the blocks of W that were multiplied; the early exit skipped the others.
+pub fn multiplied_share(stats: &[u8], pixels: usize, classes: usize, channels: usize) -> f64 {
+    let words: Vec<u32> = bytemuck::pod_collect_to_vec(stats);
+    let done: u64 = words.as_chunks::<2>().0.iter().map(|pair| u64::from(pair[1])).sum();
     let all = pixels.div_ceil(32) * classes * blocks(channels);
-    (non_finite, done as f64 / all.max(1) as f64)
+    done as f64 / all.max(1) as f64
+}
+
+/// What the kernels of density and moments take.
+pub(super) fn require_channels(what: &str, channels: usize) -> Result<()> {
+    if channels.is_multiple_of(16) && (16..=512).contains(&channels) {
+        return Ok(());
+    }
+    let expected = "features of 16, 32, 48 .. 512 channels";
+    Err(Error::invalid(format!("{what} on a device"), expected, channels)
+        .fix("run it with --device cpu"))
 }
 
 fn upload<T: bytemuck::Pod>(device: &dyn Device, values: &[T]) -> Result<Buffer> {
@@ -115,7 +130,8 @@ impl Packed {
             let exponent = 14 - greatest.log2().floor() as i32;
             if !greatest.is_normal() || exponent.abs() > 100 {
                 let expected = "rows of W with a greatest value between 2^-86 and 2^114";
-                return Err(Error::invalid("density on a device", expected, greatest));
+                return Err(Error::invalid("density on a device", expected, greatest)
+                    .fix("run it with --device cpu"));
             }
             let (up, down) = (2f64.powi(exponent), 2f64.powi(-exponent));
             let mut bias = 0.0;

@@ -14,6 +14,7 @@ pub mod moments;
 pub mod network;
 pub mod params;
 pub mod profile;
+pub mod scoring;
 #[cfg(feature = "simt")]
 pub mod simt;
 
@@ -115,6 +116,20 @@ impl Buffer {
     pub fn slice(&self, offset: usize, bytes: usize) -> Result<Slice<'_>> {
         self.all().part(offset, bytes)
     }
+}
+
+/// Makes each of `buffers` at least as large as `needed` says; allocates only where one is not.
+fn grow(device: &dyn Device, buffers: &mut Vec<Buffer>, needed: &[usize]) -> Result<()> {
+    let have = |i: usize| buffers.get(i).map_or(0, |buffer: &Buffer| buffer.bytes);
+    // A device need not give a buffer of nothing.
+    let sizes: Vec<usize> = (0..needed.len()).map(|i| needed[i].max(have(i)).max(16)).collect();
+    if sizes.iter().enumerate().all(|(i, bytes)| have(i) == *bytes) {
+        return Ok(());
+    }
+    // The old ones first: both at once would double the peak.
+    buffers.clear();
+    *buffers = sizes.into_iter().map(|bytes| device.alloc(bytes)).collect::<Result<_>>()?;
+    Ok(())
 }
 
 /// Part of a [`Buffer`] that outlives the slice.

@@ -1,8 +1,9 @@
 //! Moments that stay on a device: features and labels are folded in batch by batch, and come down as
 //! [`Moments`] when they are asked for. The host's moments go up to be continued.
 
+use super::density::require_channels;
 use super::launch::moments::{COUNTS, Running, Scratch, Shape, moments};
-use super::{Buffer, Device, Slice, Tensor};
+use super::{Buffer, Device, Slice, Tensor, grow};
 use crate::density::{Moments, Tally, VOID};
 use crate::error::Result;
 
@@ -20,8 +21,12 @@ pub struct DeviceMoments {
 
 impl DeviceMoments {
     /// Starts from `moments`.
+    ///
+    /// # Errors
+    /// Channels that are no multiple of 16 or more than 512.
     pub fn new(device: &dyn Device, moments: &Moments) -> Result<Self> {
         let (classes, channels) = (moments.classes(), moments.channels());
+        require_channels("moments", channels)?;
         let mut count = moments.count().to_vec();
         count.resize(COUNTS, 0);
         let mean: Vec<f64> = (0..classes).flat_map(|c| moments.mean(c)).copied().collect();
@@ -52,14 +57,7 @@ impl DeviceMoments {
             channels: self.channels,
             classes: self.classes,
         };
-        let needed = shape.scratch_bytes();
-        let have = |i: usize| self.scratch.get(i).map_or(0, |buffer| buffer.bytes);
-        if (0..needed.len()).any(|i| have(i) < needed[i]) {
-            let sizes: Vec<usize> = (0..needed.len()).map(|i| needed[i].max(have(i))).collect();
-            // The old ones first: both at once would double the peak.
-            self.scratch.clear();
-            self.scratch = sizes.into_iter().map(|n| device.alloc(n)).collect::<Result<_>>()?;
-        }
+        grow(device, &mut self.scratch, &shape.scratch_bytes())?;
         let scratch: Scratch = std::array::from_fn(|i| self.scratch[i].all());
         let (count, mean, scatter) = (self.count.all(), self.mean.all(), self.scatter.all());
         let running = Running { count, mean, scatter };

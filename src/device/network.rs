@@ -8,10 +8,13 @@ use half::f16;
 
 use super::launch;
 use super::launch::conv2d::{Operands, Spread};
-use super::{Buffer, Device, Element, Launch, Slice, Tensor};
+use super::launch::density::Precision;
+use super::scoring::Scoring;
+use super::{Buffer, Device, Element, Launch, Slice, Tensor, grow};
 use crate::data::Image;
+use crate::density::{Gaussians, Score};
 use crate::error::{Error, Result};
-use crate::ops::{Conv2d, Head, Resize};
+use crate::ops::Conv2d;
 use crate::plan::{CHANNEL_ALIGN, ConvWeights, Folded, Node, Op, Plan, View};
 
 pub struct Network {
@@ -22,7 +25,9 @@ pub struct Network {
     mean: [f32; 3],
     std: [f32; 3],
     classes: usize,
-    memory: Option<Memory>,
+    /// The buffers of [`Memory`], none before the first plan.
+    memory: Vec<Buffer>,
+    scoring: Option<Scoring>,
 }
 
 struct Weights {
@@ -31,14 +36,14 @@ struct Weights {
 }
 
 /// What runs need, each as large as the largest plan so far.
-struct Memory {
-    pictures: Buffer,
-    image: Buffer,
-    arena: Buffer,
-    logits: Buffer,
-    partial: Buffer,
-    label: Buffer,
-    entropy: Buffer,
+struct Memory<'a> {
+    pictures: &'a Buffer,
+    image: &'a Buffer,
+    arena: &'a Buffer,
+    logits: &'a Buffer,
+    partial: &'a Buffer,
+    label: &'a Buffer,
+    entropy: &'a Buffer,
 }
 
 /// Part of a run: the launches of a node, of the preprocessing or of the head.
@@ -62,7 +67,16 @@ impl Network {
     ) -> Result<Self> {
         let upload = |conv| Weights::new(&*device, conv);
         let weights = folded.convs.iter().map(upload).collect::<Result<_>>()?;
-        Ok(Network { device, folded, weights, mean, std, classes, memory: None })
+        Ok(Network {
+            device,
+            folded,
+            weights,
+            mean,
+            std,
+            classes,
+            memory: Vec::new(),
+            scoring: None,
+        })
     }
 
     pub fn device(&self) -> &dyn Device {
@@ -87,33 +101,44 @@ impl Network {
             batch * pixels,
             batch * pixels * 4,
         ];
-        let have = self.memory.as_ref().map_or([0; 7], |m| m.buffers().map(|buffer| buffer.bytes));
-        if have.iter().zip(needed).all(|(&have, needed)| have >= needed) {
-            return Ok(());
+        grow(&*self.device, &mut self.memory, &needed)?;
+        match &mut self.scoring {
+            Some(scoring) => scoring.prepare(&*self.device, plan.batch, &plan.head()),
+            None => Ok(()),
         }
-        // The old ones first: both at once would double the peak.
-        self.memory = None;
-        let mut sizes = have.iter().zip(needed).map(|(&have, needed)| have.max(needed));
-        let mut next = || self.device.alloc(sizes.next().expect("as many as buffers"));
-        self.memory = Some(Memory {
-            pictures: next()?,
-            image: next()?,
-            arena: next()?,
-            logits: next()?,
-            partial: next()?,
-            label: next()?,
-            entropy: next()?,
-        });
+    }
+
+    /// From now on every run scores its features, and keeps a map of each of `scores`.
+    ///
+    /// # Errors
+    /// As [`Scoring::new`].
+    pub fn score_with(
+        &mut self,
+        gaussians: &Gaussians,
+        scores: &[Score],
+        precision: Precision,
+    ) -> Result<()> {
+        self.scoring = Some(Scoring::new(&*self.device, gaussians, scores, precision)?);
         Ok(())
     }
 
-    /// The whole run of a prepared plan, in order: preprocessing, nodes, head.
+    pub fn scoring(&self) -> Option<&Scoring> {
+        self.scoring.as_ref()
+    }
+
+    /// The whole run of a prepared plan, in order: preprocessing, nodes, head, density.
     pub fn steps<'a>(&'a self, plan: &'a Plan) -> Result<Vec<Step<'a>>> {
         let mut steps = vec![self.preprocess(plan)?];
         for node in &plan.nodes {
             steps.push(self.step(plan, node)?);
         }
         steps.push(self.head(plan)?);
+        if let Some(scoring) = &self.scoring {
+            let (logits, features) =
+                (self.tensor(plan, plan.logits)?, self.tensor(plan, plan.features)?);
+            let op = plan.head();
+            steps.extend(scoring.steps(&*self.device, &op, logits, features)?);
+        }
         Ok(steps)
     }
 
@@ -125,13 +150,7 @@ impl Network {
     }
 
     pub fn head<'a>(&'a self, plan: &'a Plan) -> Result<Step<'a>> {
-        let op = Head {
-            classes: self.classes,
-            grid: plan.size(plan.logits),
-            padded: plan.padded,
-            crop: plan.image,
-            resize: Resize { align_corners: plan.align_corners },
-        };
+        let op = plan.head();
         let pixels = plan.batch * plan.image.pixels();
         let label = self.memory().label.slice(0, pixels)?;
         let entropy = self.memory().entropy.slice(0, pixels * 4)?;
@@ -251,6 +270,21 @@ impl Network {
         Ok((label, entropy))
     }
 
+    /// One image's map after a run with [`Self::score_with`], and its cells that are not finite; None
+    /// where this score was not asked for.
+    pub fn density(
+        &self,
+        plan: &Plan,
+        image: usize,
+        score: Score,
+    ) -> Result<Option<(Vec<f32>, usize)>> {
+        let op = plan.head();
+        match &self.scoring {
+            Some(scoring) => scoring.map(&*self.device, &op, image, score),
+            None => Ok(None),
+        }
+    }
+
     /// How a dense convolution of a plan is spread over this device.
     pub fn spread(&self, plan: &Plan, node: &Node, conv: &Conv2d) -> Spread {
         let pixels = plan.batch * plan.size(node.output).pixels();
@@ -270,8 +304,11 @@ impl Network {
 
     /// # Panics
     /// Before the first [`Self::prepare`].
-    fn memory(&self) -> &Memory {
-        self.memory.as_ref().expect("a plan is prepared before it runs")
+    fn memory(&self) -> Memory<'_> {
+        let [pictures, image, arena, logits, partial, label, entropy] = &self.memory[..] else {
+            panic!("a plan is prepared before it runs");
+        };
+        Memory { pictures, image, arena, logits, partial, label, entropy }
     }
 
     /// The buffer of a view, its element and the channels a pixel has in memory.
@@ -296,13 +333,6 @@ impl Network {
         let whole = stride != plan.buffer(view).channels;
         let channels = if whole { stride } else { view.channels };
         Tensor::new(slice, element, plan.batch, plan.size(view), stride, view.first, channels)
-    }
-}
-
-impl Memory {
-    fn buffers(&self) -> [&Buffer; 7] {
-        let Memory { pictures, image, arena, logits, partial, label, entropy } = self;
-        [pictures, image, arena, logits, partial, label, entropy]
     }
 }
 

@@ -12,7 +12,7 @@ mod fold;
 pub use compile::compile;
 pub use fold::{ConvWeights, Folded};
 
-use crate::ops::{Conv2d, MaxPool, Resize, Size};
+use crate::ops::{Conv2d, Head, MaxPool, Resize, Size};
 
 /// Channels are padded to a multiple of this (16 bytes of fp16).
 pub const CHANNEL_ALIGN: usize = 8;
@@ -94,6 +94,17 @@ impl Plan {
     /// Height and width of the feature grid.
     pub fn grid(&self) -> Size {
         self.size(self.features)
+    }
+
+    /// The geometry of the head, and of every map that is upsampled as its logits are.
+    pub fn head(&self) -> Head {
+        Head {
+            classes: self.logits.channels,
+            grid: self.grid(),
+            padded: self.padded,
+            crop: self.image,
+            resize: Resize { align_corners: self.align_corners },
+        }
     }
 
     /// FLOP of one node (a multiply-add counts as two, a comparison as one).

@@ -9,7 +9,7 @@
 //! LSE_c(t_c - delta_c) <= log q <= LSE_c(t_c + delta_c).
 
 use ddu::density::{Covariance, Gaussian, Gaussians, Moments, Prior};
-use ddu::device::density::{DeviceDensity, read_stats};
+use ddu::device::density::{DeviceDensity, broken_pixels, multiplied_share};
 use ddu::device::launch::density::{Outputs, Precision, Spread, TILES, density};
 use ddu::device::{Device, Element};
 use ddu::ops::Size;
@@ -97,7 +97,8 @@ fn evaluate(
         density(packed.gaussians(), features, Some(predicted.all()), tau, outputs, spread).unwrap();
     run(device, &launches);
     let stats = download::<u8>(device, &stats, stats_bytes);
-    let (non_finite, work) = read_stats(&stats, pixels, packed.classes(), channels);
+    let non_finite = broken_pixels(&stats, 0..pixels);
+    let work = multiplied_share(&stats, pixels, packed.classes(), channels);
     let only = |wanted: bool, values: Vec<f32>| if wanted { values } else { Vec::new() };
     Found {
         density: download(device, &density_out, pixels),

@@ -11,6 +11,7 @@
 mod conv2d;
 mod density;
 mod depthwise;
+mod fused;
 mod grid;
 mod head;
 #[path = "../common/models.rs"]

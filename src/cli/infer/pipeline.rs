@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ddu::data::{self, Image, Input};
-use ddu::density::{Score, ScoreMap, Scorer};
-use ddu::engine::{Engine, Maps};
+use ddu::density::Score;
+use ddu::engine::{Engine, Maps, ScoreMap};
 use ddu::model::Config;
 use ddu::ops::Size;
 use ddu::report::overlay::{Scale, class_map, scalar_map};
@@ -60,15 +60,14 @@ pub struct Job<'a> {
     pub folder: &'a Path,
     pub kinds: &'a [Kind],
     pub resize: Option<usize>,
-    pub scoring: Option<Scoring<'a>>,
+    pub scoring: Option<Scoring>,
     pub batch: usize,
     pub fail_fast: bool,
     pub bar: &'a ProgressBar,
 }
 
 /// How features are scored.
-pub struct Scoring<'a> {
-    pub scorer: &'a Scorer,
+pub struct Scoring {
     pub score: Score,
     /// Of the pictures' colours.
     pub range: [f32; 2],
@@ -181,7 +180,7 @@ fn compute(
     let share = |time: Duration| milliseconds(time) / count as f64;
     for (i, decoded) in batch.drain(..).enumerate() {
         let start = Instant::now();
-        let density = job.scoring.as_ref().map(|s| s.scorer.map(&output, i, s.score));
+        let density = job.scoring.as_ref().map(|s| output.density(i, s.score));
         let (maps, density) = match output.maps(i).and_then(|m| Ok((m, density.transpose()?))) {
             Ok(made) => made,
             Err(error) => {

@@ -22,7 +22,7 @@ pub struct Stages {
     /// Normalising and padding.
     pub preprocess: f64,
     pub network: f64,
-    /// Upsampling, class, entropy and density.
+    /// Upsampling, class, entropy and density; where a device makes them in the network's run, their copy.
     pub maps: f64,
     /// Drawing, compressing and writing the files.
     pub write: f64,

@@ -1,0 +1,152 @@
+//! The density behind a network: the predicted classes, log q(z) on the feature grid and its maps at
+//! image size, launched in one list with the network's own kernels. Only maps and counters come back.
+
+use std::ops::Range;
+
+use super::density::{DeviceDensity, broken_pixels, multiplied_share};
+use super::launch::density::{Outputs, Precision, Spread};
+use super::network::Step;
+use super::{Buffer, Device, Slice, Tensor, grow, launch};
+use crate::density::{Gaussians, Score, TAU};
+use crate::error::Result;
+use crate::ops::Head;
+
+pub struct Scoring {
+    density: DeviceDensity,
+    /// Each has a map.
+    scores: Vec<Score>,
+    /// Predicted classes, splits, counters, log q and relative score on the grid, then the maps; each
+    /// as large as the largest run so far.
+    memory: Vec<Buffer>,
+}
+
+impl Scoring {
+    /// # Errors
+    /// As [`DeviceDensity::new`].
+    pub fn new(
+        device: &dyn Device,
+        gaussians: &Gaussians,
+        scores: &[Score],
+        precision: Precision,
+    ) -> Result<Self> {
+        let density = DeviceDensity::new(device, gaussians, precision)?;
+        Ok(Scoring { density, scores: scores.to_vec(), memory: Vec::new() })
+    }
+
+    /// The Gaussians.
+    pub fn density(&self) -> &DeviceDensity {
+        &self.density
+    }
+
+    pub fn relative(&self) -> bool {
+        self.scores.contains(&Score::Relative)
+    }
+
+    /// How the kernel is spread for a batch of this geometry.
+    ///
+    /// # Errors
+    /// As [`Spread::choose`].
+    pub fn spread(&self, device: &dyn Device, batch: usize, op: &Head) -> Result<Spread> {
+        Spread::choose(
+            batch * op.grid.pixels(),
+            self.density.channels(),
+            self.density.classes(),
+            device.multiprocessors(),
+            device.shared_bytes(),
+        )
+    }
+
+    /// Makes the buffers large enough for a batch.
+    pub fn prepare(&mut self, device: &dyn Device, batch: usize, op: &Head) -> Result<()> {
+        let cells = batch * op.grid.pixels();
+        let spread = self.spread(device, batch, op)?;
+        let relative = if self.relative() { cells * 4 } else { 0 };
+        let mut needed = vec![
+            cells,
+            spread.partial_bytes(cells),
+            spread.stats_bytes(cells),
+            cells * 4,
+            relative,
+        ];
+        needed.extend(self.scores.iter().map(|_| batch * op.crop.pixels() * 4));
+        grow(device, &mut self.memory, &needed)
+    }
+
+    /// The launches for a prepared batch, after the network's.
+    pub fn steps<'a>(
+        &'a self,
+        device: &dyn Device,
+        op: &Head,
+        logits: Tensor<'a>,
+        features: Tensor<'a>,
+    ) -> Result<Vec<Step<'a>>> {
+        let spread = self.spread(device, logits.batch, op)?;
+        let buffer = |i: usize| self.memory[i].all();
+        let [predicted, partial, stats, density, relative] = [0, 1, 2, 3, 4].map(buffer);
+        let out = Outputs {
+            density,
+            relative: self.relative().then_some(relative),
+            nearest: None,
+            partial: Some(partial),
+            stats,
+        };
+        let gaussians = self.density.gaussians();
+        let mut steps = vec![
+            Step {
+                name: "predicted",
+                launches: vec![launch::arg_max(op.classes, logits, predicted)?],
+            },
+            Step {
+                name: "density",
+                launches: launch::density(gaussians, features, Some(predicted), TAU, out, spread)?,
+            },
+        ];
+        for (i, score) in self.scores.iter().enumerate() {
+            let (name, grid) = match score {
+                Score::Density => ("density map", density),
+                Score::Relative => ("relative map", relative),
+            };
+            let launch = launch::upsample(op, logits.batch, grid, buffer(5 + i))?;
+            steps.push(Step { name, launches: vec![launch] });
+        }
+        Ok(steps)
+    }
+
+    /// After a run: one image's map of a score, None where it was not asked for, and how many cells of
+    /// its grid have a feature that is not finite.
+    pub fn map(
+        &self,
+        device: &dyn Device,
+        op: &Head,
+        image: usize,
+        score: Score,
+    ) -> Result<Option<(Vec<f32>, usize)>> {
+        let Some(at) = self.scores.iter().position(|s| *s == score) else { return Ok(None) };
+        let pixels = op.crop.pixels();
+        let mut map = vec![0f32; pixels];
+        let from = self.memory[5 + at].slice(image * pixels * 4, pixels * 4)?;
+        device.read(from, bytemuck::cast_slice_mut(&mut map))?;
+        let cells = op.grid.pixels();
+        let cells = image * cells..(image + 1) * cells;
+        // Two words for 32 cells.
+        let words = cells.start / 32..cells.end.div_ceil(32);
+        let stats = self.read_stats(device, words.clone())?;
+        let first = words.start * 32;
+        Ok(Some((map, broken_pixels(&stats, cells.start - first..cells.end - first))))
+    }
+
+    /// After a run: the share of the blocks of W that were multiplied; the early exit skipped the rest.
+    pub fn multiplied_share(&self, device: &dyn Device, batch: usize, op: &Head) -> Result<f64> {
+        let cells = batch * op.grid.pixels();
+        let spread = self.spread(device, batch, op)?;
+        let stats = self.read_stats(device, 0..spread.stats_bytes(cells) / 8)?;
+        Ok(multiplied_share(&stats, cells, self.density.classes(), self.density.channels()))
+    }
+
+    fn read_stats(&self, device: &dyn Device, words: Range<usize>) -> Result<Vec<u8>> {
+        let stats: Slice = self.memory[2].slice(words.start * 8, words.len() * 8)?;
+        let mut bytes = vec![0; stats.bytes()];
+        device.read(stats, &mut bytes)?;
+        Ok(bytes)
+    }
+}
