@@ -99,6 +99,14 @@ impl Engine {
         &self.model
     }
 
+    /// Where it runs; None: on the CPU path.
+    pub fn device(&self) -> Option<Arc<dyn Device>> {
+        match &self.backend {
+            Backend::Cpu { .. } => None,
+            Backend::Device(network) => Some(network.share_device()),
+        }
+    }
+
     /// From now on a run's features are scored by these Gaussians: [`Output::density`] has a map of each
     /// of `scores`. On a device that is part of the run.
     ///
@@ -237,6 +245,14 @@ impl Output<'_> {
     /// `[grid.h, grid.w, D]` in f32, as the network computed them: a density rounds them to fp16.
     pub fn features(&self, image: usize) -> Result<Cow<'_, [f32]>> {
         self.values(image, self.plan.features, self.channels)
+    }
+
+    /// Where the run lies on a device.
+    pub(crate) fn on_device(&self) -> Option<(&Network, &Plan)> {
+        match self.source {
+            Source::Cpu { .. } => None,
+            Source::Device(network) => Some((network, &self.plan)),
+        }
     }
 
     /// The first `channels` of a view on the feature grid.

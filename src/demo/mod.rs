@@ -14,7 +14,7 @@ pub mod scenes;
 use std::path::Path;
 
 use crate::data::{LabelRule, Mask, label_grid};
-use crate::density::{Covariance, Density, Gaussians, Prior, Score, colour_range};
+use crate::density::{Covariance, Density, Fit, Gaussians, Prior, Score, colour_range};
 use crate::device::launch::density::Precision;
 use crate::engine::{Engine, Maps, Output};
 use crate::error::{Error, Result};
@@ -69,16 +69,19 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
     let (classes, channels) = (config.classes.clone(), config.feature_channels());
 
     let rule = LabelRule::AlignCorners;
-    let mut density = Density::new(hash, classes.clone(), channels, rule, None);
+    let empty = Density::new(hash, classes.clone(), channels, rule, None);
+    let mut fit = Fit::new(empty, &engine)?;
     for i in 0..extent.fit {
         let seed = FIT_SEED + i as u64;
         let scene = scenes::draw(seed, false);
         let output = engine.run(&[&scene.image])?;
         let mask = Mask { size: scenes::SIZE, label: scene.label };
         let labels = label_grid(&mask, output.size, output.padded, output.grid, rule);
-        density.add(seed, &output.features(0)?, &labels);
+        fit.add(&output, 0, seed, labels)?;
+        fit.fold(&output)?;
         progress(i + 1, scenes);
     }
+    let density = fit.density()?;
     let (gaussians, _) = Gaussians::new(&density.moments, Covariance::Full, Prior::Empirical)?;
     engine.score_with(&gaussians, &[Score::Density, Score::Relative], Precision::Exact)?;
 

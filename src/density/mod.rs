@@ -11,6 +11,7 @@
 
 mod evaluate;
 mod file;
+mod fit;
 mod gaussian;
 mod half;
 mod moments;
@@ -22,6 +23,7 @@ use crate::data::LabelRule;
 use crate::error::{Error, Result};
 pub use evaluate::{Evaluation, Evaluator, Options, Score, TAU};
 pub use file::Progress;
+pub use fit::Fit;
 pub use gaussian::{CONDITION_CAP, ClassGaussian, Covariance, Gaussian, Gaussians, Prior, Warning};
 pub use half::{finite_in_half, round_to_half};
 pub use moments::{Moments, Tally, VOID};
@@ -79,12 +81,20 @@ impl Density {
     /// Folds one image in: its content's hash, features `[cells, D]` (rounded to fp16 here) and labels
     /// `[cells]`. False, and nothing done, if an image of this content is already in.
     pub fn add(&mut self, image: u64, features: &[f32], labels: &[u8]) -> bool {
+        let new = self.claim(image);
+        if new {
+            self.origin.pixels += self.moments.add(features, labels);
+            self.sample.add(image, features, labels, self.moments.classes());
+        }
+        new
+    }
+
+    /// Notes that an image of this content is in; false if one was.
+    fn claim(&mut self, image: u64) -> bool {
         let Err(place) = self.origin.images.binary_search(&image) else {
             return false;
         };
         self.origin.images.insert(place, image);
-        self.origin.pixels += self.moments.add(features, labels);
-        self.sample.add(image, features, labels, self.moments.classes());
         true
     }
 

@@ -44,12 +44,33 @@ impl Sample {
     pub fn add(&mut self, image: u64, features: &[f32], labels: &[u8], classes: usize) {
         let channels = self.channels;
         let feature = |cell: usize| &features[cell * channels..][..channels];
-        let labelled = labels.iter().enumerate().filter(|(_, l)| usize::from(**l) < classes);
-        let hashes = labelled.map(|(cell, _)| (mix(image, cell as u64), cell));
+        let candidates = self.candidates(image, labels, classes);
         let usable = |&(_, cell): &(u64, usize)| finite_in_half(feature(cell));
-        self.offer(hashes, usable, |cell, row| {
+        self.offer(candidates.into_iter(), usable, |cell, row| {
             row.iter_mut().zip(feature(cell)).for_each(|(r, v)| *r = f16::from_f32(*v));
         });
+    }
+
+    /// (hash, cell) of the cells of an image that the sample would take if their features are finite.
+    pub(super) fn candidates(
+        &self,
+        image: u64,
+        labels: &[u8],
+        classes: usize,
+    ) -> Vec<(u64, usize)> {
+        let limit = self.limit();
+        let labelled = labels.iter().enumerate().filter(|(_, l)| usize::from(**l) < classes);
+        let hashes = labelled.map(|(cell, _)| (mix(image, cell as u64), cell));
+        hashes.filter(|(hash, _)| *hash <= limit).collect()
+    }
+
+    /// Offers features `[hashes, D]`; those that are not finite are left out.
+    pub(super) fn take(&mut self, hashes: &[u64], features: &[f16]) {
+        let channels = self.channels;
+        let feature = |i: usize| &features[i * channels..][..channels];
+        let offered = hashes.iter().enumerate().map(|(i, hash)| (*hash, i));
+        let usable = |&(_, i): &(u64, usize)| feature(i).iter().all(|v| v.is_finite());
+        self.offer(offered, usable, |i, row| row.copy_from_slice(feature(i)));
     }
 
     pub fn merge(&mut self, other: &Sample) {
@@ -61,10 +82,14 @@ impl Sample {
     /// From a density file: hashes and features `[hashes, D]`.
     pub(super) fn from_parts(channels: usize, hashes: &[u64], features: &[f16]) -> Self {
         let mut sample = Sample::new(channels);
-        let offered = hashes.iter().enumerate().map(|(i, hash)| (*hash, i));
-        let feature = |i: usize| &features[i * channels..][..channels];
-        sample.offer(offered, |_| true, |i, row| row.copy_from_slice(feature(i)));
+        sample.take(hashes, features);
         sample
+    }
+
+    /// The greatest hash that still has a chance.
+    fn limit(&self) -> u64 {
+        let full = self.rows.len() >= CAPACITY;
+        self.rows.last().filter(|_| full).map_or(u64::MAX, |last| last.hash)
     }
 
     /// Takes in those of the offered (hash, index) that are `usable` and belong to the smallest.
@@ -74,8 +99,7 @@ impl Sample {
         usable: impl Fn(&(u64, usize)) -> bool,
         write: impl Fn(usize, &mut [f16]),
     ) {
-        let full = self.rows.len() >= CAPACITY;
-        let limit = self.rows.last().filter(|_| full).map_or(u64::MAX, |last| last.hash);
+        let limit = self.limit();
         let known = self.rows.len();
         let new = offered.filter(|(hash, _)| *hash <= limit).filter(usable);
         self.rows.extend(new.map(|(hash, index)| Row { hash, at: At::Offered(index) }));

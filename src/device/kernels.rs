@@ -23,7 +23,7 @@ const fn kernel<P>(
     Kernel { name, file, threads, shared_bytes, params_bytes: size_of::<P>() }
 }
 
-pub static KERNELS: [Kernel; 30] = [
+pub static KERNELS: [Kernel; 31] = [
     kernel::<Conv2dParams>("conv2d_128x128", "conv2d", 256, 69632),
     kernel::<Conv2dParams>("conv2d_128x64", "conv2d", 128, 49152),
     kernel::<Conv2dParams>("conv2d_64x64", "conv2d", 128, 32768),
@@ -54,6 +54,7 @@ pub static KERNELS: [Kernel; 30] = [
     kernel::<LabelGridParams>("label_grid", "label_grid", 256, 0),
     kernel::<UpsampleParams>("upsample", "upsample", 256, 0),
     kernel::<ArgMaxParams>("arg_max", "arg_max", 256, 0),
+    kernel::<GatherParams>("gather", "gather", 256, 0),
 ];
 
 /// # Panics

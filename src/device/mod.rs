@@ -22,6 +22,7 @@ pub mod simt;
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -119,7 +120,7 @@ impl Buffer {
 }
 
 /// Makes each of `buffers` at least as large as `needed` says; allocates only where one is not.
-fn grow(device: &dyn Device, buffers: &mut Vec<Buffer>, needed: &[usize]) -> Result<()> {
+pub(crate) fn grow(device: &dyn Device, buffers: &mut Vec<Buffer>, needed: &[usize]) -> Result<()> {
     let have = |i: usize| buffers.get(i).map_or(0, |buffer: &Buffer| buffer.bytes);
     // A device need not give a buffer of nothing.
     let sizes: Vec<usize> = (0..needed.len()).map(|i| needed[i].max(have(i)).max(16)).collect();
@@ -237,6 +238,20 @@ impl<'a> Tensor<'a> {
 
     pub fn pixels(&self) -> usize {
         self.batch * self.size.pixels()
+    }
+
+    /// Some of its images.
+    ///
+    /// # Errors
+    /// Where they are not all among them.
+    pub fn images(self, images: Range<usize>) -> Result<Self> {
+        if images.start >= images.end || images.end > self.batch {
+            let expected = format!("images of {}", self.batch);
+            return Err(Error::invalid("device tensor", expected, format!("{images:?}")));
+        }
+        let offset = images.start * self.size.pixels() * self.stride * self.element.bytes();
+        let data = self.data.part(offset, self.data.bytes - offset)?;
+        Ok(Tensor { data, batch: images.len(), ..self })
     }
 }
 

@@ -4,6 +4,8 @@
 //! Where the plan and the memory here differ: the image has 4 channels (the fourth 0) and the logits,
 //! f32, have theirs padded to a multiple of 8; both lie outside the arena, which holds fp16.
 
+use std::sync::Arc;
+
 use half::f16;
 
 use super::launch;
@@ -18,7 +20,7 @@ use crate::ops::Conv2d;
 use crate::plan::{CHANNEL_ALIGN, ConvWeights, Folded, Node, Op, Plan, View};
 
 pub struct Network {
-    device: Box<dyn Device>,
+    device: Arc<dyn Device>,
     folded: Folded,
     /// In the order of `folded`.
     weights: Vec<Weights>,
@@ -65,6 +67,7 @@ impl Network {
         std: [f32; 3],
         classes: usize,
     ) -> Result<Self> {
+        let device: Arc<dyn Device> = device.into();
         let upload = |conv| Weights::new(&*device, conv);
         let weights = folded.convs.iter().map(upload).collect::<Result<_>>()?;
         Ok(Network {
@@ -81,6 +84,11 @@ impl Network {
 
     pub fn device(&self) -> &dyn Device {
         &*self.device
+    }
+
+    /// The device, for those that outlive a run.
+    pub fn share_device(&self) -> Arc<dyn Device> {
+        self.device.clone()
     }
 
     pub fn weights(&self) -> &Folded {
@@ -134,8 +142,7 @@ impl Network {
         }
         steps.push(self.head(plan)?);
         if let Some(scoring) = &self.scoring {
-            let (logits, features) =
-                (self.tensor(plan, plan.logits)?, self.tensor(plan, plan.features)?);
+            let (logits, features) = (self.tensor(plan, plan.logits)?, self.features(plan)?);
             let op = plan.head();
             steps.extend(scoring.steps(&*self.device, &op, logits, features)?);
         }
@@ -268,6 +275,11 @@ impl Network {
         let bytes = bytemuck::cast_slice_mut(&mut entropy);
         self.device.read(entropies.slice(image * pixels * 4, pixels * 4)?, bytes)?;
         Ok((label, entropy))
+    }
+
+    /// The features of a prepared plan, after a run.
+    pub fn features(&self, plan: &Plan) -> Result<Tensor<'_>> {
+        self.tensor(plan, plan.features)
     }
 
     /// One image's map after a run with [`Self::score_with`], and its cells that are not finite; None

@@ -272,3 +272,17 @@ pub struct ArgMaxParams {
     pub unused: i32,
 }
 twin!(ArgMaxParams, 32, pixels: 16, unused: 28);
+
+/// `kernels/gather.cu`
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct GatherParams {
+    pub features: u64,
+    pub rows: u64,
+    pub output: u64,
+    pub pixels: i32,
+    pub count: i32,
+    pub stride: i32,
+    pub channels: i32,
+}
+twin!(GatherParams, 40, pixels: 24, channels: 36);

@@ -1,5 +1,10 @@
 //! `--device simt`, `ddu compare`, `ddu profile`.
 
+#[cfg(feature = "simt")]
+use ddu::density::{Density, Sample};
+
+#[cfg(feature = "simt")]
+use crate::fit::{TRAIN, bytes, difference, fit, ok, scenes};
 use crate::{Bench, Outcome};
 
 fn run(bench: &Bench, arguments: &str) -> Outcome {
@@ -78,4 +83,149 @@ fn simt_infers_compares_and_profiles() {
         let tensor = kernel == "stem" || kernel.starts_with("conv2d_") && kernel != "conv2d_reduce";
         assert_eq!(mma(launch) > 0, tensor, "{kernel}");
     }
+}
+
+/// With features that the kernels of density and moments take.
+#[cfg(feature = "simt")]
+fn wide() -> Bench {
+    let bench = Bench::new();
+    crate::models::random_model(crate::models::wide(32), 7)
+        .save(bench.path("model.safetensors"))
+        .unwrap();
+    bench
+}
+
+#[cfg(feature = "simt")]
+#[test]
+fn simt_fits_and_scores() {
+    let bench = wide();
+    scenes(&bench, 8);
+    ok(fit(&bench, &format!("{TRAIN} -o a --device simt --batch 4")));
+    // Runs again, and cut by checkpoints in the middle of a run.
+    ok(fit(&bench, &format!("{TRAIN} -o b --device simt --batch 4")));
+    ok(fit(&bench, &format!("{TRAIN} -o c --device simt --batch 4 --checkpoint-every 3")));
+    ok(fit(&bench, &format!("{TRAIN} -o cpu --device cpu")));
+    assert!(bytes(&bench, "a") == bytes(&bench, "b") && bytes(&bench, "a") == bytes(&bench, "c"));
+    let [simt, cpu] = ["a", "cpu"].map(|name| Density::load(bench.path(name)).unwrap());
+    assert_eq!(simt.origin, cpu.origin);
+    assert_eq!(simt.moments.count(), cpu.moments.count());
+    let hashes = |sample: &Sample| sample.rows().map(|(hash, _)| hash).collect::<Vec<_>>();
+    assert_eq!(hashes(&simt.sample), hashes(&cpu.sample));
+
+    // Either density serves either device; a GPU's precision is refused on the CPU.
+    let image = "voc/JPEGImages/s000.png";
+    let mut maps = Vec::new();
+    for (i, options) in [
+        "--density a --device simt",
+        "--density a --device cpu",
+        "--density cpu --device simt",
+        "--density cpu --device cpu",
+        "--density a --device simt --score relative",
+        "--density a --device simt --precision fast",
+    ]
+    .iter()
+    .enumerate()
+    {
+        ok(bench.infer(&format!("{image} -o out{i} {options} --overlay")));
+        maps.push(crate::read_npy(&bench.path(&format!("out{i}/s000.density.npy"))));
+    }
+    let median_off = |a: usize, b: usize| {
+        let mut off: Vec<f32> =
+            maps[a].1.iter().zip(&maps[b].1).map(|(a, b)| (a - b).abs()).collect();
+        off.sort_unstable_by(f32::total_cmp);
+        off[off.len() / 2]
+    };
+    // What the features' rounding does is bounded in tests/kernels/fused.rs; here: the same scores, not others.
+    for (a, b) in [(0, 1), (0, 2), (0, 3), (0, 5)] {
+        assert!(median_off(a, b) < 0.5, "{a} and {b}: {}", median_off(a, b));
+    }
+    assert!(median_off(0, 4) > 5.0 && median_off(0, 5) > 0.0);
+    let fast = bench.infer(&format!("{image} -o fast --density a --device cpu --precision fast"));
+    assert_eq!((fast.code, fast.stderr.lines().count()), (1, 1), "{}", fast.stderr);
+    assert!(fast.stderr.contains("--precision fast"), "{}", fast.stderr);
+    let eval = "eval --model model.safetensors --density a --data voc --split train -o e";
+    ok(run(&bench, &format!("{eval} --device simt")));
+}
+
+/// A fit may change devices between its checkpoints.
+#[cfg(feature = "simt")]
+#[test]
+fn a_checkpoint_goes_on_on_another_device() {
+    let bench = wide();
+    scenes(&bench, 8);
+    let sets = bench.path("voc/ImageSets/Segmentation");
+    for (name, range) in [("front", 0..4), ("back", 4..8)] {
+        let ids: Vec<String> = range.map(|i| format!("s{i:03}")).collect();
+        std::fs::write(sets.join(format!("{name}.txt")), ids.join("\n")).unwrap();
+    }
+    let victim = bench.path("voc/SegmentationClass/s005.png");
+    let good = std::fs::read(&victim).unwrap();
+    for (first, second) in [("cpu", "simt"), ("simt", "cpu")] {
+        // s004 goes in before the fault and is done again: the checkpoint has four.
+        std::fs::write(&victim, &good[..good.len() / 2]).unwrap();
+        let command = format!("{TRAIN} -o {first} --class-map 9=void --checkpoint-every 4");
+        let stopped = fit(&bench, &format!("{command} --fail-fast --device {first}"));
+        assert_eq!(stopped.code, 1);
+        std::fs::write(&victim, &good).unwrap();
+        let resumed = ok(fit(&bench, &format!("{command} --device {second} --resume")));
+        assert!(resumed.stderr.contains("4 pairs are done"), "{}", resumed.stderr);
+        // The same pixels in two shards, each on its device.
+        for (shard, device) in [("front", first), ("back", second)] {
+            let output = format!("{first}-{shard}");
+            let options = format!("--data voc --split {shard} -o {output} --class-map 9=void");
+            ok(fit(&bench, &format!("{options} --device {device}")));
+        }
+        let shards = [format!("{first}-front"), format!("{first}-back")];
+        let merged = format!("{first}-merged");
+        ok(bench.ddu(&["fit", "--merge", &shards[0], &shards[1], "-o", &merged], ""));
+        let [whole, merged] =
+            [first, merged.as_str()].map(|name| Density::load(bench.path(name)).unwrap());
+        assert_eq!((&whole.origin, &whole.sample), (&merged.origin, &merged.sample));
+        // f64 sums in another order.
+        let difference = difference(&whole, &merged);
+        assert!(difference < 1e-12, "{difference:e}");
+    }
+}
+
+/// The same lines as on the CPU, wherever in a run the pair is.
+#[cfg(feature = "simt")]
+#[test]
+fn simt_skips_the_same_pairs() {
+    let bench = wide();
+    scenes(&bench, 9);
+    let path = |name: &str| bench.path(&format!("voc/{name}"));
+    let copy = |from: &str, to: &str| {
+        std::fs::copy(path(&format!("JPEGImages/{from}")), path(&format!("JPEGImages/{to}")))
+            .unwrap();
+    };
+    // Of the runs 0 1 | 2 | 3 4 | 5 | 6 7 | 8: in the middle, at the end, alone.
+    copy("s000.png", "s003.png");
+    copy("s001.png", "s007.png");
+    copy("s002.png", "s005.png");
+    std::fs::remove_file(path("SegmentationClass/s008.png")).unwrap();
+    let skipped = |device: &str| {
+        let outcome = fit(&bench, &format!("{TRAIN} -o {device} --batch 2 --device {device}"));
+        assert_eq!(outcome.code, 3, "{}", outcome.stderr);
+        let lines = outcome.stderr.lines().filter(|line| line.contains("skipped s"));
+        lines.map(String::from).collect::<Vec<_>>()
+    };
+    let (simt, cpu) = (skipped("simt"), skipped("cpu"));
+    assert_eq!(simt.len(), 4);
+    assert_eq!(simt, cpu);
+    let [simt, cpu] = ["simt", "cpu"].map(|name| Density::load(bench.path(name)).unwrap().origin);
+    assert_eq!(simt, cpu);
+}
+
+#[cfg(feature = "simt")]
+#[test]
+fn features_that_the_kernels_cannot_take_are_one_line() {
+    let bench = Bench::new();
+    scenes(&bench, 2);
+    let outcome = fit(&bench, &format!("{TRAIN} -o a --device simt"));
+    assert_eq!((outcome.code, outcome.stderr.lines().count()), (1, 1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("20") && outcome.stderr.contains("--device cpu"));
+    ok(fit(&bench, &format!("{TRAIN} -o a --device cpu")));
+    let outcome = bench.infer("voc/JPEGImages/s000.png -o out --density a --device simt");
+    assert_eq!((outcome.code, outcome.stderr.lines().count()), (1, 1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("--device cpu") && !bench.path("out").exists());
 }

@@ -55,12 +55,12 @@ pub fn ok(outcome: Outcome) -> Outcome {
     outcome
 }
 
-fn bytes(bench: &Bench, name: &str) -> Vec<u8> {
+pub fn bytes(bench: &Bench, name: &str) -> Vec<u8> {
     std::fs::read(bench.path(name)).unwrap()
 }
 
 /// Greatest difference of means (relative) and scatters (over sqrt(S_ii S_jj)).
-fn difference(a: &Density, b: &Density) -> f64 {
+pub fn difference(a: &Density, b: &Density) -> f64 {
     let (a, b) = (&a.moments, &b.moments);
     assert_eq!(a.count(), b.count());
     let d = a.channels();

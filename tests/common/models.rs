@@ -60,6 +60,15 @@ pub fn small(backbone: Backbone) -> Config {
     }
 }
 
+/// As `small`, with as many feature channels.
+pub fn wide(channels: usize) -> Config {
+    let mut config = small(Backbone::Resnet18);
+    if let Some(decoder) = &mut config.decoder {
+        decoder.refine_channels = vec![28, channels];
+    }
+    config
+}
+
 /// Weights for a configuration, statistics of the norms included.
 pub fn random_model(config: Config, seed: u64) -> Model {
     let mut rng = Rng(seed);

@@ -12,6 +12,7 @@ mod conv2d;
 mod density;
 mod depthwise;
 mod fused;
+mod gather;
 mod grid;
 mod head;
 #[path = "../common/models.rs"]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use ddu::data::{ClassMap, Dataset, LabelRule, Pair, label_grid};
-use ddu::density::{Density, Progress, VOID};
+use ddu::density::{Density, Fit, Progress, VOID};
 use ddu::model::Model;
 use ddu::{Error, Result};
 use indicatif::ProgressBar;
@@ -39,6 +39,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Err(Error::invalid(path.display(), expected, found).into());
     }
     let mut engine = device.engine(model)?;
+    let (rule, classes) = (density.origin.label_rule, density.origin.classes.len());
+    let fit = Fit::new(density, &engine)?;
     if !args.quiet {
         note(format_args!("device {device}: {}", device.describe()));
     }
@@ -51,7 +53,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         args: &args,
         pairs: &data.pairs,
         map,
-        density,
+        rule,
+        classes,
+        fit,
         progress,
         bar: &bar,
         network: Duration::ZERO,
@@ -90,7 +94,10 @@ struct Pass<'a> {
     args: &'a Args,
     pairs: &'a [Pair],
     map: ClassMap,
-    density: Density,
+    rule: LabelRule,
+    /// C
+    classes: usize,
+    fit: Fit,
     progress: Progress,
     bar: &'a ProgressBar,
     /// Spent in the network, and on labels, moments and sample.
@@ -102,6 +109,7 @@ impl Pass<'_> {
     /// Takes the next pair of the list, or skips it.
     fn take(&mut self, index: usize, pair: Result<Computed>) -> Result<()> {
         let name = &self.pairs[index].name;
+        let run = pair.as_ref().ok().map(|computed| (computed.output, computed.at, computed.batch));
         let added = pair.and_then(|computed| self.add(index, computed));
         if let Err(error) = added {
             if self.args.fail_fast {
@@ -112,8 +120,17 @@ impl Pass<'_> {
         }
         self.progress.done = index + 1;
         let every = self.args.checkpoint_every as usize;
-        if self.progress.done.is_multiple_of(every) && self.progress.done < self.pairs.len() {
-            self.density.checkpoint(checkpoint_path(&self.args.output), &self.progress)?;
+        let due = self.progress.done.is_multiple_of(every) && self.progress.done < self.pairs.len();
+        // The next run overwrites the features of this one.
+        if let Some((output, at, batch)) = run
+            && (due || at + 1 == batch)
+        {
+            let start = Instant::now();
+            self.fit.fold(output)?;
+            self.fitting += start.elapsed();
+        }
+        if due {
+            self.fit.density()?.checkpoint(checkpoint_path(&self.args.output), &self.progress)?;
         }
         self.bar.inc(1);
         Ok(())
@@ -126,9 +143,8 @@ impl Pass<'_> {
         if self.args.fail_fast {
             self.refuse_unknown(index, &labelled.mask.label)?;
         }
-        let rule = self.density.origin.label_rule;
-        let labels = label_grid(&labelled.mask, output.size, output.padded, output.grid, rule);
-        let new = self.density.add(labelled.hash, &output.features(at)?, &labels);
+        let labels = label_grid(&labelled.mask, output.size, output.padded, output.grid, self.rule);
+        let new = self.fit.add(output, at, labelled.hash, labels)?;
         self.fitting += start.elapsed();
         self.network += (output.preprocess + output.network) / batch as u32;
         if !new {
@@ -140,12 +156,11 @@ impl Pass<'_> {
     }
 
     fn refuse_unknown(&self, index: usize, label: &[u8]) -> Result<()> {
-        let classes = self.density.moments.classes();
-        match label.iter().find(|l| usize::from(**l) >= classes && **l != VOID) {
+        match label.iter().find(|l| usize::from(**l) >= self.classes && **l != VOID) {
             None => Ok(()),
             Some(label) => {
                 let mask = self.pairs[index].mask.display();
-                let expected = format!("labels 0 to {} or 255", classes - 1);
+                let expected = format!("labels 0 to {} or 255", self.classes - 1);
                 Err(Error::invalid(mask, expected, label)
                     .fix(format!("--class-map {label}=void leaves it out")))
             }
@@ -153,7 +168,8 @@ impl Pass<'_> {
     }
 
     fn finish(self, wall: Duration) -> anyhow::Result<ExitCode> {
-        let Pass { args, density, progress, .. } = self;
+        let Pass { args, mut fit, progress, network, fitting, .. } = self;
+        let density = fit.density()?;
         let (pixels, images) = (&density.origin.pixels, density.origin.images.len());
         if pixels.fitted == 0 {
             let found = format!(
@@ -168,7 +184,7 @@ impl Pass<'_> {
         if checkpoint.exists() {
             std::fs::remove_file(&checkpoint).map_err(|e| Error::io(&checkpoint, "remove", e))?;
         }
-        table::print(&density)?;
+        table::print(density)?;
         for (label, count) in &pixels.unknown {
             warn(format_args!("label {label} is no class of the model: {count} pixels skipped"));
         }
@@ -179,7 +195,7 @@ impl Pass<'_> {
             ));
         }
         if !args.quiet {
-            let (network, fitting) = (self.network.as_secs_f64(), self.fitting.as_secs_f64());
+            let (network, fitting) = (network.as_secs_f64(), fitting.as_secs_f64());
             note(format_args!(
                 "wrote {}: {} pixels of {images} images in {:.1} s (network {network:.1} s, moments \
                  {fitting:.1} s){}",
