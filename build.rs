@@ -34,20 +34,26 @@ fn sources() -> Vec<PathBuf> {
     files
 }
 
+const GET_NVCC: &str = "set NVCC or CUDA_HOME, or pip install nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm \
+                        nvidia-cuda-runtime nvidia-cuda-cccl, and build again";
+
 /// Real architectures; PTX for 8.0 serves what is newer.
 const ARCHITECTURES: [&str; 6] = ["80", "86", "89", "90a", "100", "120"];
 
 fn cuda(kernels: &[PathBuf]) {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let mut table = String::from(
-        "/// Name of the kernel file and its fatbin; empty where the build found no nvcc.\n\
+    let nvcc = find_nvcc();
+    let release = nvcc.as_deref().map(release).unwrap_or_default();
+    let mut table = format!(
+        "/// What to do where a build has no kernels.\n\
+         pub const GET_NVCC: &str = {GET_NVCC:?};\n\
+         /// The CUDA release of the nvcc that made the kernels (\"13.0\").\n\
+         pub const NVCC_RELEASE: &str = {release:?};\n\
+         /// Name of the kernel file and its fatbin; empty where the build found no nvcc.\n\
          pub static FATBINS: &[(&str, &[u8])] = &[\n",
     );
-    match find_nvcc() {
-        None => println!(
-            "cargo:warning=no nvcc: built without CUDA kernels; set NVCC or CUDA_HOME, or pip install \
-             nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl"
-        ),
+    match nvcc {
+        None => println!("cargo:warning=no nvcc: built without CUDA kernels; {GET_NVCC}"),
         Some(nvcc) => {
             // For tests/gates.rs, which looks for cuobjdump beside it.
             println!("cargo:rustc-env=DDU_NVCC={}", nvcc.display());
@@ -60,6 +66,14 @@ fn cuda(kernels: &[PathBuf]) {
         }
     }
     fs::write(out.join("fatbins.rs"), table + "];\n").expect("OUT_DIR is writable");
+}
+
+/// "13.0", from `nvcc --version`; empty where it does not say.
+fn release(nvcc: &Path) -> String {
+    let answer = Command::new(nvcc).arg("--version").output().map(|run| run.stdout);
+    let answer = String::from_utf8_lossy(&answer.unwrap_or_default()).into_owned();
+    let release = answer.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+    release.unwrap_or_default().into()
 }
 
 /// One file for every architecture, unless nothing it is made of has changed.
@@ -182,4 +196,9 @@ fn simt(kernels: &[PathBuf]) {
     }
     runtime.compile("ddu_simt_runtime");
     code.compile("ddu_simt_kernels");
+    if sanitizer.is_empty() {
+        // For tests/common/standin.rs, which links both into a stand-in for the CUDA driver.
+        let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+        println!("cargo:rustc-env=DDU_SIMT_ARCHIVES={out}");
+    }
 }

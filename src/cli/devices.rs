@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use ddu::Error;
 use ddu::device::{gpus, host};
 use ddu::engine::Engine;
 use ddu::model::Model;
@@ -22,7 +21,11 @@ pub fn run(_: Args) -> anyhow::Result<ExitCode> {
         let name = format!("cuda:{}", gpu.ordinal);
         let memory = gigabytes(gpu.memory_total_bytes);
         let capability = &gpu.compute_capability;
-        writeln!(text, "{name:<8}{}, {memory}, compute capability {capability}", gpu.name)?;
+        write!(text, "{name:<8}{}, {memory}, compute capability {capability}", gpu.name)?;
+        match unusable(gpu.ordinal) {
+            None => writeln!(text)?,
+            Some(problem) => writeln!(text, "; not usable: {problem}")?,
+        }
     }
     if let Some(problem) = &found.problem {
         writeln!(text, "{:<8}none: {problem}", "cuda")?;
@@ -37,6 +40,23 @@ fn cpu_line() -> String {
     });
     let threads = rayon::current_num_threads();
     format!("{}, {threads} threads, SIMD {}{memory}", host::cpu_name(), host::simd())
+}
+
+/// What keeps networks from running on `cuda:ordinal`, in words.
+pub fn unusable(ordinal: usize) -> Option<String> {
+    cuda(ordinal).err().map(|error| error.to_string())
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(ordinal: usize) -> ddu::Result<Device> {
+    ddu::device::cuda::check(ordinal).map(|_| Device::Cuda(ordinal))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(ordinal: usize) -> ddu::Result<Device> {
+    let found = "a build without the feature `cuda`";
+    Err(ddu::Error::invalid(format!("cuda:{ordinal}"), "CUDA kernels", found)
+        .fix("build with it, or take --device cpu"))
 }
 
 fn gigabytes(bytes: u64) -> String {
@@ -74,15 +94,19 @@ pub enum Device {
     Cpu,
     #[cfg(feature = "simt")]
     Simt,
+    #[cfg(feature = "cuda")]
+    Cuda(usize),
 }
 
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(match self {
-            Device::Cpu => "cpu",
+        match self {
+            Device::Cpu => f.write_str("cpu"),
             #[cfg(feature = "simt")]
-            Device::Simt => "simt",
-        })
+            Device::Simt => f.write_str("simt"),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
     }
 }
 
@@ -93,6 +117,11 @@ impl Device {
             Device::Cpu => cpu_line(),
             #[cfg(feature = "simt")]
             Device::Simt => format!("the CUDA kernels on {}", cpu_line()),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => match gpus::find().gpus.get(ordinal) {
+                Some(gpu) => format!("{}, {}", gpu.name, gigabytes(gpu.memory_total_bytes)),
+                None => "gone".into(),
+            },
         }
     }
 
@@ -102,6 +131,11 @@ impl Device {
             Device::Cpu => None,
             #[cfg(feature = "simt")]
             Device::Simt => Some(Ok(Box::new(ddu::device::simt::Simt::default()))),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => {
+                let cuda = ddu::device::cuda::Cuda::new(ordinal);
+                Some(cuda.map(|cuda| Box::new(cuda) as Box<dyn ddu::device::Device>))
+            }
         }
     }
 
@@ -115,23 +149,21 @@ impl Device {
 }
 
 impl Choice {
-    /// The device to run on. `auto` takes the CPU; what was asked for by name is taken or refused.
+    /// The device to run on. `auto` takes cuda:0 where that can run this build's kernels, else the CPU; what
+    /// was asked for by name is taken or refused.
     pub fn resolve(self) -> ddu::Result<Device> {
-        let refuse = |name: String, found: &str, fix: &str| {
-            Err(Error::invalid(format!("--device {name}"), "kernels for it", found).fix(fix))
-        };
         match self {
-            Choice::Auto | Choice::Cpu => Ok(Device::Cpu),
+            Choice::Auto => Ok(cuda(0).unwrap_or(Device::Cpu)),
+            Choice::Cpu => Ok(Device::Cpu),
             #[cfg(feature = "simt")]
             Choice::Simt => Ok(Device::Simt),
             #[cfg(not(feature = "simt"))]
             Choice::Simt => {
-                refuse("simt".into(), "a build without them", "build with --features simt")
+                let found = "a build without the feature `simt`";
+                Err(ddu::Error::invalid("simt", "kernels for it", found)
+                    .fix("build with --features simt"))
             }
-            Choice::Cuda(ordinal) => {
-                let found = "none: this build does not run networks on a GPU";
-                refuse(format!("cuda:{ordinal}"), found, "take --device cpu")
-            }
+            Choice::Cuda(ordinal) => cuda(ordinal),
         }
     }
 }
@@ -142,12 +174,14 @@ mod tests {
 
     #[test]
     fn names_are_parsed_and_a_named_device_never_falls_back() {
-        assert_eq!("auto".parse::<Choice>().unwrap().resolve().unwrap(), Device::Cpu);
+        let auto = "auto".parse::<Choice>().unwrap().resolve().unwrap();
+        let gpu = if unusable(0).is_none() { "cuda:0" } else { "cpu" };
+        assert_eq!(auto.to_string(), gpu);
         assert_eq!("cuda:3".parse(), Ok(Choice::Cuda(3)));
         for bad in ["", "gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
             assert!(bad.parse::<Choice>().is_err(), "{bad}");
         }
-        let message = Choice::Cuda(0).resolve().unwrap_err().to_string();
+        let message = Choice::Cuda(99).resolve().unwrap_err().to_string();
         assert!(message.contains("--device cpu") && !message.contains('\n'), "{message}");
         match Choice::Simt.resolve() {
             Ok(device) => assert_eq!(device.to_string(), "simt"),

@@ -94,8 +94,10 @@ fn advice(report: &Report) -> Vec<String> {
     add(!report.working_folder_writable, place);
     let no_gpu = "no GPU that this build can ask: networks run on the CPU";
     add(report.cuda.gpus.is_empty(), no_gpu);
-    let unused = "this build runs networks on the CPU only: the GPU is listed but not used";
-    add(!report.cuda.gpus.is_empty(), unused);
+    for gpu in &report.cuda.gpus {
+        let problem = super::devices::unusable(gpu.ordinal);
+        add(problem.is_some(), &problem.unwrap_or_default());
+    }
     advice
 }
 

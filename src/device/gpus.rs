@@ -9,6 +9,9 @@ pub struct Gpu {
     pub ordinal: usize,
     pub name: String,
     pub compute_capability: String,
+    /// Of the compute capability.
+    #[serde(skip)]
+    pub major: i32,
     pub memory_total_bytes: u64,
 }
 
@@ -17,6 +20,9 @@ pub struct Gpu {
 pub struct Gpus {
     /// The newest CUDA version that the driver takes ("13.0"); None without a driver.
     pub driver_cuda_version: Option<String>,
+    /// The same as the driver counts: 13000.
+    #[serde(skip)]
+    pub driver: i32,
     pub gpus: Vec<Gpu>,
     /// Why there are none, in words.
     pub problem: Option<String>,
@@ -31,13 +37,22 @@ pub fn find() -> Gpus {
 /// Looks for the driver's library and asks it; never fails and never panics.
 #[cfg(feature = "cuda")]
 pub fn find() -> Gpus {
+    use super::cuda::words;
+    use cudarc::driver::sys::CUresult;
     let mut found = Gpus::default();
     if !driver_present() {
         found.problem = Some("no NVIDIA driver (libcuda) on this machine".into());
-    } else if let Err(error) = ask(&mut found) {
-        found.problem = Some(format!("the NVIDIA driver answers {error}"));
-    } else if found.gpus.is_empty() {
-        found.problem = Some("the NVIDIA driver lists no GPU".into());
+        return found;
+    }
+    let none = CUresult::CUDA_ERROR_NO_DEVICE;
+    match ask(&mut found) {
+        Err(error) if error.0 != none => {
+            found.problem = Some(format!("the NVIDIA driver answers {}", words(error)));
+        }
+        _ if found.gpus.is_empty() => {
+            found.problem = Some("the NVIDIA driver lists no GPU".into());
+        }
+        _ => {}
     }
     found
 }
@@ -57,6 +72,7 @@ fn ask(found: &mut Gpus) -> Result<(), cudarc::driver::DriverError> {
     let mut version = 0;
     // SAFETY: the driver is loaded and writes one integer through a pointer that is valid for it.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    found.driver = version;
     found.driver_cuda_version = Some(format!("{}.{}", version / 1000, version % 1000 / 10));
     for ordinal in 0..device::get_count()? {
         let gpu = device::get(ordinal)?;
@@ -72,6 +88,7 @@ fn ask(found: &mut Gpus) -> Result<(), cudarc::driver::DriverError> {
             ordinal: ordinal as usize,
             name: device::get_name(gpu)?,
             compute_capability: format!("{major}.{minor}"),
+            major,
             memory_total_bytes: memory as u64,
         });
     }

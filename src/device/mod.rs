@@ -5,6 +5,8 @@
 //! typed launches of [`launch`], which check every extent, so that nothing else needs `unsafe`.
 
 pub mod compare;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod density;
 pub mod gpus;
 pub mod host;
@@ -160,6 +162,15 @@ impl Slice<'_> {
                 Err(Error::invalid("device buffer", expected, format!("{bytes} at {offset}")))
             }
         }
+    }
+
+    /// Refuses a copy to or from `host` bytes that are not as many.
+    #[cfg(any(feature = "cuda", feature = "simt"))]
+    fn same_length(self, host: usize) -> Result<()> {
+        if self.bytes == host {
+            return Ok(());
+        }
+        Err(Error::invalid("copy", format!("{} bytes", self.bytes), format!("{host} bytes")))
     }
 }
 

@@ -109,7 +109,7 @@ impl Device for Simt {
     }
 
     fn write(&self, to: Slice, from: &[u8]) -> Result<()> {
-        same_length(to, from.len())?;
+        to.same_length(from.len())?;
         // SAFETY: the slice lies in a live buffer of host memory and has `from.len()` bytes; launches
         // are synchronous and device memory is never borrowed as a Rust slice, so nothing else uses it.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.address as *mut u8, from.len()) }
@@ -117,7 +117,7 @@ impl Device for Simt {
     }
 
     fn read(&self, from: Slice, to: &mut [u8]) -> Result<()> {
-        same_length(from, to.len())?;
+        from.same_length(to.len())?;
         // SAFETY: as for `write`; every byte was initialised by ddu_simt_alloc.
         unsafe {
             std::ptr::copy_nonoverlapping(from.address as *const u8, to.as_mut_ptr(), to.len())
@@ -175,11 +175,4 @@ impl Simt {
         let [mma, ldmatrix, cp_async, shuffle, barrier, load, store] = request.counts;
         Ok(Counts { mma, ldmatrix, cp_async, shuffle, barrier, load, store })
     }
-}
-
-fn same_length(slice: Slice, host: usize) -> Result<()> {
-    if slice.bytes == host {
-        return Ok(());
-    }
-    Err(Error::invalid("copy", format!("{} bytes", slice.bytes), format!("{host} bytes")))
 }

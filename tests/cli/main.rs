@@ -65,6 +65,8 @@ impl Bench {
             .args(arguments)
             .current_dir(self.folder.path())
             .env("RAYON_NUM_THREADS", "1")
+            // The CPU is what these tests expect of --device auto.
+            .env("CUDA_VISIBLE_DEVICES", "")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,0 +1,407 @@
+//! The cuda device: the kernels of `kernels/*.cu` on an NVIDIA GPU, through the CUDA driver.
+//!
+//! One context, one stream: work runs in the order in which it is given. Copies go through pinned
+//! staging; `write` returns as soon as the host's bytes are taken over. A list of launches given to
+//! `run` is captured into a CUDA graph once and replayed whenever the same list comes again. What a
+//! kernel does wrong is noticed at the next call that waits.
+
+#![allow(unsafe_code)]
+
+mod driver;
+mod staging;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cudarc::driver::DriverError;
+use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
+
+use super::gpus::{self, Gpu};
+use super::kernels::{KERNELS, Kernel};
+use super::{Buffer, Cost, Device, FATBINS, GET_NVCC, Launch, NVCC_RELEASE, Slice};
+use crate::error::{Error, Result};
+pub(super) use driver::words;
+use driver::{Context, Event, Function, Graph, Memory, Module, Stream};
+use staging::Staging;
+
+/// The newest driver call that is made (cuEventElapsedTime_v2) came with CUDA 12.8, as did the first nvcc
+/// that compiles for every architecture of the list.
+const DRIVER: i32 = 12080;
+
+/// Graphs kept; the one that was not used for the longest time goes first.
+const GRAPHS: usize = 16;
+
+pub struct Cuda {
+    ordinal: usize,
+    multiprocessors: usize,
+    shared_bytes: usize,
+    queue: Arc<Queue>,
+}
+
+/// The context and everything in it; dropped when the device and its buffers are. Fields are dropped in
+/// order, the context last.
+struct Queue {
+    name: String,
+    work: Mutex<Work>,
+    stream: Stream,
+    /// In the order of [`KERNELS`].
+    functions: Vec<Function>,
+    _modules: Vec<Module>,
+    context: Context,
+}
+
+/// What whoever uses the stream holds meanwhile: a capture takes in whatever reaches the stream.
+struct Work {
+    staging: Staging,
+    /// With what [`key`] makes of their launches; the last used is last.
+    graphs: Vec<(Box<[u64]>, Graph)>,
+}
+
+/// Whether `cuda:ordinal` can run the kernels of this build, as far as can be told without a context on it.
+///
+/// # Errors
+/// What is missing, and what to do.
+pub fn check(ordinal: usize) -> Result<Gpu> {
+    let what = format!("cuda:{ordinal}");
+    if FATBINS.is_empty() {
+        let found = "none: this build found no nvcc";
+        let fix = format!("{GET_NVCC}, or take --device cpu");
+        return Err(Error::invalid(what, "CUDA kernels", found).fix(fix));
+    }
+    find(ordinal)
+}
+
+fn find(ordinal: usize) -> Result<Gpu> {
+    let what = format!("cuda:{ordinal}");
+    let refuse = |expected: &str, found: String, fix: &str| {
+        let fix = format!("{fix}, or take --device cpu");
+        Err(Error::invalid(&what, expected, found).fix(fix))
+    };
+    let found = gpus::find();
+    if let Some(problem) = found.problem {
+        let fix = "install the driver and see that nvidia-smi lists a GPU";
+        return refuse("an NVIDIA driver with a GPU", problem, fix);
+    }
+    if found.driver < DRIVER {
+        let version = found.driver_cuda_version.unwrap_or_default();
+        let found = format!("one that takes CUDA up to {version}");
+        return refuse("a driver that takes CUDA 12.8", found, "update the driver");
+    }
+    let count = found.gpus.len();
+    let Some(gpu) = found.gpus.into_iter().nth(ordinal) else {
+        let fix = "`ddu devices` lists them; see CUDA_VISIBLE_DEVICES";
+        return refuse(&format!("N below {count} in cuda:N"), ordinal.to_string(), fix);
+    };
+    if gpu.major < 8 {
+        let found = format!("{} ({})", gpu.compute_capability, gpu.name);
+        return refuse("compute capability 8.0 or newer", found, "take a newer GPU");
+    }
+    Ok(gpu)
+}
+
+impl Cuda {
+    /// Opens `cuda:ordinal`.
+    ///
+    /// # Errors
+    /// As [`check`], and where the GPU has no room for a context or does not take the kernels.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        check(ordinal)?;
+        // SAFETY: the fatbins were made from kernels/*.cu by build.rs.
+        unsafe { Self::with_kernels(ordinal, FATBINS) }
+    }
+
+    /// As [`Self::new`], with the kernels of `files`, each by the name of its file.
+    ///
+    /// # Safety
+    /// Every image is one that the driver loads, and its kernels are those of `kernels/*.cu`.
+    pub unsafe fn with_kernels(ordinal: usize, files: &[(&str, &[u8])]) -> Result<Self> {
+        find(ordinal)?;
+        let name = format!("cuda:{ordinal}");
+        let refuse = |error| {
+            let fix = "see nvidia-smi: another process may fill the GPU or hold it for itself";
+            Error::invalid(&name, "room for a context", words(error)).fix(fix)
+        };
+        let context = Context::retain(ordinal).map_err(refuse)?;
+        context.make_current().map_err(refuse)?;
+        let attribute = |which| context.attribute(which).map_err(refuse);
+        use CUdevice_attribute as A;
+        let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let shared = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+
+        let mut modules = Vec::new();
+        for (file, image) in files {
+            // SAFETY: as the caller promises.
+            let module = unsafe { Module::load(image) };
+            modules.push((*file, module.map_err(|error| not_taken(&name, file, error))?));
+        }
+        let function = |kernel: &Kernel| {
+            let module = modules.iter().find(|(file, _)| *file == kernel.file);
+            let Some((_, module)) = module else {
+                return Err(Error::invalid(
+                    &name,
+                    format!("{}.cu", kernel.file),
+                    "no such kernels",
+                ));
+            };
+            function(&name, module, kernel, shared)
+        };
+        let functions = KERNELS.iter().map(function).collect::<Result<_>>()?;
+        let stream = Stream::new().map_err(refuse)?;
+        let staging = Staging::new().map_err(refuse)?;
+        let queue = Queue {
+            work: Mutex::new(Work { staging, graphs: Vec::new() }),
+            stream,
+            functions,
+            _modules: modules.into_iter().map(|(_, module)| module).collect(),
+            context,
+            name,
+        };
+        let queue = Arc::new(queue);
+        Ok(Cuda { ordinal, multiprocessors, shared_bytes: shared, queue })
+    }
+
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+}
+
+fn not_taken(name: &str, file: &str, error: DriverError) -> Error {
+    use CUresult::*;
+    let expected = format!("kernels/{file}.cu to load");
+    let fix = match error.0 {
+        CUDA_ERROR_NO_BINARY_FOR_GPU
+        | CUDA_ERROR_INVALID_IMAGE
+        | CUDA_ERROR_INVALID_PTX
+        | CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+            format!(
+                "the kernels are of CUDA {NVCC_RELEASE}: update the driver, or build with an nvcc that is no \
+                 newer than the CUDA that `ddu doctor` says the driver takes"
+            )
+        }
+        _ => "see nvidia-smi: another process may fill the GPU".into(),
+    };
+    Error::invalid(name, expected, words(error)).fix(fix)
+}
+
+/// The function of a kernel, held against the table and made ready for its shared memory, where the device
+/// has that much (`launch::density` chooses by [`Device::shared_bytes`]).
+fn function(name: &str, module: &Module, kernel: &Kernel, shared: usize) -> Result<Function> {
+    use CUfunction_attribute::*;
+    let what = format!("{name}, kernel {}", kernel.name);
+    let refuse = |error| Error::invalid(&what, "a kernel of this build", words(error));
+    let mut function = module.function(kernel.name).map_err(refuse)?;
+    let attribute = |which| function.attribute(which).map_err(refuse);
+    let threads = attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
+    let fixed = attribute(CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
+    let first = function.parameter_bytes(0).map_err(refuse)?;
+    let second = function.parameter_bytes(1).map_err(refuse)?;
+    if threads < kernel.threads
+        || fixed != 0
+        || first != Some(kernel.params_bytes)
+        || second.is_some()
+    {
+        let expected = format!(
+            "one parameter of {} bytes, {} threads a block, no static shared memory",
+            kernel.params_bytes, kernel.threads
+        );
+        let found = format!("{first:?}, {second:?}, {threads} and {fixed}");
+        return Err(Error::invalid(what, expected, found).fix("build again from clean"));
+    }
+    if function.shared_bytes < kernel.shared_bytes && kernel.shared_bytes <= shared {
+        function.allow_shared(kernel.shared_bytes).map_err(refuse)?;
+    }
+    Ok(function)
+}
+
+/// Kernels, grids and parameters of launches: equal where they do the same, since the parameters hold every
+/// address.
+fn key(launches: &[Launch]) -> Box<[u64]> {
+    let words = launches.iter().flat_map(|launch| {
+        let kernel = std::ptr::from_ref(launch.kernel) as u64;
+        let grid = launch.grid.map(u64::from);
+        [kernel].into_iter().chain(grid).chain(launch.params().iter().copied())
+    });
+    words.collect()
+}
+
+impl Queue {
+    /// The stream, for this thread alone, with the context current.
+    fn enter(&self) -> Result<MutexGuard<'_, Work>> {
+        let work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        self.context.make_current().map_err(|error| self.fault("the context", error))?;
+        Ok(work)
+    }
+
+    /// Gives a launch to the stream; the caller holds `work`.
+    fn launch(&self, launch: &Launch) -> driver::Result<()> {
+        let Launch { kernel, grid, .. } = *launch;
+        let i = KERNELS.iter().position(|k| std::ptr::eq(k, kernel));
+        let function = self.functions[i.expect("a launch's kernel is of the table")];
+        if kernel.shared_bytes > function.shared_bytes {
+            return Err(DriverError(CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES));
+        }
+        let (threads, shared) = (kernel.threads as u32, kernel.shared_bytes as u32);
+        // SAFETY: the function's one parameter has the size that `function` compared with the table, and
+        // Launch::new its words with the table; a Launch is made only by functions that checked that the
+        // kernel stays inside its buffers. They outlive the launch: a dropped buffer waits for the stream.
+        unsafe { self.stream.launch(function, grid, threads, shared, launch.params()) }
+    }
+
+    /// What an error of the driver means, one line.
+    fn fault(&self, at: &str, error: DriverError) -> Error {
+        use CUresult::*;
+        let (name, words) = (&self.name, words(error));
+        let advice = match error.0 {
+            CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUDA_ERROR_INVALID_PC
+            | CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUDA_ERROR_LAUNCH_FAILED
+            | CUDA_ERROR_ASSERT => {
+                "a kernel given before it failed, and this process cannot use the GPU any more; compute-sanitizer \
+                 with the same command names the kernel; --device cpu does without"
+            }
+            CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES => {
+                "the GPU lacks the shared memory or the registers for it; --device cpu does without"
+            }
+            CUDA_ERROR_ECC_UNCORRECTABLE => "the GPU's memory is damaged: see nvidia-smi -q",
+            CUDA_ERROR_OUT_OF_MEMORY => "take a smaller --batch or --resize",
+            _ => "see nvidia-smi, and start again",
+        };
+        Error::Kernel(format!("{name}, {at}: {words}; {advice}"))
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // The fields' own drops need the context, and nothing under way.
+        let _ = self.context.make_current();
+        let _ = self.stream.wait();
+    }
+}
+
+/// What a [`Buffer`] holds.
+struct Allocation {
+    memory: Option<Memory>,
+    queue: Arc<Queue>,
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        // Kernels that were given its address may still run. An error: the context is lost, and with it
+        // the memory.
+        if let Ok(_work) = self.queue.enter() {
+            let _ = self.queue.stream.wait();
+            drop(self.memory.take());
+        }
+    }
+}
+
+impl Device for Cuda {
+    fn name(&self) -> String {
+        self.queue.name.clone()
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    fn shared_bytes(&self) -> usize {
+        self.shared_bytes
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Buffer> {
+        let _work = self.queue.enter()?;
+        // The driver has no memory of no bytes.
+        let memory = Memory::new(bytes.max(1)).map_err(|error| match error.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::Memory {
+                what: format!("{}, a buffer", self.queue.name),
+                needed: bytes as u64,
+                available: driver::free_memory().unwrap_or(0) as u64,
+                fix: "take a smaller --batch or --resize; nvidia-smi says who else uses the GPU"
+                    .into(),
+            },
+            _ => self.queue.fault("allocation", error),
+        })?;
+        let address = memory.address();
+        let allocation = Allocation { memory: Some(memory), queue: self.queue.clone() };
+        Ok(Buffer::new(address, bytes, allocation))
+    }
+
+    fn write(&self, to: Slice, from: &[u8]) -> Result<()> {
+        to.same_length(from.len())?;
+        let mut work = self.queue.enter()?;
+        // SAFETY: the slice lies in a live buffer and has `from.len()` bytes; a dropped buffer waits for the
+        // stream.
+        unsafe { work.staging.upload(&self.queue.stream, to.address, from) }
+            .map_err(|error| self.queue.fault("upload", error))
+    }
+
+    fn read(&self, from: Slice, to: &mut [u8]) -> Result<()> {
+        from.same_length(to.len())?;
+        let mut work = self.queue.enter()?;
+        // SAFETY: the slice lies in a live buffer and has `to.len()` bytes.
+        unsafe { work.staging.download(&self.queue.stream, to, from.address) }
+            .map_err(|error| self.queue.fault("download", error))
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        let _work = self.queue.enter()?;
+        self.queue.launch(launch).map_err(|error| self.queue.fault(launch.kernel.name, error))
+    }
+
+    fn run(&self, launches: &[Launch]) -> Result<()> {
+        if let [] | [_] = launches {
+            return launches.iter().try_for_each(|launch| self.launch(launch));
+        }
+        let queue = &self.queue;
+        let mut work = queue.enter()?;
+        let key = key(launches);
+        let graph = match work.graphs.iter().position(|(kept, _)| *kept == key) {
+            Some(i) => work.graphs.remove(i).1,
+            None => {
+                let mut at = "a run";
+                let enqueue = || {
+                    launches.iter().try_for_each(|launch| {
+                        at = launch.kernel.name;
+                        queue.launch(launch)
+                    })
+                };
+                let graph = queue.stream.capture(enqueue);
+                graph.map_err(|error| queue.fault(at, error))?
+            }
+        };
+        // SAFETY: the graph was captured from launches with the same parameters, so the same addresses; these
+        // launches prove that what lies there now is alive and large enough.
+        let replayed = unsafe { queue.stream.replay(&graph) };
+        if work.graphs.len() == GRAPHS {
+            work.graphs.remove(0);
+        }
+        work.graphs.push((key, graph));
+        replayed.map_err(|error| queue.fault("a run", error))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        let _work = self.queue.enter()?;
+        self.queue.stream.wait().map_err(|error| self.queue.fault("a run", error))
+    }
+
+    fn measure(&self, launch: &Launch) -> Result<Cost> {
+        let queue = &self.queue;
+        let _work = queue.enter()?;
+        let measured = || {
+            let (start, end) = (Event::new(true)?, Event::new(true)?);
+            queue.stream.record(&start)?;
+            queue.launch(launch)?;
+            queue.stream.record(&end)?;
+            end.wait()?;
+            end.since(&start)
+        };
+        let milliseconds = measured().map_err(|error| queue.fault(launch.kernel.name, error))?;
+        let time = Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3);
+        Ok(Cost { time, counts: None })
+    }
+}

@@ -1,0 +1,361 @@
+//! The handles of the CUDA driver that `cuda.rs` holds, each destroyed when dropped, and the calls it
+//! makes with them.
+//!
+//! Every call needs the context of the handle current on the calling thread ([`Context::make_current`]),
+//! drops included; without it the driver answers with an error, and a handle is leaked.
+
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::ptr::null_mut;
+
+use cudarc::driver::DriverError;
+use cudarc::driver::sys::{self, CUresult};
+
+pub type Result<T> = std::result::Result<T, DriverError>;
+
+/// "CUDA_ERROR_OUT_OF_MEMORY (out of memory)"
+pub fn words(error: DriverError) -> String {
+    let text = |text: Result<&CStr>| text.map(|t| t.to_string_lossy().into_owned());
+    match (text(error.error_name()), text(error.error_string())) {
+        (Ok(name), Ok(said)) => format!("{name} ({said})"),
+        _ => format!("{:?}", error.0),
+    }
+}
+
+/// The primary context of a device, kept until dropped.
+pub struct Context {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+}
+
+// SAFETY: the driver takes its handles on any thread that the context is current on; a graph, which it does
+// not lock itself, is launched behind a mutex alone.
+unsafe impl Send for Context {}
+unsafe impl Sync for Context {}
+
+impl Context {
+    /// Of the device `ordinal`; the driver must be present and initialised.
+    pub fn retain(ordinal: usize) -> Result<Self> {
+        let (mut device, mut context) = (0, null_mut());
+        // SAFETY: both write one handle through a pointer that is valid for it; `device` is the driver's own.
+        unsafe {
+            sys::cuDeviceGet(&mut device, ordinal as c_int).result()?;
+            sys::cuDevicePrimaryCtxRetain(&mut context, device).result()?;
+        }
+        Ok(Context { device, context })
+    }
+
+    pub fn make_current(&self) -> Result<()> {
+        // SAFETY: the context is retained until `self` is dropped.
+        unsafe { sys::cuCtxSetCurrent(self.context) }.result()
+    }
+
+    pub fn attribute(&self, attribute: sys::CUdevice_attribute) -> Result<usize> {
+        let mut value = 0;
+        // SAFETY: one integer is written through a pointer that is valid for it.
+        unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, self.device) }.result()?;
+        Ok(value.max(0) as usize)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained once by `retain`, released once here, after every handle made in it (the last
+        // field of its owner). A context that is released must not stay current.
+        unsafe {
+            let _ = sys::cuCtxSetCurrent(null_mut());
+            let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
+        }
+    }
+}
+
+/// A handle that `$destroy` takes once.
+macro_rules! handle {
+    ($(#[$doc:meta])* $name:ident, $raw:ty, $destroy:ident) => {
+        $(#[$doc])*
+        pub struct $name($raw);
+
+        // SAFETY: as for `Context`.
+        unsafe impl Send for $name {}
+        unsafe impl Sync for $name {}
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                // SAFETY: the handle was made by the driver, is owned by `self` and used no more. An error
+                // means that the context is lost, and the handle with it.
+                let _ = unsafe { sys::$destroy(self.0) };
+            }
+        }
+    };
+}
+
+handle!(
+    /// A queue of work.
+    Stream, sys::CUstream, cuStreamDestroy_v2
+);
+handle!(
+    /// A point in a stream.
+    Event, sys::CUevent, cuEventDestroy_v2
+);
+handle!(
+    /// The kernels of one file.
+    Module, sys::CUmodule, cuModuleUnload
+);
+handle!(
+    /// Kernels to be launched together.
+    Graph, sys::CUgraphExec, cuGraphExecDestroy
+);
+handle!(
+    /// Device memory. What uses it must have ended before it is dropped.
+    Memory, sys::CUdeviceptr, cuMemFree_v2
+);
+
+/// A function of a [`Module`], and the bytes of dynamic shared memory that it may be launched with.
+#[derive(Clone, Copy)]
+pub struct Function {
+    raw: sys::CUfunction,
+    pub shared_bytes: usize,
+}
+
+// SAFETY: as for `Context`.
+unsafe impl Send for Function {}
+unsafe impl Sync for Function {}
+
+impl Module {
+    /// # Safety
+    /// `image` is a fatbin, cubin or NUL-terminated PTX text.
+    pub unsafe fn load(image: &[u8]) -> Result<Self> {
+        // Embedded bytes lie anywhere; the driver reads headers of 64-bit words.
+        let mut words = vec![0u64; image.len().div_ceil(8) + 1];
+        bytemuck::cast_slice_mut(&mut words)[..image.len()].copy_from_slice(image);
+        let mut module = null_mut();
+        // SAFETY: the image is whole and what the caller promises; the driver copies what it keeps.
+        unsafe { sys::cuModuleLoadData(&mut module, words.as_ptr().cast()) }.result()?;
+        Ok(Module(module))
+    }
+
+    /// The function `name`, loaded now: a lazy load would come in the middle of a capture.
+    pub fn function(&self, name: &str) -> Result<Function> {
+        let name = CString::new(name).expect("a kernel's name has no NUL");
+        let mut raw = null_mut();
+        // SAFETY: the module is alive, the name NUL-terminated; `raw` is then a function of the module.
+        unsafe {
+            sys::cuModuleGetFunction(&mut raw, self.0, name.as_ptr()).result()?;
+            sys::cuFuncLoad(raw).result()?;
+        }
+        Ok(Function { raw, shared_bytes: 48 << 10 })
+    }
+}
+
+impl Function {
+    pub fn attribute(&self, attribute: sys::CUfunction_attribute) -> Result<usize> {
+        let mut value = 0;
+        // SAFETY: one integer is written through a pointer that is valid for it.
+        unsafe { sys::cuFuncGetAttribute(&mut value, attribute, self.raw) }.result()?;
+        Ok(value.max(0) as usize)
+    }
+
+    /// Size of parameter `i`; None where there is none.
+    pub fn parameter_bytes(&self, i: usize) -> Result<Option<usize>> {
+        let (mut offset, mut bytes) = (0, 0);
+        // SAFETY: two sizes are written through pointers that are valid for them.
+        match unsafe { sys::cuFuncGetParamInfo(self.raw, i, &mut offset, &mut bytes) } {
+            CUresult::CUDA_ERROR_INVALID_VALUE => Ok(None),
+            answer => answer.result().map(|()| Some(bytes)),
+        }
+    }
+
+    /// Opts in to `bytes` of dynamic shared memory.
+    pub fn allow_shared(&mut self, bytes: usize) -> Result<()> {
+        let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is alive; a size that the device does not have is refused.
+        unsafe { sys::cuFuncSetAttribute(self.raw, limit, bytes as c_int) }.result()?;
+        self.shared_bytes = bytes;
+        Ok(())
+    }
+}
+
+impl Memory {
+    pub fn new(bytes: usize) -> Result<Self> {
+        let mut address = 0;
+        // SAFETY: one address is written through a pointer that is valid for it.
+        unsafe { sys::cuMemAlloc_v2(&mut address, bytes) }.result()?;
+        Ok(Memory(address))
+    }
+
+    pub fn address(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Bytes of the current context's device that nobody has taken.
+pub fn free_memory() -> Result<usize> {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: two sizes are written through pointers that are valid for them.
+    unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }.result()?;
+    Ok(free)
+}
+
+/// Host memory that the device reads and writes itself.
+pub struct Pinned {
+    data: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: plain memory, reached through `self` alone.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    /// `write_combined`: faster to write, and far too slow to be read by the host.
+    pub fn new(bytes: usize, write_combined: bool) -> Result<Self> {
+        let flags = if write_combined { sys::CU_MEMHOSTALLOC_WRITECOMBINED } else { 0 };
+        let mut data: *mut c_void = null_mut();
+        // SAFETY: one pointer is written through a pointer that is valid for it; the memory behind it is then
+        // ours, and initialised below.
+        unsafe {
+            sys::cuMemHostAlloc(&mut data, bytes, flags).result()?;
+            std::ptr::write_bytes(data.cast::<u8>(), 0, bytes);
+        }
+        Ok(Pinned { data: data.cast(), bytes })
+    }
+
+    /// # Safety
+    /// No copy from or to it is under way.
+    pub unsafe fn host(&mut self) -> &mut [u8] {
+        // SAFETY: `bytes` initialised bytes, borrowed as `self` is; the device leaves them alone.
+        unsafe { std::slice::from_raw_parts_mut(self.data, self.bytes) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, freed once; the stream has ended (see `Cuda`'s drop).
+        let _ = unsafe { sys::cuMemFreeHost(self.data.cast()) };
+    }
+}
+
+impl Event {
+    pub fn new(timed: bool) -> Result<Self> {
+        use sys::CUevent_flags::{CU_EVENT_DEFAULT, CU_EVENT_DISABLE_TIMING};
+        let flags = if timed { CU_EVENT_DEFAULT } else { CU_EVENT_DISABLE_TIMING };
+        let mut event = null_mut();
+        // SAFETY: one handle is written through a pointer that is valid for it.
+        unsafe { sys::cuEventCreate(&mut event, flags as u32) }.result()?;
+        Ok(Event(event))
+    }
+
+    /// Waits for the last record; not at all where there is none.
+    pub fn wait(&self) -> Result<()> {
+        // SAFETY: the event is alive.
+        unsafe { sys::cuEventSynchronize(self.0) }.result()
+    }
+
+    /// Milliseconds from `start` to `self`, both timed and past.
+    pub fn since(&self, start: &Event) -> Result<f32> {
+        let mut milliseconds = 0.0;
+        // SAFETY: both events are alive; one number is written through a pointer that is valid for it.
+        unsafe { sys::cuEventElapsedTime_v2(&mut milliseconds, start.0, self.0) }.result()?;
+        Ok(milliseconds)
+    }
+}
+
+impl Stream {
+    pub fn new() -> Result<Self> {
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        let mut stream = null_mut();
+        // SAFETY: one handle is written through a pointer that is valid for it.
+        unsafe { sys::cuStreamCreate(&mut stream, flags) }.result()?;
+        Ok(Stream(stream))
+    }
+
+    pub fn wait(&self) -> Result<()> {
+        // SAFETY: the stream is alive.
+        unsafe { sys::cuStreamSynchronize(self.0) }.result()
+    }
+
+    pub fn record(&self, event: &Event) -> Result<()> {
+        // SAFETY: both are alive.
+        unsafe { sys::cuEventRecord(event.0, self.0) }.result()
+    }
+
+    /// Copies the first `bytes` of `from` to the device.
+    ///
+    /// # Safety
+    /// `to` has as many bytes, and `from` is neither written nor freed before the copy has ended.
+    pub unsafe fn upload(&self, to: u64, from: &Pinned, bytes: usize) -> Result<()> {
+        assert!(bytes <= from.bytes);
+        // SAFETY: both sides have `bytes` bytes for as long as the copy takes.
+        unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.data.cast(), bytes, self.0) }.result()
+    }
+
+    /// Copies from the device to the first `bytes` of `to`.
+    ///
+    /// # Safety
+    /// `from` has as many bytes, and `to` is neither used nor freed before the copy has ended.
+    pub unsafe fn download(&self, to: &mut Pinned, from: u64, bytes: usize) -> Result<()> {
+        assert!(bytes <= to.bytes);
+        // SAFETY: both sides have `bytes` bytes for as long as the copy takes.
+        unsafe { sys::cuMemcpyDtoHAsync_v2(to.data.cast(), from, bytes, self.0) }.result()
+    }
+
+    /// Blocks of `threads` threads with `shared` bytes of dynamic shared memory each.
+    ///
+    /// # Safety
+    /// The function takes one parameter, which `params` holds, and stays inside live memory.
+    pub unsafe fn launch(
+        &self,
+        function: Function,
+        [x, y, z]: [u32; 3],
+        threads: u32,
+        shared: u32,
+        params: &[u64],
+    ) -> Result<()> {
+        let mut pointers = [params.as_ptr().cast_mut().cast::<c_void>()];
+        // SAFETY: the driver copies the parameter, which it does not change, before it returns.
+        unsafe {
+            sys::cuLaunchKernel(
+                function.raw,
+                x,
+                y,
+                z,
+                threads,
+                1,
+                1,
+                shared,
+                self.0,
+                pointers.as_mut_ptr(),
+                null_mut(),
+            )
+        }
+        .result()
+    }
+
+    /// The graph of what `enqueue` gives to this stream; nothing of it runs. Until this returns, `enqueue`
+    /// launches kernels and does nothing else with the driver, and no other thread uses the stream.
+    pub fn capture(&self, enqueue: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        // Of this thread alone: another may allocate meanwhile.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        let (mut graph, mut exec) = (null_mut(), null_mut());
+        // SAFETY: the stream is alive; `graph` and `exec` are written through pointers that are valid for
+        // them; the capture is ended whatever became of it, and its graph destroyed once.
+        unsafe {
+            sys::cuStreamBeginCapture_v2(self.0, mode).result()?;
+            let enqueued = enqueue();
+            let ended = sys::cuStreamEndCapture(self.0, &mut graph).result();
+            let made = enqueued
+                .and(ended)
+                .and_then(|()| sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0).result());
+            if !graph.is_null() {
+                let _ = sys::cuGraphDestroy(graph);
+            }
+            made?;
+        }
+        Ok(Graph(exec))
+    }
+
+    /// # Safety
+    /// The kernels of the graph stay inside live memory.
+    pub unsafe fn replay(&self, graph: &Graph) -> Result<()> {
+        // SAFETY: both are alive; a graph in flight may be destroyed.
+        unsafe { sys::cuGraphLaunch(graph.0, self.0) }.result()
+    }
+}
