@@ -135,7 +135,7 @@ fn simt_fits_and_scores() {
         off.sort_unstable_by(f32::total_cmp);
         off[off.len() / 2]
     };
-    // What the features' rounding does is bounded in tests/kernels/fused.rs; here: the same scores, not others.
+    // What the features' rounding does is bounded in tests/kernels/network/score.rs; here: the same scores, not others.
     for (a, b) in [(0, 1), (0, 2), (0, 3), (0, 5)] {
         assert!(median_off(a, b) < 0.5, "{a} and {b}: {}", median_off(a, b));
     }

@@ -11,7 +11,6 @@
 mod conv2d;
 mod density;
 mod depthwise;
-mod fused;
 mod gather;
 mod grid;
 mod head;
@@ -19,6 +18,7 @@ mod head;
 mod models;
 mod moments;
 mod network;
+mod pictures;
 mod pool;
 mod preprocess;
 mod resize;

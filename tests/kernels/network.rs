@@ -1,6 +1,9 @@
 //! Whole networks on a device against the CPU path, op by op and end to end (`ddu::device::compare`), and
 //! what a launch refuses.
 
+mod fit;
+mod score;
+
 use ddu::data::{Image, decode, read_class_names};
 use ddu::device::compare::compare;
 use ddu::device::kernels::KERNELS;

@@ -8,92 +8,18 @@
 //!   (to first order |W^T y| |dz|), and LSE_c(t_c - delta_c) <= log q <= LSE_c(t_c + delta_c). dz itself is
 //!   held to the bound of `ddu::device::compare`.
 
-use ddu::data::{Image, LabelRule, Mask, label_grid};
-use ddu::demo::scenes;
-use ddu::density::{
-    Covariance, Density, Fit, Gaussian, Gaussians, Moments, Prior, Score, finite_in_half,
-    round_to_half,
-};
+use ddu::data::Image;
+use ddu::density::{Gaussian, Gaussians, Moments, Score, finite_in_half};
 use ddu::device::launch::density::Precision;
-use ddu::device::simt::{Schedule, Simt};
 use ddu::engine::{Engine, Output};
 use ddu::model::{Backbone, Model};
 use ddu::ops::Size;
 
 use crate::models::{random_model, small, wide};
+use crate::pictures::*;
+use crate::scene::CamVid;
 
 const SCORES: [Score; 2] = [Score::Density, Score::Relative];
-
-fn demo_model() -> Model {
-    let bytes = include_bytes!("../../assets/demo.safetensors");
-    Model::from_bytes("the demo's network", bytes).unwrap()
-}
-
-fn simt(model: Model) -> Engine {
-    Engine::on(model, Box::new(Simt { schedule: Schedule::Forward, workers: 2 })).unwrap()
-}
-
-/// Rows and columns from `from` on of a drawn scene, with its labels.
-fn crop(seed: u64, from: (usize, usize), size: Size) -> (Image, Mask) {
-    let scene = scenes::draw(seed, true);
-    let place = |y: usize| (from.0 + y) * scenes::SIZE.w + from.1;
-    let rgb = |y| scene.image.rgb[place(y) * 3..][..size.w * 3].iter().copied();
-    let label = |y| scene.label[place(y)..][..size.w].iter().copied();
-    let image = Image { size, rgb: (0..size.h).flat_map(rgb).collect() };
-    (image, Mask { size, label: (0..size.h).flat_map(label).collect() })
-}
-
-/// The demo's density, of few scenes.
-fn demo_density() -> Density {
-    let mut engine = Engine::new(demo_model());
-    let config = engine.model().config();
-    let (classes, channels) = (config.classes.clone(), config.feature_channels());
-    let rule = LabelRule::AlignCorners;
-    let mut density = Density::new(engine.model().hash(), classes, channels, rule, None);
-    for seed in 0..12 {
-        let scene = scenes::draw(seed, false);
-        let output = engine.run(&[&scene.image]).unwrap();
-        let mask = Mask { size: scenes::SIZE, label: scene.label };
-        let labels = label_grid(&mask, output.size, output.padded, output.grid, rule);
-        density.add(seed, &output.features(0).unwrap(), &labels);
-    }
-    density
-}
-
-/// A fit of pictures in runs of `batch`; `each`: folded image by image, as a checkpoint in the middle
-/// of a run has it.
-fn fit(engine: &mut Engine, pictures: &[(Image, Mask)], batch: usize, each: bool) -> Density {
-    let config = engine.model().config();
-    let (classes, channels) = (config.classes.clone(), config.feature_channels());
-    let rule = LabelRule::of(config.align_corners);
-    let empty = Density::new(engine.model().hash(), classes, channels, rule, None);
-    let mut fit = Fit::new(empty, engine).unwrap();
-    for (run, pictures) in pictures.chunks(batch).enumerate() {
-        let images: Vec<&Image> = pictures.iter().map(|(image, _)| image).collect();
-        let output = engine.run(&images).unwrap();
-        for (at, (_, mask)) in pictures.iter().enumerate() {
-            let labels = label_grid(mask, output.size, output.padded, output.grid, rule);
-            let hash = (run * batch + at) as u64;
-            assert!(fit.add(&output, at, hash, labels.clone()).unwrap());
-            // A second image of this content changes nothing.
-            assert!(!fit.add(&output, at, hash, labels).unwrap());
-            if each {
-                fit.fold(&output).unwrap();
-                fit.density().unwrap();
-            }
-        }
-        fit.fold(&output).unwrap();
-    }
-    fit.density().unwrap().clone()
-}
-
-fn gaussians(moments: &Moments) -> Gaussians {
-    Gaussians::new(moments, Covariance::Full, Prior::Empirical).unwrap().0
-}
-
-fn f64s(z: &[f32]) -> Vec<f64> {
-    z.iter().map(|v| f64::from(round_to_half(*v))).collect()
-}
 
 fn allowed(value: f64) -> f64 {
     1e-3 + 1e-5 * value.abs()
@@ -124,10 +50,6 @@ fn check_map(what: &str, output: &Output, map: &[f32], cells: &[(f64, f64)]) -> 
         worst = worst.max(off / bound);
     }
     worst
-}
-
-fn rows(values: &[f32], channels: usize) -> Vec<Vec<f64>> {
-    values.chunks_exact(channels).map(f64s).collect()
 }
 
 #[test]
@@ -255,6 +177,15 @@ fn whole_chains_agree_with_the_cpu_on_the_demos_scenes() {
     check_chains("demo", demo_model, &gaussians(&density.moments), &[&pictures[0], &pictures[1]]);
 }
 
+#[test]
+fn whole_chains_agree_with_the_cpu_on_camvid() {
+    let (Some((model, pictures)), Some(CamVid { moments, .. })) = (camvid(), CamVid::open()) else {
+        return;
+    };
+    let images: Vec<&Image> = pictures.iter().map(|(image, _)| image).collect();
+    check_chains("CamVid", || model.clone(), &gaussians(&moments), &images);
+}
+
 /// Features that fp16 cannot hold: -inf, counted image by image although a warp has cells of both.
 #[test]
 fn cells_that_overflow_are_counted_for_their_own_image() {
@@ -331,125 +262,4 @@ fn what_a_device_cannot_score_is_one_line() {
     refused(&mut cpu, &narrow, Precision::Fast, ["--precision fast", "cpu"]);
     refused(&mut cpu, &fitted(three), Precision::Exact, ["20 channels", "32"]);
     cpu.score_with(&narrow, &SCORES, Precision::Exact).unwrap();
-}
-
-fn known_pictures(count: usize) -> Vec<(Image, Mask)> {
-    (0..count as u64).map(|i| crop(910 + i, (90, 20 * i as usize), Size::new(50, 71))).collect()
-}
-
-/// Features and labels of pictures run one by one.
-fn features(engine: &mut Engine, pictures: &[(Image, Mask)]) -> Vec<(Vec<Vec<f64>>, Vec<u8>)> {
-    let of = |(image, mask): &(Image, Mask)| {
-        let output = engine.run(&[image]).unwrap();
-        let rule = LabelRule::AlignCorners;
-        let labels = label_grid(mask, output.size, output.padded, output.grid, rule);
-        (rows(&output.features(0).unwrap(), output.channels), labels)
-    };
-    pictures.iter().map(of).collect()
-}
-
-/// Against the CPU's moments of the device's own features: either is held to 2e-6 sqrt(S_ii S_jj) by tests of
-/// its own. Counts, tally and sample are equal, to the bit.
-#[test]
-fn a_fit_on_a_device_is_the_fit_of_its_features() {
-    let pictures = known_pictures(5);
-    let mut engine = simt(demo_model());
-    let whole = fit(&mut engine, &pictures, 3, false);
-    let mut own = Density { moments: Moments::new(9, 64), ..whole.clone() };
-    own.sample = ddu::density::Sample::new(64);
-    own.origin.pixels = Default::default();
-    own.origin.images.clear();
-    let mut hash = 0;
-    for run in pictures.chunks(3) {
-        let images: Vec<&Image> = run.iter().map(|(image, _)| image).collect();
-        let output = engine.run(&images).unwrap();
-        for (at, (_, mask)) in run.iter().enumerate() {
-            let rule = LabelRule::AlignCorners;
-            let labels = label_grid(mask, output.size, output.padded, output.grid, rule);
-            own.add(hash, &output.features(at).unwrap(), &labels);
-            hash += 1;
-        }
-    }
-    assert_eq!((&whole.origin, &whole.sample), (&own.origin, &own.sample));
-    assert!(whole.origin.pixels.unknown.len() > 1 && whole.origin.pixels.void > 0);
-    let (found, expected) = (&whole.moments, &own.moments);
-    assert_eq!(found.count(), expected.count());
-    for class in 0..9 {
-        for i in 0..64 {
-            let greatest = expected.mean(class)[i].abs().max(1.0);
-            assert!((found.mean(class)[i] - expected.mean(class)[i]).abs() <= 1e-12 * greatest);
-            for j in 0..=i {
-                let s = |m: &Moments, i: usize, j: usize| m.scatter(class)[i * 64 + j];
-                let scale = (s(expected, i, i) * s(expected, j, j)).sqrt();
-                let off = (s(found, i, j) - s(expected, i, j)).abs();
-                assert!(
-                    off <= 4e-6 * scale + 1e-12,
-                    "class {class}, S[{i}, {j}]: {off:e} of {scale:e}"
-                );
-            }
-        }
-    }
-    // Two runs, and any place where a checkpoint cuts a run: the same bits.
-    assert_eq!(fit(&mut engine, &pictures, 3, false), whole);
-    assert_eq!(fit(&mut engine, &pictures, 3, true), whole);
-}
-
-/// Whole chains: with dz = z_device - z_cpu of each pixel, e = dz less its class mean and E its scatter,
-/// mean' - mean = mean of dz, and by Cauchy and Schwarz
-/// |S'_ij - S_ij| = |sum x_i e_j + e_i x_j + e_i e_j| <= sqrt(S_ii E_jj) + sqrt(E_ii S_jj) + sqrt(E_ii E_jj).
-#[test]
-fn a_fit_on_a_device_is_as_near_to_the_cpus_as_its_features() {
-    let pictures = known_pictures(4);
-    let [mut cpu, mut device] = [Engine::new(demo_model()), simt(demo_model())];
-    let (host, found) =
-        (fit(&mut cpu, &pictures, 1, false).moments, fit(&mut device, &pictures, 1, false).moments);
-    assert_eq!(host.count(), found.count());
-    let (own, theirs) = (features(&mut cpu, &pictures), features(&mut device, &pictures));
-    let mut worst = 0f64;
-    for class in 0..9u8 {
-        let mut dz: Vec<Vec<f64>> = Vec::new();
-        for ((own, labels), (theirs, _)) in own.iter().zip(&theirs) {
-            let of_class = |(i, _): &(usize, &Vec<f64>)| labels[*i] == class;
-            let pairs = own.iter().enumerate().filter(of_class);
-            dz.extend(pairs.map(|(i, z)| theirs[i].iter().zip(z).map(|(a, b)| a - b).collect()));
-        }
-        let n = dz.len().max(1) as f64;
-        assert_eq!(dz.len() as i64, host.count()[usize::from(class)]);
-        let mean: Vec<f64> = (0..64).map(|i| dz.iter().map(|e| e[i]).sum::<f64>() / n).collect();
-        let scatter: Vec<f64> =
-            (0..64).map(|i| dz.iter().map(|e| (e[i] - mean[i]).powi(2)).sum()).collect();
-        let class = usize::from(class);
-        for i in 0..64 {
-            let moved = found.mean(class)[i] - host.mean(class)[i];
-            assert!((moved - mean[i]).abs() <= 1e-12 * host.mean(class)[i].abs().max(1.0));
-            for j in 0..=i {
-                let s = |m: &Moments, i: usize, j: usize| m.scatter(class)[i * 64 + j];
-                let root = |i: usize| (s(&host, i, i).max(0.0).sqrt(), scatter[i].sqrt());
-                let ((s_i, e_i), (s_j, e_j)) = (root(i), root(j));
-                let moved = s_i * e_j + e_i * s_j + e_i * e_j;
-                let bound = moved + 4e-6 * (s_i + e_i) * (s_j + e_j) + 1e-12;
-                let off = (s(&found, i, j) - s(&host, i, j)).abs();
-                assert!(off <= bound, "class {class}, S[{i}, {j}]: {off:e}, bound {bound:e}");
-                worst = worst.max(off / bound);
-            }
-        }
-    }
-    println!("scatters of the whole chains: {:.0} % of the bound", 100.0 * worst);
-}
-
-/// What the batch may change is the network's features (its convolutions split their sums by the number
-/// of pixels), never the fold.
-#[test]
-fn the_batch_moves_a_fit_by_its_features_alone() {
-    let pictures = known_pictures(4);
-    let mut engine = simt(demo_model());
-    let single = features(&mut engine, &pictures);
-    let images: Vec<&Image> = pictures.iter().map(|(image, _)| image).collect();
-    let output = engine.run(&images).unwrap();
-    let together: Vec<_> = (0..4).map(|i| rows(&output.features(i).unwrap(), 64)).collect();
-    let equal = single.iter().zip(&together).all(|((a, _), b)| a == b);
-    let [one, four] = [1, 4].map(|batch| fit(&mut engine, &pictures, batch, false));
-    println!("features of batch 1 and 4 are {}", if equal { "equal" } else { "not equal" });
-    assert_eq!(one.moments.count(), four.moments.count());
-    assert_eq!(one == four, equal);
 }
