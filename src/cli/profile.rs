@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
+use ddu::data::Image;
 use ddu::device::network::Network;
-use ddu::device::profile::{Paper, Row, profile};
+use ddu::device::profile::{Paper, Profile, Row, profile};
 use ddu::model::Model;
 use ddu::ops::Size;
 use ddu::plan::{Folded, compile};
@@ -15,10 +16,11 @@ use ddu::report::json;
 use ddu::{Error, data};
 use serde::Serialize;
 
-use super::devices;
+use super::{devices, scoring};
 
-/// Time, share, TFLOP/s and GB/s of every kernel of a network
+/// Time, share, TFLOP/s and GB/s of every kernel of a network, with --density of the density's as well
 ///
+/// Runs on a picture of stripes, or on --input: how much the density's early exit skips depends on it.
 /// On simt the time says nothing of a GPU; the counts of instructions do. With --dry-run nothing runs:
 /// tile, splits, blocks and waves of every launch, and the time that an H200's roofs would allow.
 #[derive(clap::Args)]
@@ -27,8 +29,13 @@ pub struct Args {
     #[arg(short, long, value_name = "MODEL")]
     model: PathBuf,
     /// Size of the images, height first
-    #[arg(long, value_name = "HxW", default_value = "513x513")]
+    #[arg(long, value_name = "HxW", default_value = "513x513", conflicts_with = "input")]
     size: ImageSize,
+    /// Image to run on, of its own size
+    #[arg(long, value_name = "IMAGE")]
+    input: Option<PathBuf>,
+    #[command(flatten)]
+    scoring: scoring::Args,
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
     batch: u16,
     /// simt or cuda:N
@@ -67,9 +74,13 @@ struct Report {
     device: String,
     host: json::Host,
     model_sha256: String,
+    density: Option<PathBuf>,
+    /// None: a picture of stripes.
+    input: Option<PathBuf>,
     image_px: Size,
     batch: usize,
-    launches: Vec<Row>,
+    #[serde(flatten)]
+    profile: Profile,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -83,13 +94,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let model = Model::load(&args.model)?;
     let config = model.config();
     let folded = Folded::new(&model);
-    let (batch, size) = (usize::from(args.batch), args.size.0);
+    let picture = match &args.input {
+        Some(path) => data::decode(path, true)?,
+        None => stripes(args.size.0),
+    };
+    let (batch, size) = (usize::from(args.batch), picture.size);
     let plan = compile(config, &folded, batch, size)?;
     let name = device.name();
     let mut network = Network::new(device, folded, config.mean, config.std, config.classes.len())?;
-    let launches = profile(&mut network, &plan, !args.dry_run)?;
+    let score = args.scoring.score.score();
+    if let Some(loaded) = args.scoring.load(&model, None)? {
+        network.score_with(&loaded.gaussians, &[score], loaded.precision)?;
+    }
+    let profile = profile(&mut network, &plan, (!args.dry_run).then_some(&picture))?;
     if let Some(file) = &args.csv {
-        let text = csv(&launches)?;
+        let text = csv(&profile.launches)?;
         data::write_atomic(file, |out| out.write_all(text.as_bytes()))?;
     }
     match &args.json {
@@ -99,15 +118,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 device: name,
                 host: json::Host::here(),
                 model_sha256: model.hash(),
+                density: args.scoring.density,
+                input: args.input,
                 image_px: size,
                 batch,
-                launches,
+                profile,
             };
             json::write(target, &report)?;
         }
-        None => super::print(&text(&launches, !args.dry_run)?)?,
+        None => super::print(&text(&profile, !args.dry_run, args.input.as_deref())?)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn stripes(size: Size) -> Image {
+    Image { size, rgb: (0..size.pixels() * 3).map(|i| (i * 7 % 256) as u8).collect() }
 }
 
 fn shape(row: &Row) -> String {
@@ -115,7 +140,12 @@ fn shape(row: &Row) -> String {
     format!("{n} x {h} x {w} x {c}")
 }
 
-fn text(rows: &[Row], measured: bool) -> Result<String, std::fmt::Error> {
+fn text(
+    profile: &Profile,
+    measured: bool,
+    input: Option<&Path>,
+) -> Result<String, std::fmt::Error> {
+    let rows = &profile.launches;
     let mut out = String::new();
     write!(
         out,
@@ -179,6 +209,17 @@ fn text(rows: &[Row], measured: bool) -> Result<String, std::fmt::Error> {
             out,
             "total: {} launches, {gflop:.2} GFLOP; an H200's roofs and launches allow {us:.0} us (a lower bound on paper, not a measurement)",
             rows.len()
+        )?;
+    }
+    if measured {
+        let on = input.map_or("a picture of stripes".into(), |path| path.display().to_string());
+        writeln!(out, "run on {on}")?;
+    }
+    if let Some(skipped) = profile.early_exit_skipped {
+        let percent = 100.0 * skipped;
+        writeln!(
+            out,
+            "early exit skipped {percent:.1} % of the density's blocks of W (its GFLOP above are all of them)"
         )?;
     }
     Ok(out)

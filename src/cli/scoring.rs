@@ -1,4 +1,4 @@
-//! The options that say how a density is evaluated, for `infer` and `eval`.
+//! The options that say how a density is evaluated, for `infer`, `eval` and `profile`.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use super::warn;
 #[derive(clap::Args)]
 #[group(skip)]
 pub struct Args {
-    /// Density written by `ddu fit` for this model: also write the epistemic uncertainty
+    /// Density written by `ddu fit` for this model: adds the epistemic uncertainty
     #[arg(short, long, value_name = "DENSITY")]
     pub density: Option<PathBuf>,
     /// density: log q(z); relative: minus the log-density of all classes taken as one Gaussian
@@ -39,7 +39,7 @@ enum PrecisionName {
 pub struct Loaded {
     pub density: Density,
     pub gaussians: Gaussians,
-    precision: Precision,
+    pub precision: Precision,
 }
 
 impl Loaded {

@@ -6,7 +6,9 @@
 //! alone does not fill a multiprocessor, and mma.sync does not reach the peak, which is wgmma's): it
 //! tells which layers are too small, not how fast they are.
 
+use super::launch::density::{BLOCK, PANEL, blocks};
 use super::network::{Network, Step};
+use super::scoring::Scoring;
 use super::{Buffer, Cost, Device, Launch, Slice};
 use crate::data::Image;
 use crate::error::{Error, Result};
@@ -43,6 +45,15 @@ pub struct Row {
     pub measured: Option<Cost>,
 }
 
+/// What a plan's launches cost.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Profile {
+    pub launches: Vec<Row>,
+    /// Share of the triangular blocks of W that the density's early exit left out on this picture; FLOP
+    /// and predicted time of the density count them.
+    pub early_exit_skipped: Option<f64>,
+}
+
 /// A device that allocates addresses only: what a plan would launch, without running it.
 pub struct Paper;
 
@@ -53,6 +64,10 @@ impl Device for Paper {
 
     fn multiprocessors(&self) -> usize {
         MULTIPROCESSORS
+    }
+
+    fn shared_bytes(&self) -> usize {
+        SHARED_BYTES
     }
 
     fn alloc(&self, bytes: usize) -> Result<Buffer> {
@@ -80,24 +95,48 @@ impl Device for Paper {
     }
 }
 
-/// Every launch of a plan; `measure`: run, on a picture of stripes.
-pub fn profile(network: &mut Network, plan: &Plan, measure: bool) -> Result<Vec<Row>> {
+/// Every launch of a plan, and of the density where the network has one; `picture`: run on as many of it
+/// as the plan's batch.
+pub fn profile(network: &mut Network, plan: &Plan, picture: Option<&Image>) -> Result<Profile> {
     network.prepare(plan)?;
-    if measure {
-        let stripes = (0..plan.image.pixels() * 3).map(|i| (i * 7 % 256) as u8).collect();
-        let picture = Image { size: plan.image, rgb: stripes };
-        network.write_pictures(plan, &vec![&picture; plan.batch])?;
+    if let Some(picture) = picture {
+        network.write_pictures(plan, &vec![picture; plan.batch])?;
     }
     let steps = network.steps(plan)?;
-    let nodes = std::iter::once(None).chain(plan.nodes.iter().map(Some)).chain([None]);
-    let mut rows = Vec::new();
+    let none = std::iter::repeat(None);
+    let nodes = std::iter::once(None).chain(plan.nodes.iter().map(Some)).chain(none);
+    let mut launches = Vec::new();
     for (step, node) in steps.iter().zip(nodes) {
         for (i, launch) in step.launches.iter().enumerate() {
-            let measured = measure.then(|| network.device().measure(launch)).transpose()?;
-            rows.push(Row { measured, ..row(network, plan, step, node, i, launch) });
+            let measured = picture.map(|_| network.device().measure(launch)).transpose()?;
+            launches.push(Row { measured, ..row(network, plan, step, node, i, launch)? });
         }
     }
-    Ok(rows)
+    let early_exit_skipped = match (network.scoring(), picture) {
+        (Some(scoring), Some(_)) => {
+            let done = scoring.multiplied_share(network.device(), plan.batch, &plan.head())?;
+            Some(1.0 - done)
+        }
+        _ => None,
+    };
+    Ok(Profile { launches, early_exit_skipped })
+}
+
+/// What one launch has to do.
+struct Work {
+    shape: [usize; 4],
+    flop: u64,
+    bytes: u64,
+    splits: usize,
+    /// Issued by the busiest block, tile padding included.
+    block_flop: f64,
+}
+
+impl Work {
+    /// Of one that moves bytes.
+    fn moving(shape: [usize; 4], bytes: usize) -> Self {
+        Work { shape, flop: 0, bytes: bytes as u64, splits: 1, block_flop: 0.0 }
+    }
 }
 
 fn row(
@@ -107,50 +146,24 @@ fn row(
     node: Option<&Node>,
     i: usize,
     launch: &Launch,
-) -> Row {
+) -> Result<Row> {
     let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
     let held = (2048 / launch.kernel.threads).min(match launch.kernel.shared_bytes {
         0 => usize::MAX,
         bytes => SHARED_BYTES / (bytes + 1024),
     });
-    let (shape, flop, bytes, splits, block_flop) = match node {
-        Some(node) => {
-            let Size { h, w } = plan.size(node.output);
-            let shape = [plan.batch, h, w, node.output.channels];
-            let (flop, bytes) = (plan.node_flops(node), plan.node_bytes(node, 2));
-            match dense(node) {
-                Some(conv) => {
-                    let spread = network.spread(plan, node, &conv);
-                    let pixels = plan.batch * h * w;
-                    let partial = spread.partial_bytes(&conv, pixels) as u64;
-                    let tile = spread.tile;
-                    let work = 2 * tile.pixels * tile.channels * spread.k_blocks * 32;
-                    match i {
-                        0 => (shape, flop, bytes + partial, spread.splits, work as f64),
-                        _ => (shape, 0, partial + (pixels * conv.out_channels * 2) as u64, 1, 0.0),
-                    }
-                }
-                None => (shape, flop, bytes, 1, flop as f64 / blocks as f64),
-            }
+    let Work { shape, flop, bytes, splits, block_flop } = match (node, network.scoring()) {
+        (Some(node), _) => node_work(network, plan, node, i, blocks),
+        (None, Some(scoring)) if launch.kernel.file == "density" => {
+            density_work(network, scoring, plan, i)?
         }
-        // Preprocessing and head: every byte of picture, image, logits and maps once.
-        None => {
-            let pixels = plan.batch * plan.image.pixels();
-            let (shape, bytes) = if step.name == "head" {
-                let logits = plan.buffer(plan.logits).len * 4;
-                ([plan.batch, plan.image.h, plan.image.w, 1], logits + pixels * 5)
-            } else {
-                let Size { h, w } = plan.padded;
-                ([plan.batch, h, w, 4], pixels * 3 + plan.batch * h * w * 8)
-            };
-            (shape, 0, bytes as u64, 1, 0.0)
-        }
+        (None, _) => map_work(plan, launch.kernel.file),
     };
     let roof = (flop as f64 / PEAK_FLOPS).max(bytes as f64 / PEAK_BYTES);
     let busiest = (blocks as f64 / MULTIPROCESSORS as f64).ceil();
     let compute = busiest * block_flop * MULTIPROCESSORS as f64 / PEAK_FLOPS;
     let predicted = compute.max(bytes as f64 / PEAK_BYTES) + LAUNCH_SECONDS;
-    Row {
+    Ok(Row {
         op: step.name.into(),
         kernel: launch.kernel.name,
         shape,
@@ -162,7 +175,75 @@ fn row(
         h200_predicted_us: predicted * 1e6,
         h200_predicted_roof_percent: 100.0 * roof / predicted,
         measured: None,
+    })
+}
+
+fn node_work(network: &Network, plan: &Plan, node: &Node, i: usize, blocks: u64) -> Work {
+    let Size { h, w } = plan.size(node.output);
+    let shape = [plan.batch, h, w, node.output.channels];
+    let (flop, bytes) = (plan.node_flops(node), plan.node_bytes(node, 2));
+    let Some(conv) = dense(node) else {
+        return Work { shape, flop, bytes, splits: 1, block_flop: flop as f64 / blocks as f64 };
+    };
+    let spread = network.spread(plan, node, &conv);
+    let pixels = plan.batch * h * w;
+    let partial = spread.partial_bytes(&conv, pixels);
+    if i > 0 {
+        return Work::moving(shape, partial + pixels * conv.out_channels * 2);
     }
+    let tile = spread.tile;
+    let block_flop = (2 * tile.pixels * tile.channels * spread.k_blocks * 32) as f64;
+    Work { shape, flop, bytes: bytes + partial as u64, splits: spread.splits, block_flop }
+}
+
+/// `kernels/density.cu`, nothing skipped by early exit: per pixel, class and term a triangle of D (D + 1) / 2
+/// multiply-adds has to be done; issued are whole steps of 16 columns. `i`: the joining of splits is the
+/// second launch.
+fn density_work(network: &Network, scoring: &Scoring, plan: &Plan, i: usize) -> Result<Work> {
+    let (density, cells) = (scoring.density(), plan.batch * plan.grid().pixels());
+    let spread = scoring.spread(network.device(), plan.batch, &plan.head())?;
+    let Size { h, w } = plan.grid();
+    let shape = [plan.batch, h, w, 1];
+    let (channels, terms) = (density.channels(), density.precision().terms());
+    let background = usize::from(scoring.relative());
+    let items = density.classes() + background;
+    let partial = spread.partial_bytes(cells);
+    let outputs = cells * 4 * (1 + background);
+    if i > 0 {
+        return Ok(Work::moving(shape, partial + outputs));
+    }
+    // A panel of 64 rows: whole blocks of 32 columns, then four steps at the diagonal of which tiles of 8
+    // rows above it are left out.
+    let panel = |p: usize| 2 * p * PANEL * BLOCK + (64 + 48 + 32 + 16) * 16;
+    let issued: usize = (0..channels.div_ceil(PANEL)).map(panel).sum();
+    let padded = channels.next_multiple_of(PANEL);
+    let weights = blocks(channels) * terms * PANEL * BLOCK * 2 + padded * 8;
+    let features = cells * channels * 2;
+    Ok(Work {
+        shape,
+        flop: (cells * items * terms * channels * (channels + 1)) as u64,
+        bytes: (features + cells + items * weights + partial + outputs) as u64,
+        splits: spread.splits,
+        block_flop: (2 * terms * issued * spread.tile.pixels * (spread.per_split + background))
+            as f64,
+    })
+}
+
+/// What moves every byte of its maps once.
+fn map_work(plan: &Plan, file: &str) -> Work {
+    let (pixels, cells) = (plan.batch * plan.image.pixels(), plan.batch * plan.grid().pixels());
+    let logits = plan.buffer(plan.logits).len * 4;
+    let image = [plan.batch, plan.image.h, plan.image.w, 1];
+    let (shape, bytes) = match file {
+        "head" => (image, logits + pixels * 5),
+        "upsample" => (image, cells * 4 + pixels * 4),
+        "arg_max" => ([plan.batch, plan.grid().h, plan.grid().w, 1], logits + cells),
+        _ => {
+            let Size { h, w } = plan.padded;
+            ([plan.batch, h, w, 4], pixels * 3 + plan.batch * h * w * 8)
+        }
+    };
+    Work::moving(shape, bytes)
 }
 
 /// The convolution that `kernels/conv2d.cu` runs for a node.

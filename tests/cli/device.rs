@@ -35,6 +35,63 @@ fn profile_on_paper() {
     assert!(csv.lines().all(|line| line.split(',').count() == columns), "{csv}");
 }
 
+/// The density's launches and their FLOP: two terms of a triangle for each pixel and class.
+#[test]
+fn profile_with_a_density() {
+    let bench = Bench::new();
+    crate::models::random_model(crate::models::wide(32), 7)
+        .save(bench.path("model.safetensors"))
+        .unwrap();
+    crate::fit::scenes(&bench, 4);
+    crate::fit::ok(crate::fit::fit(&bench, "--data voc --split train -o d"));
+    let paper = "profile -m model.safetensors --density d --batch 2 --json -";
+    let report = |arguments: &str| -> serde_json::Value {
+        let outcome = run(&bench, &format!("{paper} {arguments}"));
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        serde_json::from_str(&outcome.stdout).unwrap()
+    };
+    let flop = |report: &serde_json::Value| {
+        let of = |l: &&serde_json::Value| l["kernel"].as_str().unwrap().starts_with("density_");
+        let launches = report["launches"].as_array().unwrap().iter();
+        launches.filter(of).map(|l| l["flop"].as_u64().unwrap()).sum::<u64>()
+    };
+    let plain = report("--size 33x65 --dry-run");
+    // 2 x (9 x 17) cells, 5 classes, 2 terms.
+    assert_eq!(flop(&plain), 2 * 9 * 17 * 5 * 2 * 32 * 33);
+    assert!(plain["early_exit_skipped"].is_null());
+    let kernels: Vec<&str> = plain["launches"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .rev()
+        .take(4)
+        .map(|l| l["kernel"].as_str().unwrap())
+        .collect();
+    assert_eq!((kernels[0], kernels[1], kernels[3]), ("upsample", "density_merge", "arg_max"));
+    let relative = report("--size 33x65 --dry-run --score relative");
+    assert_eq!(flop(&relative), 2 * 9 * 17 * 6 * 2 * 32 * 33, "the background is one class more");
+    let fast = report("--size 33x65 --dry-run --precision fast");
+    assert_eq!(flop(&fast), 2 * 9 * 17 * 5 * 32 * 33);
+    assert_eq!(run(&bench, &format!("{paper} --size 3x3 --input 1.png --dry-run")).code, 2);
+
+    #[cfg(feature = "simt")]
+    {
+        let measured = report("--input voc/JPEGImages/s000.png --device simt");
+        assert_eq!(measured["image_px"], serde_json::json!({"h": 40, "w": 56}));
+        let skipped = measured["early_exit_skipped"].as_f64().unwrap();
+        assert!((0.0..1.0).contains(&skipped), "{skipped}");
+        for launch in measured["launches"].as_array().unwrap() {
+            let kernel = launch["kernel"].as_str().unwrap();
+            let mma = launch["measured"]["counts"]["mma"].as_u64().unwrap();
+            assert!(mma > 0 || !kernel.starts_with("density_") || kernel == "density_merge");
+        }
+        let text =
+            run(&bench, "profile -m model.safetensors --density d --size 33x33 --device simt");
+        assert!(text.stdout.contains("early exit skipped"), "{}", text.stdout);
+        assert!(text.stdout.contains("a picture of stripes"), "{}", text.stdout);
+    }
+}
+
 #[test]
 fn a_device_without_kernels_is_one_line() {
     let bench = Bench::new();

@@ -4,19 +4,18 @@
 mod fit;
 mod score;
 
-use ddu::data::{Image, decode, read_class_names};
+use ddu::data::Image;
 use ddu::device::compare::compare;
 use ddu::device::kernels::KERNELS;
 use ddu::device::launch::conv2d::{Operands, Spread, TILES, conv2d};
 use ddu::device::simt::{Schedule, Simt, compiled};
 use ddu::device::{Device, Element, Tensor, launch};
 use ddu::engine::Engine;
-use ddu::import::{Options, import};
 use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Model};
 use ddu::ops::{Conv2d, MaxPool, Size};
 
 use crate::models::{Rng, random_model, small};
-use crate::shared::shared;
+use crate::pictures::camvid;
 
 fn picture(size: Size, seed: u64) -> Image {
     let mut rng = Rng(seed);
@@ -60,22 +59,8 @@ fn small_networks_op_by_op_and_end_to_end() {
 
 #[test]
 fn the_shared_network_on_a_crop() {
-    let Some(checkpoint) = shared("models/camvid-r18-s0.pth") else { return };
-    let Some(images) = shared("golden/camvid-r18/images") else { return };
-    let options = Options {
-        atrous_rates: Some(vec![6, 12, 18]),
-        classes: Some(
-            read_class_names(&checkpoint.with_file_name("camvid-r18.classes.txt")).unwrap(),
-        ),
-        ..Options::default()
-    };
-    let model = import(&checkpoint, &options).unwrap().model;
-    let first = std::fs::read_dir(images).unwrap().map(|e| e.unwrap().path()).min().unwrap();
-    let image = decode(&first, false).unwrap();
-    let (size, from) = (Size::new(96, 128), (150, 100));
-    let row = |y: usize| &image.rgb[((from.0 + y) * image.size.w + from.1) * 3..][..size.w * 3];
-    let crop = Image { size, rgb: (0..size.h).flat_map(row).copied().collect() };
-    check("CamVid", model, Schedule::Forward, &crop);
+    let Some((model, pictures)) = camvid(Size::new(96, 128)) else { return };
+    check("CamVid", model, Schedule::Forward, &pictures[0].0);
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub fn crop(seed: u64, from: (usize, usize), size: Size) -> (Image, Mask) {
 }
 
 /// The network trained on CamVid and parts of its street scenes; None where the shared data is absent.
-pub fn camvid() -> Option<(Model, Vec<(Image, Mask)>)> {
+pub fn camvid(size: Size) -> Option<(Model, Vec<(Image, Mask)>)> {
     let (checkpoint, data) = (shared("models/camvid-r18-s0.pth")?, shared("data/camvid")?);
     let names = read_class_names(&checkpoint.with_file_name("camvid-r18.classes.txt")).unwrap();
     let options =
@@ -44,7 +44,7 @@ pub fn camvid() -> Option<(Model, Vec<(Image, Mask)>)> {
     let pairs = Dataset::voc(&data, "test").unwrap().pairs;
     let pictures = [&pairs[0], &pairs[100]].map(|pair| {
         let read = pair.read(None).unwrap();
-        part(&read.image, &read.mask.label, (150, 100), Size::new(64, 96))
+        part(&read.image, &read.mask.label, (150, 100), size)
     });
     Some((model, pictures.into()))
 }

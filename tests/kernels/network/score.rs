@@ -179,7 +179,9 @@ fn whole_chains_agree_with_the_cpu_on_the_demos_scenes() {
 
 #[test]
 fn whole_chains_agree_with_the_cpu_on_camvid() {
-    let (Some((model, pictures)), Some(CamVid { moments, .. })) = (camvid(), CamVid::open()) else {
+    let (Some((model, pictures)), Some(CamVid { moments, .. })) =
+        (camvid(Size::new(64, 96)), CamVid::open())
+    else {
         return;
     };
     let images: Vec<&Image> = pictures.iter().map(|(image, _)| image).collect();
