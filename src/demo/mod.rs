@@ -13,7 +13,7 @@ pub mod scenes;
 
 use std::path::Path;
 
-use crate::data::{LabelRule, Mask, label_grid};
+use crate::data::{LabelRule, Mask};
 use crate::density::{Covariance, Density, Fit, Gaussians, Prior, Score, colour_range};
 use crate::device::launch::density::Precision;
 use crate::engine::{Engine, Maps, Output};
@@ -68,7 +68,7 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
     let config = engine.model().config();
     let (classes, channels) = (config.classes.clone(), config.feature_channels());
 
-    let rule = LabelRule::AlignCorners;
+    let rule = LabelRule::of(config.align_corners);
     let empty = Density::new(hash, classes.clone(), channels, rule, None);
     let mut fit = Fit::new(empty, &engine)?;
     for i in 0..extent.fit {
@@ -76,8 +76,7 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
         let scene = scenes::draw(seed, false);
         let output = engine.run(&[&scene.image])?;
         let mask = Mask { size: scenes::SIZE, label: scene.label };
-        let labels = label_grid(&mask, output.size, output.padded, output.grid, rule);
-        fit.add(&output, 0, seed, labels)?;
+        fit.add(&output, 0, seed, mask)?;
         fit.fold(&output)?;
         progress(i + 1, scenes);
     }

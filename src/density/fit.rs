@@ -1,18 +1,17 @@
 //! A density being fitted with what an engine puts out. Where the engine runs on a device, features stay
-//! there: labels go up; moments come down when the density is asked for, and of the features those few
-//! that the sample takes.
-//!
-//! Labels are sampled on the host, from masks that it has read anyway: the sample chooses by label and
-//! hash there, and a grid of labels is a sixteenth of a mask.
+//! there: masks go up and are sampled there; moments come down when the density is asked for, and of the
+//! features those few that the sample takes.
 
 use std::sync::Arc;
 
 use half::f16;
 
 use super::{Density, Tally};
+use crate::data::{LabelRule, Mask, label_grid};
+use crate::device::launch::{self, LabelGrid};
 use crate::device::moments::DeviceMoments;
 use crate::device::network::Network;
-use crate::device::{Buffer, Device, Tensor, grow, launch};
+use crate::device::{Buffer, Device, Tensor, grow};
 use crate::engine::{Engine, Output};
 use crate::error::Result;
 use crate::plan::Plan;
@@ -29,15 +28,17 @@ struct OnDevice {
     before: Tally,
     /// Images of the last run that are still to be folded in.
     taken: Vec<Taken>,
-    /// Labels, indices of the sample's rows, those rows.
-    memory: Vec<Buffer>,
+    /// Masks and the labels of the grid.
+    labels: Vec<Buffer>,
+    /// Indices of the sample's pixels, their features, their labels.
+    sample: Vec<Buffer>,
 }
 
 struct Taken {
     /// Its place in the run.
     at: usize,
     image: u64,
-    labels: Vec<u8>,
+    mask: Mask,
 }
 
 impl Fit {
@@ -51,7 +52,8 @@ impl Fit {
                 moments: DeviceMoments::new(&*device, &density.moments)?,
                 before: density.origin.pixels.clone(),
                 taken: Vec::new(),
-                memory: Vec::new(),
+                labels: Vec::new(),
+                sample: Vec::new(),
                 device,
             })
         };
@@ -59,22 +61,23 @@ impl Fit {
         Ok(Fit { density, device })
     }
 
-    /// Takes image `at` of a run in: its content's hash and the labels `[cells]` of its grid. False, and
+    /// Takes image `at` of a run in: its content's hash and its mask in the model's classes. False, and
     /// nothing done, if an image of this content is already in. [`Self::fold`] is to follow before the
     /// engine's next run.
     ///
     /// # Panics
-    /// If it did not, or if the number of labels is another.
-    pub fn add(&mut self, output: &Output, at: usize, image: u64, labels: Vec<u8>) -> Result<bool> {
-        assert_eq!(labels.len(), output.grid.pixels(), "a label a cell");
+    /// If it did not.
+    pub fn add(&mut self, output: &Output, at: usize, image: u64, mask: Mask) -> Result<bool> {
         let Some(device) = &mut self.device else {
+            let rule = self.density.origin.label_rule;
+            let labels = label_grid(&mask, output.size, output.padded, output.grid, rule);
             return Ok(self.density.add(image, &output.features(at)?, &labels));
         };
         let new = self.density.claim(image);
         if new {
             let last = device.taken.last();
             assert!(last.is_none_or(|last| last.at < at), "the last run was not folded");
-            device.taken.push(Taken { at, image, labels });
+            device.taken.push(Taken { at, image, mask });
         }
         Ok(new)
     }
@@ -110,39 +113,63 @@ impl OnDevice {
     fn fold(&mut self, density: &mut Density, network: &Network, plan: &Plan) -> Result<()> {
         let taken = std::mem::take(&mut self.taken);
         let all = network.features(plan)?;
-        for run in taken.chunk_by(|a, b| a.at + 1 == b.at) {
+        let align_corners = density.origin.label_rule == LabelRule::AlignCorners;
+        // `--resize` may have made pictures equal whose masks are not.
+        for run in taken.chunk_by(|a, b| a.at + 1 == b.at && a.mask.size == b.mask.size) {
             let features = all.images(run[0].at..run[0].at + run.len())?;
-            // First what is waited for: the moments may then run beside the next images.
+            let op = LabelGrid {
+                batch: run.len(),
+                mask: run[0].mask.size,
+                image: plan.image,
+                padded: plan.padded,
+                grid: plan.grid(),
+                align_corners,
+            };
+            let bytes = op.mask.pixels();
+            grow(&*self.device, &mut self.labels, &[run.len() * bytes, features.pixels()])?;
             for (i, taken) in run.iter().enumerate() {
-                self.sample(density, features.images(i..i + 1)?, taken)?;
+                self.device.write(self.labels[0].slice(i * bytes, bytes)?, &taken.mask.label)?;
             }
-            let labels: Vec<u8> = run.iter().flat_map(|taken| &taken.labels).copied().collect();
-            grow(&*self.device, &mut self.memory, &[labels.len(), 0, 0])?;
-            let up = self.memory[0].slice(0, labels.len())?;
-            self.device.write(up, &labels)?;
-            self.moments.add(&*self.device, features, up)?;
+            let launch = launch::label_grid(&op, self.labels[0].all(), self.labels[1].all())?;
+            self.device.launch(&launch)?;
+            // First what is waited for: the moments may then run beside the next pictures' decoding.
+            for (i, taken) in run.iter().enumerate() {
+                self.sample(density, features, i, taken.image)?;
+            }
+            self.moments.add(&*self.device, features, self.labels[1].all())?;
         }
         Ok(())
     }
 
-    /// Offers an image's features to the sample.
-    fn sample(&mut self, density: &mut Density, features: Tensor, taken: &Taken) -> Result<()> {
-        let classes = density.moments.classes();
-        let candidates = density.sample.candidates(taken.image, &taken.labels, classes);
-        if candidates.is_empty() {
+    /// Offers the features of image `i` of `features` to the sample.
+    fn sample(
+        &mut self,
+        density: &mut Density,
+        features: Tensor,
+        i: usize,
+        image: u64,
+    ) -> Result<()> {
+        let cells = features.size.pixels();
+        let candidates = density.sample.candidates(image, cells).into_iter();
+        let (hashes, rows): (Vec<u64>, Vec<i32>) =
+            candidates.map(|(hash, cell)| (hash, (i * cells + cell) as i32)).unzip();
+        let (count, channels) = (rows.len(), features.channels);
+        if count == 0 {
             return Ok(());
         }
-        let (hashes, cells): (Vec<u64>, Vec<i32>) =
-            candidates.into_iter().map(|(hash, cell)| (hash, cell as i32)).unzip();
-        let values = cells.len() * features.channels;
-        grow(&*self.device, &mut self.memory, &[0, cells.len() * 4, values * 2])?;
-        let indices = self.memory[1].slice(0, cells.len() * 4)?;
-        let rows = self.memory[2].slice(0, values * 2)?;
-        self.device.write(indices, bytemuck::cast_slice(&cells))?;
-        self.device.launch(&launch::gather(features, indices, cells.len(), rows)?)?;
-        let mut values = vec![f16::ZERO; values];
-        self.device.read(rows, bytemuck::cast_slice_mut(&mut values))?;
-        density.sample.take(&hashes, &values);
+        let device = &*self.device;
+        grow(device, &mut self.sample, &[count * 4, count * channels * 2, count])?;
+        let indices = self.sample[0].slice(0, count * 4)?;
+        let values = self.sample[1].slice(0, count * channels * 2)?;
+        let picked = self.sample[2].slice(0, count)?;
+        device.write(indices, bytemuck::cast_slice(&rows))?;
+        let labels = self.labels[1].all();
+        device.launch(&launch::gather(features, labels, indices, count, values, picked)?)?;
+        let (mut rows, mut labels) = (vec![f16::ZERO; count * channels], vec![0u8; count]);
+        device.read(values, bytemuck::cast_slice_mut(&mut rows))?;
+        device.read(picked, &mut labels)?;
+        let classes = density.moments.classes();
+        density.sample.take(&hashes, &rows, |i| usize::from(labels[i]) < classes);
         Ok(())
     }
 }

@@ -44,32 +44,35 @@ impl Sample {
     pub fn add(&mut self, image: u64, features: &[f32], labels: &[u8], classes: usize) {
         let channels = self.channels;
         let feature = |cell: usize| &features[cell * channels..][..channels];
-        let candidates = self.candidates(image, labels, classes);
-        let usable = |&(_, cell): &(u64, usize)| finite_in_half(feature(cell));
-        self.offer(candidates.into_iter(), usable, |cell, row| {
+        let offered = self.candidates(image, labels.len()).into_iter();
+        let usable = |&(_, cell): &(u64, usize)| {
+            usize::from(labels[cell]) < classes && finite_in_half(feature(cell))
+        };
+        self.offer(offered, usable, |cell, row| {
             row.iter_mut().zip(feature(cell)).for_each(|(r, v)| *r = f16::from_f32(*v));
         });
     }
 
-    /// (hash, cell) of the cells of an image that the sample would take if their features are finite.
-    pub(super) fn candidates(
-        &self,
-        image: u64,
-        labels: &[u8],
-        classes: usize,
-    ) -> Vec<(u64, usize)> {
+    /// (hash, cell) of the cells of an image that may belong to the sample.
+    pub(super) fn candidates(&self, image: u64, cells: usize) -> Vec<(u64, usize)> {
         let limit = self.limit();
-        let labelled = labels.iter().enumerate().filter(|(_, l)| usize::from(**l) < classes);
-        let hashes = labelled.map(|(cell, _)| (mix(image, cell as u64), cell));
+        let hashes = (0..cells).map(|cell| (mix(image, cell as u64), cell));
         hashes.filter(|(hash, _)| *hash <= limit).collect()
     }
 
-    /// Offers features `[hashes, D]`; those that are not finite are left out.
-    pub(super) fn take(&mut self, hashes: &[u64], features: &[f16]) {
+    /// Offers features `[hashes, D]`, of which the usable ones are taken: `labelled` says which have a
+    /// class; those that are not finite are left out.
+    pub(super) fn take(
+        &mut self,
+        hashes: &[u64],
+        features: &[f16],
+        labelled: impl Fn(usize) -> bool,
+    ) {
         let channels = self.channels;
         let feature = |i: usize| &features[i * channels..][..channels];
         let offered = hashes.iter().enumerate().map(|(i, hash)| (*hash, i));
-        let usable = |&(_, i): &(u64, usize)| feature(i).iter().all(|v| v.is_finite());
+        let usable =
+            |&(_, i): &(u64, usize)| labelled(i) && feature(i).iter().all(|v| v.is_finite());
         self.offer(offered, usable, |i, row| row.copy_from_slice(feature(i)));
     }
 
@@ -82,7 +85,7 @@ impl Sample {
     /// From a density file: hashes and features `[hashes, D]`.
     pub(super) fn from_parts(channels: usize, hashes: &[u64], features: &[f16]) -> Self {
         let mut sample = Sample::new(channels);
-        sample.take(hashes, features);
+        sample.take(hashes, features, |_| true);
         sample
     }
 

@@ -278,11 +278,13 @@ twin!(ArgMaxParams, 32, pixels: 16, unused: 28);
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub struct GatherParams {
     pub features: u64,
+    pub labels: u64,
     pub rows: u64,
     pub output: u64,
+    pub picked: u64,
     pub pixels: i32,
     pub count: i32,
     pub stride: i32,
     pub channels: i32,
 }
-twin!(GatherParams, 40, pixels: 24, channels: 36);
+twin!(GatherParams, 56, pixels: 40, channels: 52);

@@ -204,6 +204,27 @@ fn simt_fits_and_scores() {
     ok(run(&bench, &format!("{eval} --device simt")));
 }
 
+/// Pictures that --resize made equal run together; their masks are of their own sizes.
+#[cfg(feature = "simt")]
+#[test]
+fn simt_samples_masks_of_several_sizes() {
+    let bench = wide();
+    scenes(&bench, 4);
+    for (i, (h, w)) in [(40, 56), (80, 112), (60, 84), (60, 84)].into_iter().enumerate() {
+        crate::fit::scene(&bench, &format!("s00{i}"), h, w, i as u32);
+    }
+    let fitted = ["simt", "cpu"].map(|device| {
+        let options = format!("-o {device} --device {device} --resize 40 --batch 4");
+        ok(fit(&bench, &format!("{TRAIN} {options}")));
+        Density::load(bench.path(device)).unwrap()
+    });
+    let [simt, cpu] = &fitted;
+    assert_eq!((&simt.origin, simt.moments.count()), (&cpu.origin, cpu.moments.count()));
+    let hashes =
+        |density: &Density| density.sample.rows().map(|(hash, _)| hash).collect::<Vec<_>>();
+    assert_eq!(hashes(simt), hashes(cpu));
+}
+
 /// A fit may change devices between its checkpoints.
 #[cfg(feature = "simt")]
 #[test]

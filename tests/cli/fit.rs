@@ -25,7 +25,7 @@ pub fn scenes(bench: &Bench, count: usize) {
     std::fs::write(sets.join("train.txt"), ids.join("\n")).unwrap();
 }
 
-fn scene(bench: &Bench, id: &str, h: u32, w: u32, seed: u32) {
+pub fn scene(bench: &Bench, id: &str, h: u32, w: u32, seed: u32) {
     bench.picture(&format!("voc/JPEGImages/{id}.png"), h, w, 100 * seed + 1);
     let label = (0..h * w).map(|p| match (p / w / 8 + p % w / 8 + seed) % 7 {
         5 => 255,

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use ddu::data::{ClassMap, Dataset, LabelRule, Pair, label_grid};
+use ddu::data::{ClassMap, Dataset, LabelRule, Pair};
 use ddu::density::{Density, Fit, Progress, VOID};
 use ddu::model::Model;
 use ddu::{Error, Result};
@@ -39,7 +39,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Err(Error::invalid(path.display(), expected, found).into());
     }
     let mut engine = device.engine(model)?;
-    let (rule, classes) = (density.origin.label_rule, density.origin.classes.len());
+    let classes = density.origin.classes.len();
     let fit = Fit::new(density, &engine)?;
     if !args.quiet {
         note(format_args!("device {device}: {}", device.describe()));
@@ -53,7 +53,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         args: &args,
         pairs: &data.pairs,
         map,
-        rule,
         classes,
         fit,
         progress,
@@ -94,7 +93,6 @@ struct Pass<'a> {
     args: &'a Args,
     pairs: &'a [Pair],
     map: ClassMap,
-    rule: LabelRule,
     /// C
     classes: usize,
     fit: Fit,
@@ -143,8 +141,7 @@ impl Pass<'_> {
         if self.args.fail_fast {
             self.refuse_unknown(index, &labelled.mask.label)?;
         }
-        let labels = label_grid(&labelled.mask, output.size, output.padded, output.grid, self.rule);
-        let new = self.fit.add(output, at, labelled.hash, labels)?;
+        let new = self.fit.add(output, at, labelled.hash, labelled.mask)?;
         self.fitting += start.elapsed();
         self.network += (output.preprocess + output.network) / batch as u32;
         if !new {
