@@ -172,6 +172,10 @@ fn simt(kernels: &[PathBuf]) {
         build.flag("-fno-strict-aliasing").flag("-Wno-unknown-pragmas").warnings(true);
         // A local array larger than the guard page below a thread's stack cannot jump over it.
         build.flag("-fstack-clash-protection");
+        if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "aarch64") {
+            // Else it counts on a guard of 64 KiB there; ours is a page.
+            build.flag_if_supported("--param=stack-clash-protection-guard-size=12");
+        }
         build.link_lib_modifier("+whole-archive");
         build
     };

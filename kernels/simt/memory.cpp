@@ -20,8 +20,8 @@
 namespace simt {
 namespace {
 
-constexpr size_t PAGE = 4096;
-constexpr size_t ARENA_PAGES = 228 << 10;  // the most any GPU of the list gives, and a bit
+const size_t PAGE = size_t(sysconf(_SC_PAGESIZE));
+constexpr size_t ARENA_PAGES = 256 << 10;  // more than any GPU of the list gives; whole pages, which may have 64 KiB
 constexpr unsigned char POISON = 0xff, GUARD = 0xa5;
 enum State : uint8_t { UNWRITTEN, WRITTEN, IN_FLIGHT };
 
@@ -120,7 +120,7 @@ char* allocate_stack(size_t bytes) {
 void arena_begin(Worker& w, size_t bytes) {
     if (!w.arena_pages) w.arena_pages = guarded_pages(ARENA_PAGES);
     if (!w.arena_pages || bytes > ARENA_PAGES || bytes % 128) {
-        std::fputs("ddu: simt: shared memory must be a multiple of 128 bytes, at most 228 KiB\n", stderr);
+        std::fputs("ddu: simt: shared memory must be a multiple of 128 bytes, at most 256 KiB\n", stderr);
         std::abort();
     }
     w.arena = w.arena_pages + ARENA_PAGES - bytes;

@@ -25,6 +25,7 @@ include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -106,6 +107,16 @@ pub struct Buffer {
 impl Buffer {
     fn new(address: u64, bytes: usize, memory: impl Send + Sync + 'static) -> Self {
         Buffer { address, bytes, _memory: Box::new(memory) }
+    }
+
+    /// Bytes `offset..offset + bytes` of `whole`, which stays alive as long: for a device that keeps guards
+    /// around its buffers (tests/kernels/support.rs).
+    ///
+    /// # Errors
+    /// Where they are not all inside.
+    pub fn inside(whole: Arc<Buffer>, offset: usize, bytes: usize) -> Result<Buffer> {
+        let address = whole.slice(offset, bytes)?.address;
+        Ok(Buffer::new(address, bytes, whole))
     }
 
     pub fn all(&self) -> Slice<'_> {

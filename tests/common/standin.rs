@@ -3,10 +3,14 @@
 
 #![allow(dead_code)]
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+
+use ddu::device::cuda::Cuda;
+use ddu::device::kernels::KERNELS;
 
 /// The file that the stand-in writes a line a call to.
 const LOG: &str = "DDU_STANDIN_LOG";
@@ -55,6 +59,25 @@ pub fn stand_in(command: &mut Command, folder: &Path, options: &str, log: &Path)
     command.env_remove("CUDA_VISIBLE_DEVICES");
 }
 
+/// Whether this process has it for a driver.
+pub fn is_here() -> bool {
+    std::env::var_os(LOG).is_some()
+}
+
+/// cuda:ordinal, with modules that only the stand-in takes: a build without nvcc has no others.
+#[allow(unsafe_code)]
+pub fn open(ordinal: usize) -> ddu::Result<Cuda> {
+    let mut files = BTreeMap::new();
+    for kernel in &KERNELS {
+        let text = files.entry(kernel.file).or_insert(String::from("stand-in kernels\n"));
+        *text += kernel.name;
+        *text += "\n";
+    }
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(k, v)| (*k, v.as_bytes())).collect();
+    // SAFETY: the stand-in runs the kernels of kernels/*.cu, and a real driver takes no such image.
+    unsafe { Cuda::with_kernels(ordinal, &files) }
+}
+
 /// What the stand-in was called for so far in this process.
 pub fn calls() -> Vec<String> {
     let log = std::env::var_os(LOG).expect("a test on the stand-in");
@@ -69,12 +92,11 @@ pub fn count(calls: &[String], call: &str) -> usize {
 /// Runs `body`, that of the test `name`, in a process of its own whose driver is the stand-in; fails where it
 /// does, where the stand-in objects, or where a context outlives `body`.
 pub fn on_stand_in(name: &str, options: &str, body: impl FnOnce()) {
-    if std::env::var_os(LOG).is_some() {
+    if is_here() {
         return body();
     }
     let Some(folder) = folder() else { return };
-    let output = again(folder, options, &["--exact", name], &[]);
-    let (output, log) = output;
+    let (output, log) = again(folder, options, &["--exact", name], &[]);
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
     assert!(log.ends_with("end, 0 contexts retained\n"), "{log}\n{said}");

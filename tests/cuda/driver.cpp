@@ -649,6 +649,7 @@ EXPORT int cuLaunchKernel(Function* function, unsigned x, unsigned y, unsigned z
         log("cuLaunchKernel %s", function->name.c_str());
         enqueue(stream, node);
     } else if (stream->capturer == std::this_thread::get_id()) {
+        log("capture %s", function->name.c_str());
         stream->captured.push_back(node);
     } else {
         violation("a launch into another thread's capture");

@@ -1,7 +1,6 @@
 //! The cuda device on a stand-in for the driver (`driver.cpp`): which calls it makes, in which order, what it
 //! frees, and what it says when something is wrong. What a GPU computes is the business of `tests/kernels`.
 #![cfg(all(feature = "cuda", feature = "simt"))]
-#![allow(unsafe_code)] // Cuda::with_kernels
 
 mod command;
 #[path = "../common/models.rs"]
@@ -9,32 +8,16 @@ mod models;
 #[path = "../common/standin.rs"]
 mod standin;
 
-use std::collections::BTreeMap;
-
 use ddu::Error;
 use ddu::data::Image;
 use ddu::device::cuda::Cuda;
-use ddu::device::kernels::KERNELS;
 use ddu::device::simt::Simt;
 use ddu::device::{Buffer, Device, Element, Launch, Tensor, launch};
 use ddu::engine::{Engine, Output};
 use ddu::model::Backbone;
 use ddu::ops::{MaxPool, Size};
 use models::{Rng, random_model, small};
-use standin::{calls, count, on_stand_in};
-
-/// cuda:ordinal, with modules that only the stand-in takes.
-fn open(ordinal: usize) -> ddu::Result<Cuda> {
-    let mut files = BTreeMap::new();
-    for kernel in &KERNELS {
-        let text = files.entry(kernel.file).or_insert(String::from("stand-in kernels\n"));
-        *text += kernel.name;
-        *text += "\n";
-    }
-    let files: Vec<(&str, &[u8])> = files.iter().map(|(k, v)| (*k, v.as_bytes())).collect();
-    // SAFETY: the stand-in runs the kernels of kernels/*.cu, and a real driver takes no such image.
-    unsafe { Cuda::with_kernels(ordinal, &files) }
-}
+use standin::{calls, count, on_stand_in, open};
 
 /// The one line that opening cuda:ordinal fails with.
 fn refusal(ordinal: usize) -> String {

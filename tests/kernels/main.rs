@@ -25,5 +25,10 @@ mod resize;
 mod scene;
 #[path = "../common/shared.rs"]
 mod shared;
+#[cfg(feature = "cuda")]
+#[path = "../common/standin.rs"]
+mod standin;
+#[cfg(feature = "cuda")]
+mod standin_cases;
 mod stem;
 mod support;

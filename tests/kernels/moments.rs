@@ -118,6 +118,9 @@ fn against_two_plain_passes_the_same_bits_every_run() {
         let empty = Moments::new(classes, channels);
         let mut first = None;
         for (name, device) in devices() {
+            if first_of_its_kind(&name) {
+                first = None;
+            }
             // A batch split changes no bit either: images are folded in order.
             for batches in [vec![3], vec![1, 2]] {
                 let (found, tally) = fold(&*device, &images, &batches, beside, &empty);
@@ -146,7 +149,7 @@ fn interchangeable_with_the_hosts() {
     let (channels, classes) = (32, 3);
     let images: Vec<Scene> =
         (0..4).map(|i| Scene::random(61 + i, 300, channels, classes)).collect();
-    let (_, device) = devices().remove(0);
+    let device = device();
     let empty = Moments::new(classes, channels);
     let (whole, _) = fold(&*device, &images, &[4], 0, &empty);
     let mut host = Moments::new(classes, channels);
@@ -227,7 +230,7 @@ fn real_features_of_camvid() {
         features: scene.features[40 * 120 * 256..48 * 120 * 256].to_vec(),
         labels: scene.labels[40 * 120..48 * 120].to_vec(),
     };
-    let (_, device) = devices().remove(0);
+    let device = device();
     let images = [part];
     let (found, _) = fold(&*device, &images, &[1], 0, &Moments::new(9, 256));
     println!("CamVid: {:.0} % of the allowed error", 100.0 * check("CamVid", &found, &images));

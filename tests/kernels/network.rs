@@ -8,30 +8,29 @@ use ddu::data::Image;
 use ddu::device::compare::compare;
 use ddu::device::kernels::KERNELS;
 use ddu::device::launch::conv2d::{Operands, Spread, TILES, conv2d};
-use ddu::device::simt::{Schedule, Simt, compiled};
-use ddu::device::{Device, Element, Tensor, launch};
+use ddu::device::simt::{Schedule, compiled};
+use ddu::device::{Element, Tensor, launch};
 use ddu::engine::Engine;
 use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Model};
 use ddu::ops::{Conv2d, MaxPool, Size};
 
 use crate::models::{Rng, random_model, small};
 use crate::pictures::camvid;
+use crate::support::{device, on};
 
 fn picture(size: Size, seed: u64) -> Image {
     let mut rng = Rng(seed);
     Image { size, rgb: (0..size.pixels() * 3).map(|_| rng.next() as u8).collect() }
 }
 
-fn simt(schedule: Schedule) -> Box<dyn Device> {
-    Box::new(Simt { schedule, workers: 2 })
-}
-
 fn check(what: &str, model: Model, schedule: Schedule, image: &Image) {
-    let comparison = compare(model, simt(schedule), image).unwrap();
-    for op in &comparison.ops {
-        assert!(op.pass, "{what}: {op:?}");
+    for (name, device) in on(schedule) {
+        let comparison = compare(model.clone(), device, image).unwrap();
+        for op in &comparison.ops {
+            assert!(op.pass, "{what} on {name}: {op:?}");
+        }
+        assert!(comparison.pass(), "{what} on {name}: {:?}", comparison.end_to_end);
     }
-    assert!(comparison.pass(), "{what}: {:?}", comparison.end_to_end);
 }
 
 #[test]
@@ -67,7 +66,7 @@ fn the_shared_network_on_a_crop() {
 fn a_batch_gives_each_picture_its_own_maps() {
     let images = [picture(Size::new(17, 26), 1), picture(Size::new(17, 26), 2)];
     let model = || random_model(small(Backbone::Resnet18), 4);
-    let mut device = Engine::on(model(), simt(Schedule::Forward)).unwrap();
+    let mut device = Engine::on(model(), device()).unwrap();
     let mut cpu = Engine::new(model());
     let out = device.run(&[&images[0], &images[1]]).unwrap();
     for (i, image) in images.iter().enumerate() {
@@ -100,7 +99,7 @@ fn the_tables_of_kernels_agree() {
 
 #[test]
 fn launches_that_would_leave_their_memory_are_refused() {
-    let device = simt(Schedule::Forward);
+    let device = device();
     let buffer = |bytes| device.alloc(bytes).unwrap();
     let (x, y, weight, bias) =
         (buffer(4 * 5 * 16 * 2), buffer(4 * 5 * 8 * 2), buffer(9 * 16 * 8 * 2), buffer(32));

@@ -3,21 +3,21 @@
 use ddu::data::{Dataset, Image, LabelRule, Mask, label_grid, read_class_names};
 use ddu::demo::scenes;
 use ddu::density::{Covariance, Density, Gaussians, Moments, Prior, round_to_half};
-use ddu::device::simt::{Schedule, Simt};
 use ddu::engine::Engine;
 use ddu::import::{Options, import};
 use ddu::model::Model;
 use ddu::ops::Size;
 
 use crate::shared::shared;
+use crate::support::device;
 
 pub fn demo_model() -> Model {
     let bytes = include_bytes!("../../assets/demo.safetensors");
     Model::from_bytes("the demo's network", bytes).unwrap()
 }
 
-pub fn simt(model: Model) -> Engine {
-    Engine::on(model, Box::new(Simt { schedule: Schedule::Forward, workers: 2 })).unwrap()
+pub fn on_device(model: Model) -> Engine {
+    Engine::on(model, device()).unwrap()
 }
 
 /// Rows and columns from `from` on of a picture and its labels.

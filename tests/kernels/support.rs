@@ -1,18 +1,159 @@
 //! Devices, random tensors, and the comparison.
 
+#[cfg(feature = "cuda")]
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+#[cfg(feature = "cuda")]
+use ddu::device::cuda::Cuda;
 use ddu::device::simt::{Schedule, Simt};
-use ddu::device::{Buffer, Device, Element, Launch, Tensor};
+use ddu::device::{Buffer, Cost, Device, Element, Launch, Slice, Tensor};
 use ddu::ops::Size;
 use half::f16;
 
-/// The devices that every case runs on: the same kernels in three orders of blocks and threads.
+#[cfg(feature = "cuda")]
+use crate::standin;
+
+const SCHEDULES: [Schedule; 3] = [Schedule::Forward, Schedule::Reverse, Schedule::Random(7)];
+
+/// The devices that every case runs on: the same kernels in three orders of blocks and threads, and cuda:0
+/// where there is one. `DDU_TEST_DEVICE=simt|cuda` takes only these, and insists on the GPU.
 pub fn devices() -> Vec<(String, Box<dyn Device>)> {
-    let schedules = [Schedule::Forward, Schedule::Reverse, Schedule::Random(7)];
-    let device = |schedule| {
-        let device: Box<dyn Device> = Box::new(Simt { schedule, workers: 2 });
-        (format!("simt {schedule:?}"), device)
-    };
-    schedules.map(device).into()
+    with(&SCHEDULES)
+}
+
+/// For a case that takes long: one schedule, and cuda:0 where there is one.
+pub fn on(schedule: Schedule) -> Vec<(String, Box<dyn Device>)> {
+    with(&[schedule])
+}
+
+fn with(schedules: &[Schedule]) -> Vec<(String, Box<dyn Device>)> {
+    let wanted = |device| std::env::var("DDU_TEST_DEVICE").map_or(true, |name| name == device);
+    let mut devices = Vec::new();
+    if wanted("simt") {
+        devices.extend(schedules.iter().map(|schedule| simt(*schedule)));
+    }
+    if wanted("cuda") {
+        devices.extend(cuda());
+    }
+    devices
+}
+
+/// For a case that compares many things on one device: cuda:0 where there is one.
+pub fn device() -> Box<dyn Device> {
+    devices().pop().expect("there is simt").1
+}
+
+/// Whether a device is the first of those whose sums are the same bits: those of simt, in any order of blocks
+/// and threads, or a GPU's own.
+pub fn first_of_its_kind(device: &str) -> bool {
+    device == simt(SCHEDULES[0]).0 || device.starts_with("cuda")
+}
+
+fn simt(schedule: Schedule) -> (String, Box<dyn Device>) {
+    (format!("simt {schedule:?}"), Box::new(Simt { schedule, workers: 2 }))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Option<(String, Box<dyn Device>)> {
+    None
+}
+
+/// Opened once; says once why there is none.
+#[cfg(feature = "cuda")]
+fn cuda() -> Option<(String, Box<dyn Device>)> {
+    static CUDA: OnceLock<Option<Arc<Cuda>>> = OnceLock::new();
+    let cuda = CUDA.get_or_init(|| {
+        let opened = if standin::is_here() { standin::open(0) } else { Cuda::new(0) };
+        match opened {
+            Ok(cuda) => Some(Arc::new(cuda)),
+            Err(error) if std::env::var_os("DDU_TEST_DEVICE").is_some() => panic!("{error}"),
+            Err(error) => {
+                standin::skipped(&format!("on cuda: {error}"));
+                None
+            }
+        }
+    });
+    let guarded = Guarded { cuda: cuda.clone()?, buffers: Mutex::default() };
+    Some((guarded.name(), Box::new(guarded)))
+}
+
+/// A GPU whose buffers start as [`POISON`] and lie between bytes that every launch must leave as they are: what
+/// simt's memory is by itself.
+#[cfg(feature = "cuda")]
+struct Guarded {
+    cuda: Arc<Cuda>,
+    /// Guards and all.
+    buffers: Mutex<Vec<Weak<Buffer>>>,
+}
+
+#[cfg(feature = "cuda")]
+impl Guarded {
+    fn check(&self, kernels: &[Launch]) -> ddu::Result<()> {
+        let mut buffers = self.buffers.lock().unwrap();
+        buffers.retain(|buffer| buffer.strong_count() > 0);
+        for buffer in buffers.iter().filter_map(Weak::upgrade) {
+            let bytes = buffer.all().bytes();
+            for (from, side) in [(0, "before"), (bytes - GUARD, "after")] {
+                let mut guard = [0; GUARD];
+                self.cuda.read(buffer.slice(from, GUARD)?, &mut guard)?;
+                let names: Vec<&str> = kernels.iter().map(|launch| launch.kernel.name).collect();
+                let bytes = bytes - 2 * GUARD;
+                assert!(
+                    guard == [POISON; GUARD],
+                    "{names:?} wrote {side} a buffer of {bytes} bytes"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Device for Guarded {
+    fn name(&self) -> String {
+        self.cuda.name()
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.cuda.multiprocessors()
+    }
+
+    fn shared_bytes(&self) -> usize {
+        self.cuda.shared_bytes()
+    }
+
+    fn alloc(&self, bytes: usize) -> ddu::Result<Buffer> {
+        let whole = Arc::new(self.cuda.alloc(bytes + 2 * GUARD)?);
+        self.cuda.write(whole.all(), &vec![POISON; bytes + 2 * GUARD])?;
+        self.buffers.lock().unwrap().push(Arc::downgrade(&whole));
+        Buffer::inside(whole, GUARD, bytes)
+    }
+
+    fn write(&self, to: Slice, from: &[u8]) -> ddu::Result<()> {
+        self.cuda.write(to, from)
+    }
+
+    fn read(&self, from: Slice, to: &mut [u8]) -> ddu::Result<()> {
+        self.cuda.read(from, to)
+    }
+
+    fn launch(&self, launch: &Launch) -> ddu::Result<()> {
+        self.cuda.launch(launch)?;
+        self.check(std::slice::from_ref(launch))
+    }
+
+    fn run(&self, launches: &[Launch]) -> ddu::Result<()> {
+        self.cuda.run(launches)?;
+        self.check(launches)
+    }
+
+    fn synchronize(&self) -> ddu::Result<()> {
+        self.cuda.synchronize()
+    }
+
+    fn measure(&self, launch: &Launch) -> ddu::Result<Cost> {
+        self.cuda.measure(launch)
+    }
 }
 
 /// A small deterministic generator (splitmix64).

@@ -23,6 +23,9 @@ fn compile(arguments: &[&str], files: &[PathBuf], out: &Path) {
         "-pthread",
     ];
     let mut command = Command::new(&compiler);
+    if cfg!(target_arch = "aarch64") {
+        command.arg("--param=stack-clash-protection-guard-size=12"); // as in build.rs
+    }
     command.args(common).args(arguments).args(files).arg("-o").arg(out);
     let run = command.output().unwrap_or_else(|error| panic!("{compiler}: {error}"));
     assert!(run.status.success(), "{compiler}: {}", String::from_utf8_lossy(&run.stderr));

@@ -55,7 +55,7 @@ fn features(engine: &mut Engine, pictures: &[(Image, Mask)]) -> Vec<(Vec<Vec<f64
 #[test]
 fn a_fit_on_a_device_is_the_fit_of_its_features() {
     let pictures = known_pictures(5);
-    let mut engine = simt(demo_model());
+    let mut engine = on_device(demo_model());
     let whole = fit(&mut engine, &pictures, 3, false);
     let mut own = Density { moments: Moments::new(9, 64), ..whole.clone() };
     own.sample = Sample::new(64);
@@ -100,7 +100,7 @@ fn a_fit_on_a_device_is_the_fit_of_its_features() {
 /// mean' - mean = mean of dz, and by Cauchy and Schwarz
 /// |S'_ij - S_ij| = |sum x_i e_j + e_i x_j + e_i e_j| <= sqrt(S_ii E_jj) + sqrt(E_ii S_jj) + sqrt(E_ii E_jj).
 fn check_fits(what: &str, model: impl Fn() -> Model, pictures: &[(Image, Mask)]) {
-    let [mut cpu, mut device] = [Engine::new(model()), simt(model())];
+    let [mut cpu, mut device] = [Engine::new(model()), on_device(model())];
     let channels = cpu.model().config().feature_channels();
     let (host, found) =
         (fit(&mut cpu, pictures, 1, false).moments, fit(&mut device, pictures, 1, false).moments);
@@ -155,7 +155,7 @@ fn a_fit_on_a_device_is_as_near_to_the_cpus_on_camvid() {
 #[test]
 fn the_batch_moves_a_fit_by_its_features_alone() {
     let pictures = known_pictures(4);
-    let mut engine = simt(demo_model());
+    let mut engine = on_device(demo_model());
     let single = features(&mut engine, &pictures);
     let images: Vec<&Image> = pictures.iter().map(|(image, _)| image).collect();
     let output = engine.run(&images).unwrap();

@@ -56,7 +56,7 @@ fn check_map(what: &str, output: &Output, map: &[f32], cells: &[(f64, f64)]) -> 
 fn maps_are_the_densities_of_the_devices_own_features() {
     let density = demo_density();
     let gaussians = gaussians(&density.moments);
-    let mut engine = simt(demo_model());
+    let mut engine = on_device(demo_model());
     engine.score_with(&gaussians, &SCORES, Precision::Exact).unwrap();
     // Padded to 64 x 80; 2 x 320 cells.
     let size = Size::new(50, 71);
@@ -75,7 +75,7 @@ fn maps_are_the_densities_of_the_devices_own_features() {
         }
     }
     // A map that nobody asked for, on either path.
-    let plain = [simt(demo_model()), Engine::new(demo_model())];
+    let plain = [on_device(demo_model()), Engine::new(demo_model())];
     for mut engine in plain {
         let output = engine.run(&[&pictures[0]]).unwrap();
         assert!(output.density(0, Score::Density).unwrap_err().to_string().contains("score"));
@@ -121,7 +121,7 @@ fn moved(gaussians: &Gaussians, z: &[f64], dz: &[f64]) -> [f64; 2] {
 /// Both chains from one picture: the features are as near as their rounding allows, the maps as near as
 /// the features do. Prints what is met.
 fn check_chains(what: &str, model: impl Fn() -> Model, gaussians: &Gaussians, pictures: &[&Image]) {
-    let [mut cpu, mut device] = [Engine::new(model()), simt(model())];
+    let [mut cpu, mut device] = [Engine::new(model()), on_device(model())];
     for engine in [&mut cpu, &mut device] {
         engine.score_with(gaussians, &SCORES, Precision::Exact).unwrap();
     }
@@ -227,7 +227,7 @@ fn cells_that_overflow_are_counted_for_their_own_image() {
     let scene = crate::scene::Scene::random(8, 600, 32, 5);
     moments.add(&scene.f32s(), &scene.labels);
     let gaussians = gaussians(&moments);
-    for mut engine in [simt(model()), Engine::new(model())] {
+    for mut engine in [on_device(model()), Engine::new(model())] {
         engine.score_with(&gaussians, &[Score::Density], Precision::Exact).unwrap();
         let output = engine.run(&pictures).unwrap();
         assert!(!output.grid.pixels().is_multiple_of(32), "{}", output.grid);
@@ -259,7 +259,7 @@ fn what_a_device_cannot_score_is_one_line() {
     };
     let model = || random_model(small(Backbone::Resnet18), 3);
     let narrow = fitted(five);
-    let [mut cpu, mut device] = [Engine::new(model()), simt(model())];
+    let [mut cpu, mut device] = [Engine::new(model()), on_device(model())];
     refused(&mut device, &narrow, Precision::Exact, ["20", "--device cpu"]);
     refused(&mut cpu, &narrow, Precision::Fast, ["--precision fast", "cpu"]);
     refused(&mut cpu, &fitted(three), Precision::Exact, ["20 channels", "32"]);
