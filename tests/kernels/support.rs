@@ -73,14 +73,14 @@ fn cuda() -> Option<(String, Box<dyn Device>)> {
             }
         }
     });
-    let guarded = Guarded { cuda: cuda.clone()?, buffers: Mutex::default() };
+    let guarded = Guarded::new(cuda.clone()?);
     Some((guarded.name(), Box::new(guarded)))
 }
 
 /// A GPU whose buffers start as [`POISON`] and lie between bytes that every launch must leave as they are: what
 /// simt's memory is by itself.
 #[cfg(feature = "cuda")]
-struct Guarded {
+pub struct Guarded {
     cuda: Arc<Cuda>,
     /// Guards and all.
     buffers: Mutex<Vec<Weak<Buffer>>>,
@@ -88,7 +88,18 @@ struct Guarded {
 
 #[cfg(feature = "cuda")]
 impl Guarded {
-    fn check(&self, kernels: &[Launch]) -> ddu::Result<()> {
+    pub fn new(cuda: Arc<Cuda>) -> Self {
+        Guarded { cuda, buffers: Mutex::default() }
+    }
+
+    /// Writes a byte of the newest buffer's memory, guards and all.
+    pub fn spoil(&self, at: usize) {
+        let buffers = self.buffers.lock().unwrap();
+        let whole = buffers.last().unwrap().upgrade().unwrap();
+        self.cuda.write(whole.slice(at, 1).unwrap(), &[1]).unwrap();
+    }
+
+    pub fn check(&self, kernels: &[Launch]) -> ddu::Result<()> {
         let mut buffers = self.buffers.lock().unwrap();
         buffers.retain(|buffer| buffer.strong_count() > 0);
         for buffer in buffers.iter().filter_map(Weak::upgrade) {
