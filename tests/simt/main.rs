@@ -246,3 +246,26 @@ fn fragments_lie_as_the_ptx_isa_says() {
     let (_, said) = run(&program, &[]);
     assert_eq!(said.trim(), "ok");
 }
+
+/// Each of `tests/golden/ptx` was written on a GPU by the same program; "rounding" is a GPU's own.
+#[test]
+fn fragments_lie_as_on_gpus() {
+    let (output, said) = run(&build("dump", "plain", &[], &[]), &[]);
+    assert!(output.status.success() && said.lines().count() == 4 * 32, "{said}");
+    let layouts = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.starts_with("rounding")).map(String::from).collect()
+    };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ptx");
+    let dumps: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
+        .unwrap_or_default();
+    if dumps.is_empty() {
+        use std::io::Write;
+        let why = "no dump of a GPU in tests/golden/ptx";
+        let _ = writeln!(std::io::stderr(), "fragments_lie_as_on_gpus SKIPPED: {why}");
+    }
+    for dump in dumps {
+        let theirs = std::fs::read_to_string(&dump).unwrap();
+        assert_eq!(layouts(&said), layouts(&theirs), "{}", dump.display());
+    }
+}
