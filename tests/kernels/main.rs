@@ -1,6 +1,6 @@
 //! Every kernel on every device with memory of its own (the CPU path: `tests/parity`) against plain f64
 //! loops: random values, odd, tail-heavy and dilated shapes. A file an op; the devices and the checks
-//! are in `support`.
+//! are in `support`. `DDU_TEST_DEVICE=simt|cuda` takes one of them alone.
 //!
 //! Tolerances. Inputs and weights are fp16 numbers, so products are exact and only the f32 accumulation
 //! and the final rounding err: |error| <= n 2^-23 sum |terms| + 2^-11 |y| + 2^-25, with n the number of
