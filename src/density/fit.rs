@@ -16,6 +16,7 @@ use crate::engine::{Engine, Output};
 use crate::error::Result;
 use crate::plan::Plan;
 
+/// A density that grows, run by run.
 pub struct Fit {
     density: Density,
     device: Option<OnDevice>,
