@@ -142,7 +142,7 @@ impl Module {
             sys::cuModuleGetFunction(&mut raw, self.0, name.as_ptr()).result()?;
             sys::cuFuncLoad(raw).result()?;
         }
-        Ok(Function { raw, shared_bytes: 48 << 10 })
+        Ok(Function { raw, shared_bytes: 0 })
     }
 }
 
