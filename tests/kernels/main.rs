@@ -13,6 +13,8 @@ mod density;
 mod depthwise;
 mod gather;
 mod grid;
+#[cfg(feature = "cuda")]
+mod guarded;
 mod head;
 #[path = "../common/models.rs"]
 mod models;

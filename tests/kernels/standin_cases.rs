@@ -7,8 +7,9 @@ use std::sync::Arc;
 use ddu::device::Device;
 use ddu::device::kernels::KERNELS;
 
+use crate::guarded::Guarded;
 use crate::standin::{again, folder, on_stand_in, open};
-use crate::support::{Guarded, POISON};
+use crate::support::POISON;
 
 #[test]
 fn every_kernel_on_cuda_with_the_driver_stood_in() {
