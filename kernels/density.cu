@@ -23,32 +23,13 @@
 // score is item `classes`; the last split has it, never leaves it and never folds it into the sum.
 // A pixel with an infinity or a NaN gets -inf, nearest 255; one whose result overflows f32 gets -inf.
 // Shared memory: Tile::shared_bytes().
-#include "common/arch.cuh"
-
-struct DensityParams {
-    const half* features;      // [pixels, feature_stride], a pixel at a multiple of 16 bytes
-    const half* weights;       // [classes + 1, blocks, TERMS, 64, 32]; low term first
-    const float* rows;         // [classes + 1, padded D, 2]: bias, 2^-s
-    const float* constants;    // [classes + 1]
-    const int32_t* ids;        // [classes]: the model's index of each
-    const uint8_t* predicted;  // [pixels], the model's indices, or null
-    float* density;            // [pixels]
-    float* relative;           // [pixels]: log q(z) - ln N(z; mu_0, Sigma_0), or null
-    uint8_t* nearest;          // [pixels]: the class of the least Mahalanobis distance, or null
-    float* distance;           // [pixels]: that distance, where `nearest` is
-    float* partial;            // [splits, pixels, 4] where splits > 1
-    int32_t* stats;            // [splits, ceil(pixels / PIXELS) WARPS, 2]: a bit a pixel that is not finite (first split), blocks of W multiplied
-    int32_t pixels, feature_stride, channels, panels, classes, splits, per_split;
-    float tau;                 // infinity: no early exit
-};
-static_assert(sizeof(DensityParams) == 128 && offsetof(DensityParams, pixels) == 96 && offsetof(DensityParams, tau) == 124, "twin: src/device/params.rs");
+#include "common/gaussians.cuh"
 
 namespace {
 
-constexpr int PANEL = 64, BK = 32, STAGES = 4;
+constexpr int BK = 32, STAGES = 4;
 constexpr int TERM = PANEL * BK;       // halves of a block of W
 constexpr int ROWS_BYTES = PANEL * 8;  // bias and scale, with a panel's last block
-constexpr int VOID = 255;
 
 // WARPS x 32 pixels of at most CHANNELS channels.
 template <int WARPS_, int CHANNELS_, int TERMS_> struct Tile {
@@ -68,44 +49,6 @@ template <int WARPS_, int CHANNELS_, int TERMS_> struct Tile {
 // Where a chunk of 8 halves lies: of a pixel of z, of a row of W; in halves.
 DEVICE int z_at(int row, int chunk, int padded) { return row * padded + ((chunk ^ (row & 7)) << 3); }
 DEVICE int w_at(int row, int chunk) { return row * BK + ((chunk ^ (row >> 1 & 3)) << 3); }
-
-// Whether one of two halves is an infinity or a NaN.
-DEVICE bool not_finite(uint32_t pair) { return (pair & 0x7c00u) == 0x7c00u || (pair & 0x7c000000u) == 0x7c000000u; }
-DEVICE bool finite(float f) { return fabsf(f) < INFINITY; }
-
-// The online log-sum-exp of a pixel, and its nearest class.
-struct State {
-    float most = -INFINITY, sum = 0.0f, least = INFINITY;
-    int nearest = VOID;
-
-    DEVICE void fold(float constant, float squares, int id) {
-        join(constant - 0.5f * squares, 1.0f);
-        if (squares < least) {
-            least = squares;
-            nearest = id;
-        }
-    }
-    // Adds `other` e^term.
-    DEVICE void join(float term, float other) {
-        const float greater = fmaxf(most, term);
-        if (greater == -INFINITY) return;
-        sum = sum * expf(most - greater) + other * expf(term - greater);
-        most = greater;
-    }
-};
-
-DEVICE void write(const DensityParams& p, int pixel, const State& s, float background, bool usable) {
-    const float density = s.most + logf(s.sum);
-    p.density[pixel] = usable && finite(density) ? density : -INFINITY;
-    if (p.relative) {
-        const float relative = density - background;
-        p.relative[pixel] = usable && finite(relative) ? relative : -INFINITY;
-    }
-    if (p.nearest) {
-        p.nearest[pixel] = uint8_t(usable ? s.nearest : VOID);
-        p.distance[pixel] = usable ? sqrtf(s.least) : INFINITY;
-    }
-}
 
 // Both steps of 16 columns of a block; in a diagonal one, tiles of 8 rows below SKIP (+ 2 in the second step) are zero.
 template <class T, int SKIP> DEVICE void multiply(float (&sum)[2][8][4], Shared<half> z, Shared<half> w, int padded, int chunk, int lane) {
@@ -131,38 +74,6 @@ template <class T, int SKIP> DEVICE void multiply(float (&sum)[2][8][4], Shared<
             }
         }
     }
-}
-
-// Items in the order in which the block visits them: by falling votes of `predicted`, then by index; the background last.
-template <class T> DEVICE void visiting_order(const DensityParams& p, int pixel0, int first, int count, bool background) {
-    const int thread = threadIdx.x;
-    const Shared<uint16_t> order = smem<uint16_t>(T::ORDER_AT);
-    if (p.predicted) {
-        const Shared<uint8_t> predicted = smem<uint8_t>(T::RING_AT);
-        const Shared<uint16_t> votes = smem<uint16_t>(T::RING_AT + T::PIXELS);
-        predicted[thread] = pixel0 + thread < p.pixels ? p.predicted[pixel0 + thread] : uint8_t(VOID);
-        sync_threads();
-        for (int c = thread; c < count; c += T::THREADS) {
-            const int id = p.ids[first + c];
-            int n = 0;
-            for (int i = 0; i < T::PIXELS; ++i) n += predicted[i] == id;
-            votes[c] = uint16_t(n);
-        }
-        sync_threads();
-        for (int c = thread; c < count; c += T::THREADS) {
-            const int own = votes[c];
-            int rank = 0;
-            for (int i = 0; i < count; ++i) {
-                const int n = votes[i];
-                rank += n > own || (n == own && i < c);
-            }
-            order[rank] = uint16_t(first + c);
-        }
-    } else {
-        for (int c = thread; c < count; c += T::THREADS) order[c] = uint16_t(first + c);
-    }
-    if (background && thread == 0) order[count] = uint16_t(p.classes);
-    sync_threads();
 }
 
 // A block of W in the stream of a tile.
@@ -199,7 +110,8 @@ template <class T> DEVICE void density(const DensityParams& p) {
         cp_async16(z + z_at(row, chunk, padded), valid ? p.features + int64_t(own0 + row) * p.feature_stride + chunk * 8 : p.features, valid);
     }
     cp_async_commit();
-    visiting_order<T>(p, pixel0, first, count, background);
+    visiting_order<T::PIXELS, T::THREADS>(p, pixel0, first, count, background, smem<uint8_t>(T::RING_AT), smem<uint16_t>(T::RING_AT + T::PIXELS),
+                                          smem<uint16_t>(T::ORDER_AT));
     cp_async_wait<0>();
     sync_warp();
     // A lane checks a pixel. Zeros take the place of one that is not finite: it must not slow down the others' exit.
@@ -357,15 +269,7 @@ template <class T> DEVICE void density(const DensityParams& p) {
         p.stats[2 * i + 1] = done;
     }
     if (pixel >= p.pixels) return;
-    const bool is_usable = usable >> row & 1;
-    if (p.splits == 1) {
-        write(p, pixel, own, under, is_usable);
-    } else {
-        // A negative sum: the feature is not finite.
-        store16(p.partial + (int64_t(blockIdx.y) * p.pixels + pixel) * 4,
-                Float4{{own.most, is_usable ? own.sum : -1.0f, own.least, float(own.nearest)}});
-        if (background) p.relative[pixel] = under;
-    }
+    leave(p, pixel, own, under, usable >> row & 1, background);
 }
 
 // Joins the splits in order. Grid ceil(pixels / 256), blocks of 256; a thread has one pixel.

@@ -191,6 +191,15 @@ DEVICE float shuffle_xor(float value, int mask SITE) {
 #endif
 }
 
+// Lane 0's value, which every lane has already: tells the compiler that what follows from it is one for the warp.
+DEVICE int uniform(int value SITE) {
+#if defined(__CUDACC__)
+    return __shfl_sync(0xffffffffu, value, 0);
+#else
+    return int(simt::shuffle(uint32_t(value), 0, site));
+#endif
+}
+
 // Bit i: the predicate of lane i.
 DEVICE uint32_t vote(bool predicate SITE) {
 #if defined(__CUDACC__)

@@ -4,7 +4,7 @@
 // that an access outside ends the launch; the bytes between buffer and page hold a pattern that is
 // checked after every launch. Under AddressSanitizer they come from malloc, whose red zones are exact.
 // A fresh buffer, and a block's arena of shared memory, holds NaN in every float format (all ones).
-// The arena has a state a byte beside it: unwritten, written, or the target of a cp.async in flight.
+// The arena has a state a byte beside it: unwritten, written, or the target of a copy in flight.
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -139,31 +139,39 @@ void check_read(const void* p, size_t bytes) {
         if (state[i] == WRITTEN) continue;
         fail(range_error("read", p, bytes, worker()) +
              (state[i] == UNWRITTEN ? " of shared memory that nobody has written (missing store, or missing barrier before the read)"
-                                    : " of shared memory with a cp.async in flight (missing wait, or missing barrier)"));
+                                    : " of shared memory with a copy in flight (missing wait, or missing barrier)"));
     }
 }
 
 void check_write(void* p, size_t bytes) {
     uint8_t* state = worker().arena_state.data() + arena_offset("write", p, bytes);
     for (size_t i = 0; i < bytes; ++i) {
-        if (state[i] == IN_FLIGHT) fail(range_error("write", p, bytes, worker()) + " of shared memory with a cp.async in flight");
+        if (state[i] == IN_FLIGHT) fail(range_error("write", p, bytes, worker()) + " of shared memory with a copy in flight");
         state[i] = WRITTEN;
     }
+}
+
+void mark_in_flight(Worker& w, const char* what, void* destination, size_t bytes, const Site& site) {
+    uint8_t* state = w.arena_state.data() + arena_offset(what, destination, bytes);
+    for (size_t i = 0; i < bytes; ++i) {
+        if (state[i] == IN_FLIGHT) fail(range_error(what, destination, bytes, w) + " onto a copy in flight at " + where(site));
+        state[i] = IN_FLIGHT;
+    }
+    std::memset(destination, POISON, bytes);
+}
+
+void mark_written(Worker& w, const void* p, size_t bytes) {
+    std::memset(w.arena_state.data() + (static_cast<const char*>(p) - w.arena), WRITTEN, bytes);
 }
 
 void cp_async(void* destination, const void* source, unsigned bytes, unsigned source_bytes, Site site) {
     Worker& w = worker();
     if ((bytes != 4 && bytes != 8 && bytes != 16) || source_bytes > bytes) fail("cp.async of a size that does not exist at " + where(site));
     if (source_bytes && reinterpret_cast<uintptr_t>(source) % bytes) fail("cp.async from a misaligned address at " + where(site));
-    uint8_t* state = w.arena_state.data() + arena_offset("cp.async", destination, bytes);
-    for (unsigned i = 0; i < bytes; ++i) {
-        if (state[i] == IN_FLIGHT) fail(range_error("cp.async", destination, bytes, w) + " onto a cp.async in flight at " + where(site));
-        state[i] = IN_FLIGHT;
-    }
+    mark_in_flight(w, "cp.async", destination, bytes, site);
 #if defined(DDU_SIMT_TSAN)
     __tsan_write_range(destination, bytes);
 #endif
-    std::memset(destination, POISON, bytes);
     w.current->copies.push_back({destination, source, bytes, source_bytes});
     ++w.current->uncommitted;
     count(CP_ASYNC);
@@ -188,7 +196,7 @@ void cp_async_wait(unsigned pending) {
 #endif
             std::memcpy(copy.destination, copy.source, copy.source_bytes);
             std::memset(static_cast<char*>(copy.destination) + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
-            std::memset(w.arena_state.data() + (static_cast<char*>(copy.destination) - w.arena), WRITTEN, copy.bytes);
+            mark_written(w, copy.destination, copy.bytes);
         }
         t.copies.erase(t.copies.begin(), t.copies.begin() + copies);
         t.groups.erase(t.groups.begin());

@@ -98,6 +98,7 @@ void thread_main() {
     edge_acquire(&w.start);
     w.launch->kernel->run(w.launch->params);
     if (t.uncommitted || !t.groups.empty()) fail("the thread ends with a cp.async that was never waited for");
+    if (!t.products.empty()) fail("the thread ends with a wgmma that was never waited for");
     edge_release(&w.end);
     t.done = true;
     ++w.done;
@@ -144,12 +145,18 @@ void run_block(Worker& w, Dim block) {
         w.warp[i].ready = 0;
     }
     for (auto& barrier : w.barrier) barrier.arrived = 0;
+    for (auto& group : w.group) group.arrived = 0;
+    w.mbarriers = 0;
     for (uint32_t i = 0; i < w.threads; ++i) {
         Thread& t = w.thread[i];
         t.done = false;
         t.copies.clear();
         t.groups.clear();
         t.uncommitted = 0;
+        t.products.clear();
+        t.product_groups.clear();
+        t.open_products = 0;
+        t.fences = 0;
         t.fiber.start(thread_main);
 #if defined(DDU_SIMT_TSAN)
         __tsan_set_fiber_name(t.fiber.tsan, name(w, i).c_str());
@@ -274,6 +281,18 @@ void block_current(const char* what, const Site& site) {
     // Nobody can run and this thread waits: the worker's own fiber says who waits where.
     if (next) run_thread(w, *next);
     switch_fiber(t.fiber, next ? next->fiber : w.self);
+}
+
+void yield_current(const Site& site) {
+    Worker& w = *this_worker;
+    if (w.launch->schedule != Schedule::RANDOM || next_random(w.random) % 2) return;
+    Thread& t = *w.current;
+    make_ready(w, t.id / 32, 1u << t.id % 32);
+    t.wait = {"its turn", site};
+    w.current = nullptr;  // any warp, not this one's for choice
+    Thread* next = pick(w);
+    run_thread(w, *next);
+    if (next != &t) switch_fiber(t.fiber, next->fiber);
 }
 
 void fail(const std::string& message) {

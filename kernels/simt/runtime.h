@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "fiber.h"
+#include "hopper.h"
 #include "simt.h"
 
 namespace simt {
@@ -15,6 +16,15 @@ struct Copy {
     void* destination;
     const void* source;
     unsigned bytes, source_bytes;
+};
+
+// A wgmma in flight, as one of its threads knows it.
+struct Product {
+    InFlight* accumulator;
+    uint64_t b;  // matrix descriptor
+    unsigned n;
+    uint64_t checksum;  // of b; a warp's first lane has it
+    Site site;
 };
 
 // What a thread waits for; the site says where in the kernel.
@@ -31,6 +41,10 @@ struct Thread {
     std::vector<Copy> copies;          // in order of issue
     std::vector<uint32_t> groups;      // committed: number of copies in each group in flight
     uint32_t uncommitted = 0;          // copies since the last commit
+    std::vector<Product> products;     // as for the copies
+    std::vector<uint32_t> product_groups;
+    uint32_t open_products = 0;
+    uint64_t fences = 0;  // wgmma.fence so far
 };
 
 struct Barrier {
@@ -52,6 +66,34 @@ struct Warp {
     char edge[2] = {};
 };
 
+// Four warps; `arrived` lanes are at the collective.
+struct Warpgroup {
+    uint32_t arrived = 0;
+    const char* what = nullptr;
+    Site site;
+    void* operand[128] = {};
+};
+
+// A bulk copy in flight.
+struct BulkCopy {
+    char* destination;
+    const void* source;
+    uint32_t bytes;
+};
+
+// Plain arrays: what libc does to a vector ThreadSanitizer would count as the lane's own accesses.
+struct MBarrier {
+    static constexpr uint32_t COPIES = 16;
+    uint64_t offset = 0;                 // in the arena
+    uint32_t arrivals = 0, missing = 0;  // a phase takes; this one still needs
+    int64_t bytes = 0;                   // expected in this phase
+    uint32_t phase = 0;                  // that has not ended
+    BulkCopy copy[COPIES];
+    uint32_t copies = 0;
+    uint32_t waiting[32] = {};  // lanes of each warp
+    char edge[2] = {};          // ThreadSanitizer's, of even and odd phases
+};
+
 struct Launch;
 
 // One OS thread: it runs one block at a time.
@@ -65,6 +107,9 @@ struct Worker {
     std::vector<Thread> thread;
     Warp warp[32];
     Barrier barrier[16];
+    Warpgroup group[8];
+    MBarrier mbarrier[64];
+    uint32_t mbarriers = 0;
     uint64_t random = 0;
     uint64_t counts[COUNTS] = {};
     bool failed = false;
@@ -90,6 +135,9 @@ std::string where(const Site& site);
 void arena_begin(Worker& w, size_t bytes);
 void arena_end(Worker& w);
 void install_fault_handler(Worker& w);
+// A copy's destination: poisoned and unreadable from its issue on, until it is marked written.
+void mark_in_flight(Worker& w, const char* what, void* destination, size_t bytes, const Site& site);
+void mark_written(Worker& w, const void* p, size_t bytes);
 // A fiber stack of `bytes`, a guard page below it; never freed (workers are kept).
 char* allocate_stack(size_t bytes);
 // What lies at a global address, in words; empty where no buffer is near.
@@ -101,6 +149,8 @@ std::string damaged_guard();
 void rendezvous(const char* what, void* operand, const Site& site, void (*compute)(Warp&));
 // runtime.cpp: gives the processor to another thread; returns when this one is ready again.
 void block_current(const char* what, const Site& site);
+// In the random schedule, now and then lets others go first.
+void yield_current(const Site& site);
 // "kernel, block (x, y, z), thread i".
 std::string name(const Worker& w, uint32_t thread);
 void make_ready(Worker& w, uint32_t warp, uint32_t lanes);

@@ -40,7 +40,7 @@ const Indices& indices();
 // Start of the block's arena plus `offset` bytes.
 void* arena(size_t offset);
 // Ends the launch unless [p, p + bytes) lies in the arena, aligned; a read also needs every byte
-// written and no cp.async in flight on it; a write also needs no cp.async in flight on it.
+// written and no copy in flight on it; a write also needs no copy in flight on it.
 void check_read(const void* p, size_t bytes);
 void check_write(void* p, size_t bytes);
 

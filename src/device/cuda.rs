@@ -34,6 +34,7 @@ const GRAPHS: usize = 16;
 pub struct Cuda {
     multiprocessors: usize,
     shared_bytes: usize,
+    wgmma: bool,
     queue: Arc<Queue>,
 }
 
@@ -114,7 +115,7 @@ impl Cuda {
     /// # Safety
     /// Every image is one that the driver loads, and its kernels are those of `kernels/*.cu`.
     pub unsafe fn with_kernels(ordinal: usize, files: &[(&str, &[u8])]) -> Result<Self> {
-        find(ordinal)?;
+        let gpu = find(ordinal)?;
         let name = format!("cuda:{ordinal}");
         let refuse = |error| {
             let fix = "see nvidia-smi: another process may fill the GPU or hold it for itself";
@@ -156,7 +157,9 @@ impl Cuda {
             name,
         };
         let queue = Arc::new(queue);
-        Ok(Cuda { multiprocessors, shared_bytes: shared, queue })
+        // Its code is of sm_90a, which no other architecture takes.
+        let wgmma = gpu.major == 9;
+        Ok(Cuda { multiprocessors, shared_bytes: shared, wgmma, queue })
     }
 }
 
@@ -305,6 +308,10 @@ impl Device for Cuda {
 
     fn shared_bytes(&self) -> usize {
         self.shared_bytes
+    }
+
+    fn wgmma(&self) -> bool {
+        self.wgmma
     }
 
     fn alloc(&self, bytes: usize) -> Result<Buffer> {

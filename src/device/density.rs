@@ -2,14 +2,16 @@
 //!
 //! Row i of W_c is scaled by 2^s_i, its greatest value then in 2^14 .. 2^15, and split in two fp16
 //! terms; `bias_i` is the *stored* row times mu_c, in f64, so that rounding W shifts no mean.
-//! Blocks of 64 rows x 32 columns up to the diagonal, row panel by row panel, each low term first, laid
-//! out as they lie in shared memory: a row's four chunks of 8 permuted by row / 2 % 4.
+//! Blocks of 64 rows up to the diagonal, row panel by row panel, each low term first, laid out as they lie
+//! in shared memory. For `density.cu` they have 32 columns, a row's four chunks of 8 permuted by
+//! row / 2 % 4; for `density_hopper.cu` 64 columns, eight chunks permuted by row % 8, and a panel's rows
+//! in reverse: there what is left of a diagonal block must start at its first row.
 
 use std::ops::Range;
 
 use half::f16;
 
-use super::launch::density::{BLOCK, Gaussians, PANEL, Precision, blocks};
+use super::launch::density::{BLOCK, Gaussians, PANEL, Packing, Precision, blocks};
 use super::{Buffer, Device};
 use crate::density;
 use crate::error::{Error, Result};
@@ -18,6 +20,7 @@ pub struct DeviceDensity {
     classes: usize,
     channels: usize,
     precision: Precision,
+    packing: Packing,
     weights: Buffer,
     rows: Buffer,
     constants: Buffer,
@@ -31,6 +34,8 @@ struct Packed {
 }
 
 impl DeviceDensity {
+    /// For the fastest kernel that the device has.
+    ///
     /// # Errors
     /// Channels that are no multiple of 16 or more than 512, or a W that f32 cannot scale.
     pub fn new(
@@ -38,21 +43,33 @@ impl DeviceDensity {
         gaussians: &density::Gaussians,
         precision: Precision,
     ) -> Result<Self> {
+        let packing = Packing::of(device, gaussians.channels);
+        Self::packed(device, gaussians, precision, packing)
+    }
+
+    /// As [`Self::new`], for a given kernel.
+    pub fn packed(
+        device: &dyn Device,
+        gaussians: &density::Gaussians,
+        precision: Precision,
+        packing: Packing,
+    ) -> Result<Self> {
         let channels = gaussians.channels;
         require_channels("density", channels)?;
         let mut packed = Packed { weights: Vec::new(), rows: Vec::new() };
         let (mut constants, mut ids) = (Vec::new(), Vec::new());
         for class in &gaussians.classes {
-            packed.push(&class.gaussian, precision)?;
+            packed.push(&class.gaussian, precision, packing)?;
             constants.push((class.log_prior + class.gaussian.log_peak()) as f32);
             ids.push(class.class as i32);
         }
-        packed.push(&gaussians.background, precision)?;
+        packed.push(&gaussians.background, precision, packing)?;
         constants.push(gaussians.background.log_peak() as f32);
         Ok(DeviceDensity {
             classes: ids.len(),
             channels,
             precision,
+            packing,
             weights: upload(device, &packed.weights)?,
             rows: upload(device, &packed.rows)?,
             constants: upload(device, &constants)?,
@@ -62,6 +79,10 @@ impl DeviceDensity {
 
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    pub fn packing(&self) -> Packing {
+        self.packing
     }
 
     /// Those with a Gaussian.
@@ -80,6 +101,7 @@ impl DeviceDensity {
             classes: self.classes,
             channels: self.channels,
             precision: self.precision,
+            packing: self.packing,
             weights: self.weights.all(),
             rows: self.rows.all(),
             constants: self.constants.all(),
@@ -120,11 +142,17 @@ fn upload<T: bytemuck::Pod>(device: &dyn Device, values: &[T]) -> Result<Buffer>
 }
 
 impl Packed {
-    fn push(&mut self, gaussian: &density::Gaussian, precision: Precision) -> Result<()> {
+    fn push(
+        &mut self,
+        gaussian: &density::Gaussian,
+        precision: Precision,
+        packing: Packing,
+    ) -> Result<()> {
         let channels = gaussian.mean.len();
         let padded = channels.next_multiple_of(PANEL);
         // [row][term][column], zero past D and above the diagonal
         let mut stored = vec![[f16::ZERO; 2]; padded * padded];
+        let mut rows = vec![[0f32; 2]; padded];
         for (i, row) in gaussian.whitening.chunks_exact(channels).enumerate() {
             let greatest = row[..=i].iter().fold(0f64, |most, w| most.max(w.abs()));
             let exponent = 14 - greatest.log2().floor() as i32;
@@ -144,20 +172,33 @@ impl Packed {
                 stored[i * padded + k] = [low, high];
                 bias += (high.to_f64() + low.to_f64()) * gaussian.mean[k];
             }
-            self.rows.extend([bias as f32, down as f32]);
+            rows[i] = [bias as f32, down as f32];
         }
-        self.rows.resize(self.rows.len() + (padded - channels) * 2, 0.0);
         let terms = match precision {
             Precision::Exact => 0..2,
             Precision::Fast => 1..2,
         };
+        let columns = match packing {
+            Packing::Warp => BLOCK,
+            Packing::Warpgroup => 2 * BLOCK,
+        };
         for panel in 0..padded / PANEL {
-            for block in 0..(panel + 1) * PANEL / BLOCK {
+            // Place of a panel to row of W, and chunk of a row to where it lies.
+            let row_at = |place: usize| match packing {
+                Packing::Warp => panel * PANEL + place,
+                Packing::Warpgroup => panel * PANEL + PANEL - 1 - place,
+            };
+            let permuted = |place: usize, chunk: usize| match packing {
+                Packing::Warp => chunk ^ (place >> 1 & 3),
+                Packing::Warpgroup => chunk ^ (place & 7),
+            };
+            self.rows.extend((0..PANEL).flat_map(|place| rows[row_at(place)]));
+            for block in 0..(panel + 1) * PANEL / columns {
                 for term in terms.clone() {
-                    for row in 0..PANEL {
-                        for chunk in 0..BLOCK / 8 {
-                            let chunk = chunk ^ (row >> 1 & 3);
-                            let at = (panel * PANEL + row) * padded + block * BLOCK + chunk * 8;
+                    for place in 0..PANEL {
+                        for chunk in 0..columns / 8 {
+                            let column = block * columns + permuted(place, chunk) * 8;
+                            let at = row_at(place) * padded + column;
                             self.weights.extend(stored[at..at + 8].iter().map(|w| w[term]));
                         }
                     }

@@ -23,7 +23,7 @@ const fn kernel<P>(
     Kernel { name, file, threads, shared_bytes, params_bytes: size_of::<P>() }
 }
 
-pub static KERNELS: [Kernel; 31] = [
+pub static KERNELS: [Kernel; 33] = [
     kernel::<Conv2dParams>("conv2d_128x128", "conv2d", 256, 69632),
     kernel::<Conv2dParams>("conv2d_128x64", "conv2d", 128, 49152),
     kernel::<Conv2dParams>("conv2d_64x64", "conv2d", 128, 32768),
@@ -42,6 +42,8 @@ pub static KERNELS: [Kernel; 31] = [
     kernel::<DensityParams>("density_256_fast", "density", 256, 166528),
     kernel::<DensityParams>("density_128_fast", "density", 128, 100992),
     kernel::<DensityParams>("density_64_fast", "density", 64, 100992),
+    kernel::<DensityParams>("density_hopper", "density_hopper", 384, 136832),
+    kernel::<DensityParams>("density_hopper_fast", "density_hopper", 384, 71296),
     kernel::<DensityParams>("density_merge", "density", 256, 0),
     kernel::<MomentsParams>("moments_keys", "moments", 256, 512),
     kernel::<MomentsParams>("moments_offsets", "moments", 256, 1152),

@@ -46,6 +46,11 @@ pub trait Device: Send + Sync {
         99 << 10
     }
 
+    /// Whether it has warpgroup matrix products (compute capability 9.0).
+    fn wgmma(&self) -> bool {
+        false
+    }
+
     /// Uninitialised memory, aligned to 16 bytes at least.
     ///
     /// # Errors

@@ -70,6 +70,10 @@ impl Device for Paper {
         SHARED_BYTES
     }
 
+    fn wgmma(&self) -> bool {
+        true
+    }
+
     fn alloc(&self, bytes: usize) -> Result<Buffer> {
         Ok(Buffer::new(1 << 20, bytes, ()))
     }

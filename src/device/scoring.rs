@@ -51,6 +51,7 @@ impl Scoring {
             batch * op.grid.pixels(),
             self.density.channels(),
             self.density.classes(),
+            self.density.packing(),
             device.multiprocessors(),
             device.shared_bytes(),
         )

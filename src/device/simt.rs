@@ -94,6 +94,11 @@ impl Device for Simt {
         227 << 10
     }
 
+    /// As an H200.
+    fn wgmma(&self) -> bool {
+        true
+    }
+
     fn alloc(&self, bytes: usize) -> Result<Buffer> {
         // SAFETY: any size may be asked for; null is the answer where there is no room.
         let data = unsafe { ddu_simt_alloc(bytes as u64) };

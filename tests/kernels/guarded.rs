@@ -60,6 +60,10 @@ impl Device for Guarded {
         self.cuda.shared_bytes()
     }
 
+    fn wgmma(&self) -> bool {
+        self.cuda.wgmma()
+    }
+
     fn alloc(&self, bytes: usize) -> ddu::Result<Buffer> {
         let whole = Arc::new(self.cuda.alloc(bytes + 2 * GUARD)?);
         self.cuda.write(whole.all(), &vec![POISON; bytes + 2 * GUARD])?;

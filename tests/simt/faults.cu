@@ -1,17 +1,7 @@
 // Kernels with a planted fault, each beside its sound twin (SOUND = true). `faults KERNEL SCHEDULE` runs
 // one and prints what the device said; tests/simt/main.rs holds that against what it must say.
-#include <cstdio>
-#include <cstdlib>
-
-#include "../../kernels/common/arch.cuh"
-#include "../../kernels/simt/api.h"
-
-struct Params {
-    float* out;        // [128]
-    const half* in;    // [128 * 8], i / 8
-};
-
-constexpr int THREADS = 128;
+#define SHARED_BYTES 2048
+#include "planted.h"
 
 // Reverses the block's values through shared memory.
 template <bool SOUND> DEVICE void reverse_block(const Params& p) {
@@ -138,9 +128,6 @@ template <bool SOUND> DEVICE void deep(const Params& p) {
     p.out[threadIdx.x] = local[0];
 }
 
-#define BOTH(NAME)                                  \
-    KERNEL(NAME, Params, THREADS, NAME<false>)      \
-    KERNEL(NAME##_sound, Params, THREADS, NAME<true>)
 BOTH(reverse_block)
 BOTH(reverse_block_again)
 BOTH(rotate_warp)
@@ -159,31 +146,3 @@ BOTH(divergent_branch)
 BOTH(divergent_shuffle)
 BOTH(never_arrives)
 BOTH(deep)
-
-int main(int, char** argv) {
-    Params p;
-    auto* in = static_cast<half*>(ddu_simt_alloc(THREADS * 8 * sizeof(half)));
-    for (int i = 0; i < THREADS * 8; ++i) in[i] = float_to_half(float(i / 8));
-    p.in = in;
-    p.out = static_cast<float*>(ddu_simt_alloc(THREADS * sizeof(float)));
-    DduSimtLaunch launch = {};
-    launch.kernel = argv[1];
-    launch.params = &p;
-    launch.params_bytes = sizeof p;
-    launch.grid_x = launch.grid_y = launch.grid_z = 1;
-    launch.threads = THREADS;
-    launch.shared_bytes = 2048;
-    launch.schedule = atoi(argv[2]);
-    launch.workers = 1;
-    char error[1024];
-    const int failed = ddu_simt_launch(&launch, error, sizeof error);
-    if (failed) {
-        std::printf("%s\n", error);
-    } else {
-        for (int i = 0; i < THREADS; ++i) std::printf("%g ", double(p.out[i]));
-        std::printf("\n");
-    }
-    ddu_simt_free(in);
-    ddu_simt_free(p.out);
-    return failed;
-}

@@ -1,10 +1,11 @@
-// The host bodies of mma and ldmatrix against a statement of their own of the PTX ISA's layouts ("Matrix
-// Fragments for mma.m16n8k16 with floating point type", "ldmatrix"), element by element as the manual writes
+// The host bodies of mma, ldmatrix and wgmma against a statement of their own of the PTX ISA's layouts ("Matrix
+// Fragments for mma.m16n8k16 with floating point type", "ldmatrix", "Register
+// Fragments for wgmma.mma_async.m64nNk16", "Strides", "Swizzling modes"), element by element as the manual writes
 // them. Prints "ok", or the first difference. Also fp16 conversion, all of it, against the compiler's own.
 #include <cstdio>
 #include <cstring>
 
-#include "../../kernels/common/arch.cuh"
+#include "../../kernels/common/hopper.cuh"
 #include "../../kernels/simt/api.h"
 
 struct Params {
@@ -63,12 +64,90 @@ DEVICE void fragments(const Params& p) {
 
 KERNEL(fragments, Params, 32, fragments)
 
+struct Products {
+    const float* a;  // [4 steps][64][16]
+    const float* b;  // [64][64]: n, k
+    float* d;        // [4][64][64]: products with the first 64, 48, 32, 16 of n, of steps 0 .. 3, added to -1
+};
+
+DEVICE void warpgroup(const Products& p) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    // Row n has 128 bytes; its chunk c of 16 bytes lies where c and n % 8 differ.
+    const Shared<half> tile = smem<half>(0);
+    for (int i = threadIdx.x; i < 64 * 64; i += 128) {
+        const int n = i / 64, k = i % 64, chunk = k / 8, lies = (chunk & ~(n % 8)) | (~chunk & (n % 8));
+        tile[n * 64 + lies * 8 + k % 8] = float_to_half(p.b[i]);
+    }
+    sync_threads();
+    Accumulator sum[4];
+    for (int i = 0; i < 4; ++i) {
+        for (int j = 0; j < 32; ++j) sum[i][j] = -1.0f;
+    }
+    wgmma_fence();
+    for (int step = 0; step < 4; ++step) {
+        uint32_t a[4];
+        for (int i = 0; i < 4; ++i) {
+            auto value = [&](int j) {
+                const At at = of_a(lane, j);
+                return p.a[(step * 64 + warp * 16 + at.row) * 16 + at.column];
+            };
+            a[i] = pack(value(2 * i), value(2 * i + 1));
+        }
+        const uint64_t b = wgmma_rows(tile + step * 16);
+        wgmma_m64k16<64>(sum[0], a, b, true);
+        wgmma_m64k16<48>(sum[1], a, b, true);
+        wgmma_m64k16<32>(sum[2], a, b, true);
+        wgmma_m64k16<16>(sum[3], a, b, step > 0);
+    }
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (int i = 0; i < 4; ++i) {
+        for (int j = 0; j < 32; ++j) {
+            // Figure "WGMMA .m64nNk16 register fragment layout for accumulator matrix D".
+            const int row = 16 * warp + lane / 4 + 8 * (j / 2 % 2), column = 8 * (j / 4) + lane % 4 * 2 + j % 2;
+            p.d[(i * 64 + row) * 64 + column] = sum[i][j];
+        }
+    }
+}
+
+KERNEL(warpgroup, Products, 128, warpgroup)
+
 int fail(const char* what, int i) {
     std::printf("%s differs at %d\n", what, i);
     return 1;
 }
 
+int check_warpgroup() {
+    auto* a = static_cast<float*>(ddu_simt_alloc(4 * 64 * 16 * 4));
+    auto* b = static_cast<float*>(ddu_simt_alloc(64 * 64 * 4));
+    auto* d = static_cast<float*>(ddu_simt_alloc(4 * 64 * 64 * 4));
+    for (int i = 0; i < 4 * 64 * 16; ++i) a[i] = float(i * 37 % 61 - 30);
+    for (int i = 0; i < 64 * 64; ++i) b[i] = float(i * 53 % 41 - 20);
+    Products p = {a, b, d};
+    DduSimtLaunch launch = {};
+    launch.kernel = "warpgroup";
+    launch.params = &p;
+    launch.params_bytes = sizeof p;
+    launch.grid_x = launch.grid_y = launch.grid_z = 1;
+    launch.threads = 128;
+    launch.shared_bytes = 64 * 128;
+    launch.workers = 1;
+    char error[1024];
+    if (ddu_simt_launch(&launch, error, sizeof error)) {
+        std::printf("%s\n", error);
+        return 1;
+    }
+    for (int i = 0; i < 4 * 64 * 64; ++i) {
+        const int size = 64 - i / 4096 * 16, m = i / 64 % 64, n = i % 64;
+        float want = size == 16 && n < 16 ? 0.0f : -1.0f;
+        for (int k = 0; k < 64 && n < size; ++k) want += a[(k / 16 * 64 + m) * 16 + k % 16] * b[n * 64 + k];
+        if (d[i] != want) return fail("wgmma", i);
+    }
+    return 0;
+}
+
 int main() {
+    if (check_warpgroup()) return 1;
     auto* a = static_cast<float*>(ddu_simt_alloc(1024));
     auto* b = static_cast<float*>(ddu_simt_alloc(512));
     auto* d = static_cast<float*>(ddu_simt_alloc(512));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-const RUNTIME: [&str; 4] = ["runtime", "memory", "collectives", "sanitizer"];
+const RUNTIME: [&str; 5] = ["runtime", "memory", "collectives", "hopper", "sanitizer"];
 const FORWARD: &str = "0";
 const SCHEDULES: [&str; 3] = [FORWARD, "1", "2"];
 
@@ -102,7 +102,7 @@ fn every_fault_is_named_with_kernel_block_and_thread() {
         ("reverse_block", [unwritten, "missing barrier"]),
         ("rotate_warp", [unwritten, "missing barrier"]),
         ("unwritten", ["thread 98: read of 4 bytes at offset 396", unwritten]),
-        ("asynchronous", ["with a cp.async in flight", "missing wait"]),
+        ("asynchronous", ["with a copy in flight", "missing wait"]),
         ("never_waited", ["a cp.async that was never waited for", "thread"]),
         (
             "store_near",
@@ -178,6 +178,30 @@ fn address_sanitizer_sees_every_byte_outside() {
     check(&program, "divergent_exit", FORWARD, &["divergent barrier"]);
 }
 
+#[test]
+fn every_fault_of_mbarriers_and_warpgroups_is_named() {
+    let program = build("hopper", "plain", &[], &[]);
+    for (kernel, words) in [
+        ("not_awaited", ["read of 2 bytes at offset", "missing"]),
+        ("no_data", ["with a copy in flight", "missing wait"]),
+        ("no_wait", ["an accumulator is touched while a wgmma on it is in flight", "missing wait"]),
+        ("no_fence", ["touched since the last wgmma.fence", "hopper.cu"]),
+        ("overwritten", ["overwritten under a wgmma in flight", "hopper.cu"]),
+        ("product_never_waited", ["a wgmma that was never waited for", "thread"]),
+        ("other_layout", ["a matrix descriptor of another layout", "thread"]),
+        ("one_warp_short", ["waits in wgmma.fence", "waits in __syncthreads"]),
+        ("too_few_bytes", ["expects 1024 bytes, 2048 come", "hopper.cu"]),
+        ("too_many_bytes", ["a wait that never comes", "waits in an mbarrier"]),
+        ("no_init", ["of shared memory that nobody has written", "thread"]),
+        ("too_many_arrivals", ["has 1 arrivals a phase, one more comes", "hopper.cu"]),
+    ] {
+        for schedule in SCHEDULES {
+            let at = format!("{kernel}, block (0, 0, 0), thread ");
+            check(&program, kernel, schedule, &[&at, words[0], words[1]]);
+        }
+    }
+}
+
 /// Nothing is unwritten or out of place in these: only an edge is missing, which no schedule must show.
 #[test]
 fn thread_sanitizer_sees_missing_barriers() {
@@ -188,14 +212,24 @@ fn thread_sanitizer_sees_missing_barriers() {
             check(&program, kernel, schedule, &["ThreadSanitizer: data race", &at]);
         }
     }
-    check(&program, "asynchronous", FORWARD, &["with a cp.async in flight"]);
+    check(&program, "asynchronous", FORWARD, &["with a copy in flight"]);
+    let program = build("hopper", "thread", &["-DDDU_SIMT_TSAN"], &["-fsanitize=thread"]);
+    for schedule in SCHEDULES {
+        check(&program, "refilled", schedule, &["ThreadSanitizer: data race", "'refilled, block"]);
+    }
+    check(&program, "overwritten", FORWARD, &["overwritten under a wgmma in flight"]);
 }
 
 /// Without any one of its barriers or waits, `kernels/<kernel>.cu` is caught by `tests/simt/<kernel>.cu` (and
 /// with all of them it is not). `words` are those barriers and waits, `places` how many there are.
 fn needs_each(kernel: &str, words: &[&str], places: usize) {
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let text = std::fs::read_to_string(kernels.join(format!("{kernel}.cu"))).unwrap();
+    let read = |name: &str| std::fs::read_to_string(kernels.join(name)).unwrap();
+    // What the kernel shares with its sister counts as its own.
+    let shared = "#include \"common/gaussians.cuh\"";
+    let own = |text: &str| text.replace("#pragma once", "").replace("arch.cuh", "common/arch.cuh");
+    let text = read(&format!("{kernel}.cu"));
+    let text = text.replace(shared, &own(&read("common/gaussians.cuh")));
     let text =
         text.replace("#include \"common/", &format!("#include \"{}/common/", kernels.display()));
     let found = words.iter().flat_map(|word| text.match_indices(word)).map(|(place, _)| place);
@@ -218,7 +252,8 @@ fn needs_each(kernel: &str, words: &[&str], places: usize) {
         let (output, said) = result("mutant", &format!("{}{}", &text[..place], &text[end..]));
         let line = text[..place].lines().count();
         assert!(!output.status.success(), "line {line} of {kernel}.cu is not needed: {said}");
-        let named = ["in flight", "nobody has written", "never waited", "are wrong"];
+        let named =
+            ["in flight", "nobody has written", "never", "are wrong", "fence", "one more comes"];
         assert!(named.iter().any(|word| said.contains(word)), "line {line}: {said}");
     }
 }
@@ -233,6 +268,20 @@ fn the_convolution_needs_each_of_its_barriers_and_waits() {
 fn the_density_needs_each_of_its_barriers_and_waits() {
     let waits = ["cp_async_wait<STAGES - 2>();", "cp_async_wait<0>();"];
     needs_each("density", &[&["sync_threads();", "sync_warp();"], &waits[..]].concat(), 9);
+}
+
+#[test]
+fn the_density_of_hopper_needs_each_of_its_barriers_and_waits() {
+    let waits = [
+        "sync_threads();",
+        "sync_warp();",
+        "barrier_sync(",
+        "mbarrier_wait(",
+        "wgmma_fence();",
+        "wgmma_wait<1>();",
+        "wgmma_wait<0>();",
+    ];
+    needs_each("density_hopper", &waits, 13);
 }
 
 #[test]

@@ -1,14 +1,32 @@
-//! Launches of `kernels/density.cu`: which tile, how many splits, and the parameters.
+//! Launches of `kernels/density.cu` and `density_hopper.cu`: which tile, how many splits, and the
+//! parameters.
 
 use super::{require, require_bytes};
 use crate::device::params::DensityParams;
-use crate::device::{Element, Launch, Slice, Tensor, kernels, param};
+use crate::device::{Device, Element, Launch, Slice, Tensor, kernels, param};
 use crate::error::{Error, Result};
 
 /// Rows of a panel of W (`PANEL`); channels are padded to its multiples.
 pub const PANEL: usize = 64;
-/// Columns of a block of W (`BK`).
+/// Columns of a block of W (`BK`) of the warps' kernel; the warpgroups' has twice as many.
 pub const BLOCK: usize = 32;
+
+/// Which kernel W is packed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub enum Packing {
+    /// `density.cu`, products of a warp.
+    Warp,
+    /// `density_hopper.cu`, products of a warpgroup.
+    Warpgroup,
+}
+
+impl Packing {
+    /// That of the fastest kernel that a device has for so many channels.
+    pub fn of(device: &dyn Device, channels: usize) -> Self {
+        let most = TILES.iter().find(|t| t.packing == Packing::Warpgroup).map_or(0, |t| t.channels);
+        if device.wgmma() && channels <= most { Packing::Warpgroup } else { Packing::Warp }
+    }
+}
 
 /// How W is held on a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -34,15 +52,41 @@ impl Precision {
 pub struct Tile {
     pub pixels: usize,
     pub channels: usize,
+    pub packing: Packing,
     kernel: &'static str,
     fast: &'static str,
 }
 
-/// Largest first.
-pub const TILES: [Tile; 3] = [
-    Tile { pixels: 256, channels: 256, kernel: "density_256", fast: "density_256_fast" },
-    Tile { pixels: 128, channels: 256, kernel: "density_128", fast: "density_128_fast" },
-    Tile { pixels: 64, channels: 512, kernel: "density_64", fast: "density_64_fast" },
+/// Of each packing the largest first.
+pub const TILES: [Tile; 4] = [
+    Tile {
+        pixels: 256,
+        channels: 256,
+        packing: Packing::Warp,
+        kernel: "density_256",
+        fast: "density_256_fast",
+    },
+    Tile {
+        pixels: 128,
+        channels: 256,
+        packing: Packing::Warp,
+        kernel: "density_128",
+        fast: "density_128_fast",
+    },
+    Tile {
+        pixels: 64,
+        channels: 512,
+        packing: Packing::Warp,
+        kernel: "density_64",
+        fast: "density_64_fast",
+    },
+    Tile {
+        pixels: 256,
+        channels: 256,
+        packing: Packing::Warpgroup,
+        kernel: "density_hopper",
+        fast: "density_hopper_fast",
+    },
 ];
 
 impl Tile {
@@ -80,11 +124,14 @@ impl Spread {
         pixels: usize,
         channels: usize,
         classes: usize,
+        packing: Packing,
         multiprocessors: usize,
         shared_bytes: usize,
     ) -> Result<Self> {
+        let holds = |t: &&Tile| {
+            t.packing == packing && channels <= t.channels && t.shared_bytes() <= shared_bytes
+        };
         // The smallest tile is for what the others cannot hold.
-        let holds = |t: &&Tile| channels <= t.channels && t.shared_bytes() <= shared_bytes;
         let most = TILES.iter().filter(holds).map(|t| t.channels).min().unwrap_or(0);
         let fitting = || TILES.iter().filter(holds).filter(|t| t.channels == most);
         let blocks = |tile: &Tile| pixels.div_ceil(tile.pixels);
@@ -122,7 +169,8 @@ pub struct Gaussians<'a> {
     pub classes: usize,
     pub channels: usize,
     pub precision: Precision,
-    /// fp16 `[classes + 1, blocks, terms, 64, 32]`
+    pub packing: Packing,
+    /// fp16 `[classes + 1, blocks, terms, 64, 32]`, or of blocks of 64 columns half as many
     pub weights: Slice<'a>,
     /// f32 `[classes + 1, padded channels, 2]`
     pub rows: Slice<'a>,
@@ -158,8 +206,10 @@ pub fn density<'a>(
     spread: Spread,
 ) -> Result<Vec<Launch<'a>>> {
     let what = "density";
-    let Gaussians { classes, channels, precision, weights, rows, constants, ids } = gaussians;
+    let Gaussians { classes, channels, precision, packing, weights, rows, constants, ids } =
+        gaussians;
     let Spread { tile, splits, per_split } = spread;
+    require(what, tile.packing == packing, "a tile of W's packing", format!("{packing:?}"))?;
     require(what, (1..=256).contains(&classes), "1 to 256 classes", classes)?;
     let fits = channels.is_multiple_of(16) && (16..=tile.channels).contains(&channels);
     require(what, fits, &format!("channels in sixteens, up to {}", tile.channels), channels)?;

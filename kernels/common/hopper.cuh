@@ -1,0 +1,184 @@
+// The words of arch.cuh that only compute capability 9.0 (sm_90a) has: mbarriers, bulk copies, warpgroup
+// matrix products. As there, each has a GPU body and a host body (kernels/simt/hopper.h). For other
+// architectures a kernel that needs them is empty (HOPPER is 0) and must not be launched.
+#pragma once
+#include "arch.cuh"
+
+#if !defined(__CUDACC__)
+#include "../simt/hopper.h"
+#define HOPPER 1
+#elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HOPPER 1
+#else
+#define HOPPER 0
+#endif
+
+#if HOPPER
+
+// --- mbarriers ---------------------------------------------------------------------------------------------
+// A phase ends when all its arrivals and all its expected bytes have come. A wait names the parity of the
+// phase (0, 1, 0 ..) that must be over; on a fresh barrier the phase before the first, of parity 1, is.
+
+#if defined(__CUDACC__)
+using MBarrier = uint64_t;
+#else
+using MBarrier = simt::MBarrierCell;
+#endif
+
+DEVICE void mbarrier_init(Shared<MBarrier> barrier, int arrivals SITE) {
+#if defined(__CUDACC__)
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+#else
+    simt::mbarrier_init(barrier.get(), arrivals, site);
+#endif
+}
+
+// Makes the initialised barriers visible to bulk copies; other threads see them after a barrier.
+DEVICE void mbarrier_init_fence() {
+#if defined(__CUDACC__)
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+
+DEVICE void mbarrier_arrive(Shared<MBarrier> barrier SITE) {
+#if defined(__CUDACC__)
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+#else
+    simt::mbarrier_arrive(barrier.get(), 0, site);
+#endif
+}
+
+// Arrives, and the phase also awaits `bytes` of bulk copies.
+DEVICE void mbarrier_arrive_expect(Shared<MBarrier> barrier, int bytes SITE) {
+#if defined(__CUDACC__)
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+#else
+    simt::mbarrier_arrive(barrier.get(), bytes, site);
+#endif
+}
+
+DEVICE void mbarrier_wait(Shared<MBarrier> barrier, int parity SITE) {
+#if defined(__CUDACC__)
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}" ::"r"(shared_address(barrier)), "r"(parity) : "memory");
+#else
+    simt::mbarrier_wait(barrier.get(), parity, site);
+#endif
+}
+
+// `bytes` (a multiple of 16) from global to shared memory, both at multiples of 16, counted by `barrier`.
+DEVICE void bulk_copy(Shared<half> destination, const void* source, int bytes, Shared<MBarrier> barrier SITE) {
+#if defined(__CUDACC__)
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(destination)),
+                 "l"(source), "r"(bytes), "r"(shared_address(barrier))
+                 : "memory");
+#else
+    simt::bulk_copy(destination.get(), source, bytes, barrier.get(), site);
+#endif
+}
+
+// --- registers: called by all warps of a warpgroup -------------------------------------------------------------
+
+template <int REGISTERS> DEVICE void take_registers() {
+#if defined(__CUDACC__)
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+#endif
+}
+
+template <int REGISTERS> DEVICE void give_registers() {
+#if defined(__CUDACC__)
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+#endif
+}
+
+// --- warpgroup matrix products ------------------------------------------------------------------------------------
+// d += a b, a 64 x 16 fp16 in registers (a warp's 16 rows as in mma_m16n8k16), b 16 x N fp16 in shared memory, stored as
+// N rows of 16; f32 accumulators. Asynchronous: between wgmma_fence and the wgmma_wait of its group neither a
+// nor d may be touched, nor b overwritten.
+
+// Columns 0 .. 63 of 64 rows; in a thread, value 4 j + 2 h + i is row lane / 4 + 8 h of the warp, column 8 j + 2 (lane % 4) + i.
+#if defined(__CUDACC__)
+struct Accumulator {
+    float v[32];
+    DEVICE float& operator[](int i) { return v[i]; }
+};
+#else
+using simt::Accumulator;
+#endif
+
+// Where b lies: rows of 128 bytes, their 16-byte chunks permuted by row % 8, eight rows (at a multiple of 1024 bytes)
+// after another; `rows` at the wanted 16 columns (PTX ISA, "Matrix Descriptor Format": 128-byte swizzle).
+DEVICE uint64_t wgmma_rows(Shared<half> rows) {
+#if defined(__CUDACC__)
+    const uint64_t address = shared_address(rows);
+#else
+    const uint64_t address = simt::arena_address(rows.get());
+#endif
+    return (address & 0x3ffff) >> 4 | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
+}
+
+DEVICE void wgmma_fence(ONLY_SITE) {
+#if defined(__CUDACC__)
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#else
+    simt::wgmma_fence(site);
+#endif
+}
+
+DEVICE void wgmma_commit() {
+#if defined(__CUDACC__)
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#else
+    simt::wgmma_commit();
+#endif
+}
+
+// Waits until at most PENDING of the warpgroup's committed groups are in flight.
+template <int PENDING> DEVICE void wgmma_wait() {
+#if defined(__CUDACC__)
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+#else
+    simt::wgmma_wait(PENDING);
+#endif
+}
+
+#if defined(__CUDACC__)
+#define DDU_8(d, i) "+f"(d.v[i]), "+f"(d.v[i + 1]), "+f"(d.v[i + 2]), "+f"(d.v[i + 3]), "+f"(d.v[i + 4]), "+f"(d.v[i + 5]), "+f"(d.v[i + 6]), "+f"(d.v[i + 7])
+#define DDU_WGMMA(N, D, A0, A1, A2, A3, B, P)                                                        \
+    "{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\n"                                                   \
+    "wgmma.mma_async.sync.aligned.m64n" N "k16.f32.f16.f16 {" D "}, {" A0 ", " A1 ", " A2 ", " A3 "}, " B ", p, 1, 1, 0;\n}"
+#endif
+
+// The first N columns of d += a b; `accumulate` false: they become a b.
+template <int N> DEVICE void wgmma_m64k16(Accumulator& d, const uint32_t (&a)[4], uint64_t b, bool accumulate SITE) {
+    static_assert(N == 64 || N == 48 || N == 32 || N == 16, "");
+#if defined(__CUDACC__)
+    const int p = accumulate;
+    if constexpr (N == 64) {
+        asm volatile(DDU_WGMMA("64", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31", "%32", "%33", "%34", "%35", "%36", "%37")
+                     : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16), DDU_8(d, 24)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
+    } else if constexpr (N == 48) {
+        asm volatile(DDU_WGMMA("48", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23", "%24", "%25", "%26", "%27", "%28", "%29")
+                     : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
+    } else if constexpr (N == 32) {
+        asm volatile(DDU_WGMMA("32", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15", "%16", "%17", "%18", "%19", "%20", "%21")
+                     : DDU_8(d, 0), DDU_8(d, 8)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
+    } else {
+        asm volatile(DDU_WGMMA("16", "%0, %1, %2, %3, %4, %5, %6, %7", "%8", "%9", "%10", "%11", "%12", "%13")
+                     : DDU_8(d, 0)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
+    }
+#else
+    simt::wgmma_m64k16(d, N, a, b, accumulate, site);
+#endif
+}
+
+#endif  // HOPPER

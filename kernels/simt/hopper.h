@@ -1,0 +1,51 @@
+// The host bodies of kernels/common/hopper.cuh (hopper.cpp): mbarriers, bulk copies, warpgroup matrix products.
+#pragma once
+#include "simt.h"
+
+namespace simt {
+
+// What a kernel sees of an mbarrier: 8 bytes of shared memory. The state is the runtime's.
+struct alignas(8) MBarrierCell {
+    uint64_t opaque;
+};
+
+// The address that a matrix descriptor holds: an offset in the arena.
+uint64_t arena_address(const void* p);
+
+void mbarrier_init(void* barrier, int arrivals, Site site);
+// Arrives; the phase also awaits `bytes` more.
+void mbarrier_arrive(void* barrier, int bytes, Site site);
+// Returns once the phase of this parity is over.
+void mbarrier_wait(void* barrier, int parity, Site site);
+// The destination is poisoned at once and holds the data when somebody's wait on the barrier finds the phase complete.
+void bulk_copy(void* destination, const void* source, int bytes, void* barrier, Site site);
+
+// What a thread must not do to an accumulator: touch it while a product is in flight, or start a product on it after
+// touching it without a fence between.
+struct InFlight {
+    uint32_t products = 0;
+    uint64_t touched = 0;  // the thread's count of fences at the last touch
+};
+void touch(InFlight& state);
+
+class Accumulator {
+    float v[32] = {};
+    InFlight state;
+
+  public:
+    Accumulator() { touch(state); }
+    float& operator[](int i) {
+        touch(state);
+        return v[i];
+    }
+    float* values() { return v; }
+    InFlight& in_flight() { return state; }
+};
+
+void wgmma_fence(Site site);
+void wgmma_commit();
+void wgmma_wait(unsigned pending);
+// The first `n` columns of d += (or =) a b; b is read now and must be the same at the wait.
+void wgmma_m64k16(Accumulator& d, unsigned n, const uint32_t (&a)[4], uint64_t b, bool accumulate, Site site);
+
+}  // namespace simt
