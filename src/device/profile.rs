@@ -158,7 +158,7 @@ fn row(
     });
     let Work { shape, flop, bytes, splits, block_flop } = match (node, network.scoring()) {
         (Some(node), _) => node_work(network, plan, node, i, blocks),
-        (None, Some(scoring)) if launch.kernel.file == "density" => {
+        (None, Some(scoring)) if launch.kernel.file.starts_with("density") => {
             density_work(network, scoring, plan, i)?
         }
         (None, _) => map_work(plan, launch.kernel.file),
