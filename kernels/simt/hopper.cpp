@@ -131,6 +131,7 @@ void bulk_copy(void* destination, const void* source, int bytes, void* barrier, 
     if (b.copies == MBarrier::COPIES) fail("more bulk copies on one mbarrier than the simt device plays, at " + where(site));
     b.copy[b.copies++] = {static_cast<char*>(destination), source, uint32_t(bytes)};
     count(CP_ASYNC);
+    edge_release(&b.edge[b.phase & 1]);  // who lets it land comes after the poison
     if (awaited(b)) settle(b, site);
 }
 
