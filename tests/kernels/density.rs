@@ -1,19 +1,15 @@
-//! `kernels/density.cu` and `kernels/density_hopper.cu`
-//!
-//! Two terms: |error of log q| <= 1e-3 + 1e-5 |log q|. Where it comes from: a row of W is stored to 2^-22 of each
-//! entry (2^-40 of the row's greatest), and a sum of 2 D products in f32 errs by some sqrt(2 D) 2^-24 of
-//! the greatest partial sum, |W mu| / 100 sigma at a condition number of 1e4; see docs/performance.md.
-//!
-//! One term (`fast`): each entry of W errs by 2^-11 of itself, the bias not at all, so
-//! |e_i| <= 2^-11 sum_k |W_ik| |z_k - mu_k|, |error of a class's term| <= delta_c = sum_i |y_i| |e_i| + e_i^2 / 2, and
-//! LSE_c(t_c - delta_c) <= log q <= LSE_c(t_c + delta_c).
+//! `kernels/density.cu` and `kernels/density_hopper.cu`; the bounds of their errors are in `bounds`.
 
-use ddu::density::{Covariance, Gaussian, Gaussians, Moments, Prior};
+mod bounds;
+
+use ddu::density::{Covariance, Gaussians, Moments, Prior};
 use ddu::device::density::{DeviceDensity, broken_pixels, multiplied_share};
 use ddu::device::launch::density::{Outputs, Packing, Precision, Spread, TILES, Tile, density};
 use ddu::device::{Device, Element};
 use ddu::ops::Size;
 use half::f16;
+
+use bounds::{allowed, check_against_f64};
 
 use crate::scene::{CamVid, Scene};
 use crate::support::*;
@@ -123,88 +119,6 @@ fn fit(scene: &Scene, classes: usize) -> Gaussians {
     let mut moments = Moments::new(classes, scene.channels);
     moments.add(&scene.f32s(), &scene.labels);
     Gaussians::new(&moments, Covariance::Full, Prior::Empirical).unwrap().0
-}
-
-fn allowed(value: f64) -> f64 {
-    1e-3 + 1e-5 * value.abs()
-}
-
-/// (d^2 / 2, the bound of its error in one term) of a Gaussian.
-fn distance_and_bound(gaussian: &Gaussian, z: &[f64]) -> (f64, f64) {
-    let x: Vec<f64> = z.iter().zip(&gaussian.mean).map(|(z, m)| z - m).collect();
-    let (mut half, mut bound) = (0.0, 0.0);
-    for (i, row) in gaussian.whitening.chunks_exact(x.len()).enumerate() {
-        let (mut y, mut e) = (0f64, 0f64);
-        for (w, x) in row[..=i].iter().zip(&x) {
-            y += w * x;
-            e += (w * x).abs() * 2f64.powi(-11);
-        }
-        half += y * y / 2.0;
-        bound += y.abs() * e + e * e / 2.0;
-    }
-    (half, bound)
-}
-
-fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {
-    let most = terms.clone().fold(f64::NEG_INFINITY, f64::max);
-    most + terms.map(|t| (t - most).exp()).sum::<f64>().ln()
-}
-
-/// (log q, its bound in one term; log q - background, its bound).
-fn fast_bounds(gaussians: &Gaussians, z: &[f64]) -> [(f64, f64); 2] {
-    let terms: Vec<(f64, f64)> = gaussians
-        .classes
-        .iter()
-        .map(|c| {
-            let (half, bound) = distance_and_bound(&c.gaussian, z);
-            (c.log_prior + c.gaussian.log_peak() - half, bound)
-        })
-        .collect();
-    let q = log_sum_exp(terms.iter().map(|t| t.0));
-    let above = log_sum_exp(terms.iter().map(|t| t.0 + t.1)) - q;
-    let below = q - log_sum_exp(terms.iter().map(|t| t.0 - t.1));
-    let (half, bound) = distance_and_bound(&gaussians.background, z);
-    let relative = q - gaussians.background.log_peak() + half;
-    let own = above.max(below);
-    [(q, own), (relative, own + bound)]
-}
-
-/// The worst share of the allowed error, over all pixels and both scores; panics beyond 1.
-fn check_against_f64(
-    what: &str,
-    gaussians: &Gaussians,
-    scene: &Scene,
-    found: &Found,
-    precision: Precision,
-) -> f64 {
-    let mut worst = 0f64;
-    for pixel in 0..scene.pixels() {
-        let z = scene.z(pixel);
-        let [density, relative] = match precision {
-            Precision::Exact => {
-                let relative = gaussians.relative_log_density(&z);
-                [(gaussians.log_density(&z), 0.0), (relative, 0.0)]
-            }
-            Precision::Fast => fast_bounds(gaussians, &z),
-        };
-        let q = density.0;
-        // The relative score is a difference of two values that err alike.
-        let both = allowed(q) + allowed(q - relative.0);
-        for (name, (expected, fast), exact, values) in [
-            ("log q", density, allowed(q), &found.density),
-            ("relative", relative, both, &found.relative),
-        ] {
-            let Some(value) = values.get(pixel).map(|v| f64::from(*v)) else { continue };
-            let allowed = exact + fast;
-            let off = (value - expected).abs();
-            assert!(
-                off <= allowed,
-                "{what}: {name} of pixel {pixel}: {value}, expected {expected} +- {allowed:e}"
-            );
-            worst = worst.max(off / allowed);
-        }
-    }
-    worst
 }
 
 /// Every tile and split, on shapes with tails: against f64 and the same bits under every schedule.
