@@ -119,7 +119,13 @@ impl Device {
             Device::Simt => format!("the CUDA kernels on {}", cpu_line()),
             #[cfg(feature = "cuda")]
             Device::Cuda(ordinal) => match gpus::find().gpus.get(ordinal) {
-                Some(gpu) => format!("{}, {}", gpu.name, gigabytes(gpu.memory_total_bytes)),
+                // As long as benches/results/ holds no run on one.
+                Some(gpu) => format!(
+                    "{}, {}; no GPU has confirmed these kernels yet, `ddu compare` holds them \
+                     against the CPU here",
+                    gpu.name,
+                    gigabytes(gpu.memory_total_bytes)
+                ),
                 None => "gone".into(),
             },
         }
