@@ -4,7 +4,8 @@
 // read once and never lies in shared memory. W streams through a ring by bulk copies in blocks of 64 rows x 64 columns,
 // packed by the host as the 128-byte swizzle has them, low term first; a producer warp runs ahead, two consumer
 // warpgroups follow, each at its own pace, so that one squares a panel while the tensor cores work for the other. A panel
-// (64 rows) ends at its diagonal; in the diagonal block the product of columns 16 s .. leaves out the rows above them.
+// (64 rows) ends at its diagonal; in the diagonal block the product of columns 16 s .. leaves out the rows above them, which are
+// the last ones: a panel's rows lie in reverse, for a shorter product must start at the accumulator's first register.
 //
 // Scaling, bias, log-sum-exp, visiting order, splits and outputs are density.cu's.
 //
