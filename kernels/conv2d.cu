@@ -205,7 +205,7 @@ using Tile128x128 = Tile<128, 128, 64, 32, 4>;
 using Tile128x64 = Tile<128, 64, 64, 32, 4>;
 using Tile64x64 = Tile<64, 64, 32, 32, 4>;
 using Tile64x32 = Tile<64, 32, 32, 16, 4>;
-// The launch's twins (src/device/conv2d.rs) hold the same numbers.
+// The launch's twins (src/device/kernels.rs) hold the same numbers.
 static_assert(Tile128x128::THREADS == 256 && Tile128x128::shared_bytes() == 69632, "");
 static_assert(Tile128x64::THREADS == 128 && Tile128x64::shared_bytes() == 49152, "");
 static_assert(Tile64x64::THREADS == 128 && Tile64x64::shared_bytes() == 32768, "");

@@ -4,7 +4,7 @@
 
 #include <cstdio>
 
-#include "../../kernels/simt/api.h"
+#include "launch.h"
 
 int main() {
     constexpr int H = 9, W = 8, C = 64, K = 40, PIXELS = H * W;
@@ -33,21 +33,8 @@ int main() {
     p.kernel = 3;
     p.k_blocks = 9 * C / BK;
     for (uint32_t schedule = 0; schedule < 3; ++schedule) {
-        DduSimtLaunch launch = {};
-        launch.kernel = "conv2d_64x64";
-        launch.params = &p;
-        launch.params_bytes = sizeof p;
-        launch.grid_x = (PIXELS + 63) / 64;
-        launch.grid_y = launch.grid_z = 1;
-        launch.threads = Tile64x64::THREADS;
-        launch.shared_bytes = Tile64x64::shared_bytes();
-        launch.schedule = schedule;
-        launch.workers = 1;
-        char error[1024];
-        if (ddu_simt_launch(&launch, error, sizeof error)) {
-            std::printf("%s\n", error);
-            return 1;
-        }
+        const Run run = {Tile64x64::THREADS, uint64_t(Tile64x64::shared_bytes()), uint32_t(schedule), 0, (PIXELS + 63) / 64};
+        if (!launch("conv2d_64x64", p, run)) return 1;
         int wrong = 0;
         for (int i = 0; i < PIXELS * K; ++i) {
             const int m = i / K, k = i % K;

@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "../../kernels/simt/api.h"
+#include "launch.h"
 
 namespace {
 
@@ -74,21 +74,8 @@ int check(const int PANELS) {
     for (uint32_t run = 0; run < 2 * (2 + SEEDS); ++run) {
         p.tau = run % 2 ? INFINITY : 20.0f;
         for (int i = 0; i < P; ++i) density[i] = NAN;
-        DduSimtLaunch launch = {};
-        launch.kernel = KERNEL_NAME;
-        launch.params = &p;
-        launch.params_bytes = sizeof p;
-        launch.grid_x = launch.grid_y = launch.grid_z = 1;
-        launch.threads = KERNEL_THREADS;
-        launch.shared_bytes = KERNEL_SHARED;
-        launch.schedule = run / 2 < 2 ? run / 2 : 2;
-        launch.seed = run;
-        launch.workers = 1;
-        char error[1024];
-        if (ddu_simt_launch(&launch, error, sizeof error)) {
-            std::printf("%s\n", error);
-            return 1;
-        }
+        const uint32_t schedule = run / 2 < 2 ? run / 2 : 2;
+        if (!launch(KERNEL_NAME, p, {uint32_t(KERNEL_THREADS), uint64_t(KERNEL_SHARED), schedule, run})) return 1;
         int wrong = 0;
         for (int pixel = 0; pixel < P; ++pixel) {
             double most = -INFINITY, terms[C];

@@ -10,7 +10,7 @@
 
 #include "../../kernels/common/arch.cuh"
 #if !defined(__CUDACC__)
-#include "../../kernels/simt/api.h"
+#include "launch.h"
 #endif
 
 struct Params {
@@ -75,16 +75,7 @@ int main() {
     if (cudaError_t error = cudaDeviceSynchronize()) return std::fprintf(stderr, "%s\n", cudaGetErrorString(error)), 1;
 #else
     p.out = static_cast<uint32_t*>(ddu_simt_alloc(bytes));
-    DduSimtLaunch launch = {};
-    launch.kernel = "dump";
-    launch.params = &p;
-    launch.params_bytes = sizeof p;
-    launch.grid_x = launch.grid_y = launch.grid_z = 1;
-    launch.threads = 32;
-    launch.shared_bytes = 512;
-    launch.workers = 1;
-    char error[1024];
-    if (ddu_simt_launch(&launch, error, sizeof error)) return std::fprintf(stderr, "%s\n", error), 1;
+    if (!launch("dump", p, {32, 512}, stderr)) return 1;
 #endif
     const char* names[] = {"mma", "rounding", "ldmatrix", "ldmatrix.trans"};
     for (int section = 0; section < 4; ++section) {

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "../../kernels/common/hopper.cuh"
-#include "../../kernels/simt/api.h"
+#include "launch.h"
 
 struct Params {
     const float* a;  // [16][16]
@@ -124,19 +124,7 @@ int check_warpgroup() {
     for (int i = 0; i < 4 * 64 * 16; ++i) a[i] = float(i * 37 % 61 - 30);
     for (int i = 0; i < 64 * 64; ++i) b[i] = float(i * 53 % 41 - 20);
     Products p = {a, b, d};
-    DduSimtLaunch launch = {};
-    launch.kernel = "warpgroup";
-    launch.params = &p;
-    launch.params_bytes = sizeof p;
-    launch.grid_x = launch.grid_y = launch.grid_z = 1;
-    launch.threads = 128;
-    launch.shared_bytes = 64 * 128;
-    launch.workers = 1;
-    char error[1024];
-    if (ddu_simt_launch(&launch, error, sizeof error)) {
-        std::printf("%s\n", error);
-        return 1;
-    }
+    if (!launch("warpgroup", p, {128, 64 * 128})) return 1;
     for (int i = 0; i < 4 * 64 * 64; ++i) {
         const int size = 64 - i / 4096 * 16, m = i / 64 % 64, n = i % 64;
         float want = size == 16 && n < 16 ? 0.0f : -1.0f;
@@ -157,19 +145,7 @@ int main() {
     for (int i = 0; i < 128; ++i) b[i] = float(i * 53 % 41 - 20);
     for (int i = 0; i < 128; ++i) d[i] = float(i * 7 % 11);
     Params p = {a, b, d, r};
-    DduSimtLaunch launch = {};
-    launch.kernel = "fragments";
-    launch.params = &p;
-    launch.params_bytes = sizeof p;
-    launch.grid_x = launch.grid_y = launch.grid_z = 1;
-    launch.threads = 32;
-    launch.shared_bytes = 512;
-    launch.workers = 1;
-    char error[1024];
-    if (ddu_simt_launch(&launch, error, sizeof error)) {
-        std::printf("%s\n", error);
-        return 1;
-    }
+    if (!launch("fragments", p, {32, 512})) return 1;
     for (int i = 0; i < 128; ++i) {
         float sum = float(i * 7 % 11);
         for (int k = 0; k < 16; ++k) sum += a[i / 8 * 16 + k] * b[k * 8 + i % 8];

@@ -4,7 +4,7 @@
 
 #include <cstdio>
 
-#include "../../kernels/simt/api.h"
+#include "launch.h"
 
 namespace {
 
@@ -71,22 +71,8 @@ int main() {
             p.features = z + image * P * D;
             p.labels = labels + image * P;
             for (const Step& step : STEPS) {
-                DduSimtLaunch launch = {};
-                launch.kernel = step.kernel;
-                launch.params = &p;
-                launch.params_bytes = sizeof p;
-                launch.grid_x = step.x;
-                launch.grid_y = step.y;
-                launch.grid_z = step.z;
-                launch.threads = step.threads;
-                launch.shared_bytes = step.shared_bytes;
-                launch.schedule = schedule;
-                launch.workers = 1;
-                char error[1024];
-                if (ddu_simt_launch(&launch, error, sizeof error)) {
-                    std::printf("%s\n", error);
-                    return 1;
-                }
+                const Run run = {uint32_t(step.threads), uint64_t(step.shared_bytes), uint32_t(schedule), 0, uint32_t(step.x), uint32_t(step.y), uint32_t(step.z)};
+                if (!launch(step.kernel, p, run)) return 1;
             }
         }
         int wrong = 0;

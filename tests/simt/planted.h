@@ -5,7 +5,7 @@
 #include <cstdlib>
 
 #include "../../kernels/common/arch.cuh"
-#include "../../kernels/simt/api.h"
+#include "launch.h"
 
 struct Params {
     float* out;        // [128]
@@ -24,24 +24,12 @@ int main(int, char** argv) {
     for (int i = 0; i < THREADS * 8; ++i) in[i] = float_to_half(float(i / 8));
     p.in = in;
     p.out = static_cast<float*>(ddu_simt_alloc(THREADS * sizeof(float)));
-    DduSimtLaunch launch = {};
-    launch.kernel = argv[1];
-    launch.params = &p;
-    launch.params_bytes = sizeof p;
-    launch.grid_x = launch.grid_y = launch.grid_z = 1;
-    launch.threads = THREADS;
-    launch.shared_bytes = SHARED_BYTES;
-    launch.schedule = atoi(argv[2]);
-    launch.workers = 1;
-    char error[1024];
-    const int failed = ddu_simt_launch(&launch, error, sizeof error);
-    if (failed) {
-        std::printf("%s\n", error);
-    } else {
+    const bool ended = launch(argv[1], p, {THREADS, SHARED_BYTES, uint32_t(atoi(argv[2]))});
+    if (ended) {
         for (int i = 0; i < THREADS; ++i) std::printf("%g ", double(p.out[i]));
         std::printf("\n");
     }
     ddu_simt_free(in);
     ddu_simt_free(p.out);
-    return failed;
+    return !ended;
 }
