@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use crate::cpu;
 use crate::data::Image;
 use crate::density::{Evaluator, Gaussians, Options, Score};
+use crate::device::Device;
 use crate::device::launch::density::Precision;
-use crate::device::network::Network;
-use crate::device::{Device, host};
 use crate::error::{Error, Result};
+use crate::gpu::network::Network;
+use crate::host;
 use crate::model::Model;
 use crate::ops::Size;
 use crate::plan::{Folded, Plan, View, compile};
@@ -112,7 +113,7 @@ impl Engine {
     ///
     /// # Errors
     /// Features of another model, [`Precision::Fast`] on the CPU, and on a device as
-    /// [`DeviceDensity::new`](crate::device::density::DeviceDensity::new).
+    /// [`DeviceDensity::new`](crate::gpu::density::DeviceDensity::new).
     pub fn score_with(
         &mut self,
         gaussians: &Gaussians,

@@ -4,6 +4,7 @@
 //! (softmax entropy, nats) and the epistemic uncertainty (log-density of the pixel's feature under
 //! one Gaussian a class, nats). `docs/architecture.md` has the picture.
 
+pub mod compare;
 pub mod cpu;
 pub mod data;
 pub mod demo;
@@ -12,10 +13,14 @@ pub mod device;
 pub mod engine;
 pub mod error;
 pub mod eval;
+pub mod fit;
+pub mod gpu;
+pub mod host;
 pub mod import;
 pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod profile;
 pub mod report;
 
 pub use error::{Error, Result};

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use ddu::device::compare::{Comparison, OpError, compare};
+use ddu::compare::{Comparison, OpError, compare};
 use ddu::model::Model;
 use ddu::report::json;
 use ddu::{Error, data};

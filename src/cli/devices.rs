@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use ddu::device::{gpus, host};
+use ddu::device::gpus;
 use ddu::engine::Engine;
+use ddu::host;
 use ddu::model::Model;
 
 /// List what can run a model here

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use ddu::device::gpus::{self, Gpus};
-use ddu::device::host;
+use ddu::host;
 use ddu::report::json::{self, Host};
 use serde::Serialize;
 

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use ddu::data::Image;
-use ddu::device::network::Network;
-use ddu::device::profile::{Paper, Profile, Row, profile};
+use ddu::device::dry_run::Paper;
+use ddu::gpu::network::Network;
 use ddu::model::Model;
 use ddu::ops::Size;
 use ddu::plan::{Folded, compile};
+use ddu::profile::{Profile, Row, profile};
 use ddu::report::json;
 use ddu::{Error, data};
 use serde::Serialize;

@@ -14,10 +14,11 @@ pub mod scenes;
 use std::path::Path;
 
 use crate::data::{LabelRule, Mask};
-use crate::density::{Covariance, Density, Fit, Gaussians, Prior, Score, colour_range};
+use crate::density::{Covariance, Density, Gaussians, Prior, Score, colour_range};
 use crate::device::launch::density::Precision;
 use crate::engine::{Engine, Maps, Output};
 use crate::error::{Error, Result};
+use crate::fit::Fit;
 use crate::model::Model;
 pub use measure::{Stranger, Summary, Zone};
 use scenes::Scene;

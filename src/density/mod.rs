@@ -11,7 +11,6 @@
 
 mod evaluate;
 mod file;
-mod fit;
 mod gaussian;
 mod half;
 mod moments;
@@ -23,7 +22,6 @@ use crate::data::LabelRule;
 use crate::error::{Error, Result};
 pub use evaluate::{Evaluation, Evaluator, Options, Score, TAU};
 pub use file::Progress;
-pub use fit::Fit;
 pub use gaussian::{CONDITION_CAP, ClassGaussian, Covariance, Gaussian, Gaussians, Prior, Warning};
 pub use half::{finite_in_half, round_to_half};
 pub use moments::{Moments, Tally, VOID};
@@ -90,7 +88,7 @@ impl Density {
     }
 
     /// Notes that an image of this content is in; false if one was.
-    fn claim(&mut self, image: u64) -> bool {
+    pub(crate) fn claim(&mut self, image: u64) -> bool {
         let Err(place) = self.origin.images.binary_search(&image) else {
             return false;
         };

@@ -54,7 +54,7 @@ impl Sample {
     }
 
     /// (hash, cell) of the cells of an image that may belong to the sample.
-    pub(super) fn candidates(&self, image: u64, cells: usize) -> Vec<(u64, usize)> {
+    pub(crate) fn candidates(&self, image: u64, cells: usize) -> Vec<(u64, usize)> {
         let limit = self.limit();
         let hashes = (0..cells).map(|cell| (mix(image, cell as u64), cell));
         hashes.filter(|(hash, _)| *hash <= limit).collect()
@@ -62,7 +62,7 @@ impl Sample {
 
     /// Offers features `[hashes, D]`, of which the usable ones are taken: `labelled` says which have a
     /// class; those that are not finite are left out.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         hashes: &[u64],
         features: &[f16],

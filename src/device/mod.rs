@@ -4,19 +4,13 @@
 //! `cuda:N`. A [`Device`] allocates, copies and launches; which kernel runs on what is decided by the
 //! typed launches of [`launch`], which check every extent, so that nothing else needs `unsafe`.
 
-pub mod compare;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-pub mod density;
+pub mod dry_run;
 pub mod gpus;
-pub mod host;
 pub mod kernels;
 pub mod launch;
-pub mod moments;
-pub mod network;
 pub mod params;
-pub mod profile;
-pub mod scoring;
 #[cfg(feature = "simt")]
 pub mod simt;
 

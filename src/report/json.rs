@@ -7,8 +7,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::data::write_atomic;
-use crate::device::host;
 use crate::error::{Error, Result};
+use crate::host;
 
 /// Writes a report to a file, or to stdout where `target` is `-`.
 pub fn write(target: &Path, report: &impl Serialize) -> Result<()> {

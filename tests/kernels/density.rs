@@ -3,9 +3,9 @@
 mod bounds;
 
 use ddu::density::{Covariance, Gaussians, Moments, Prior};
-use ddu::device::density::{DeviceDensity, broken_pixels, multiplied_share};
 use ddu::device::launch::density::{Outputs, Packing, Precision, Spread, TILES, Tile, density};
 use ddu::device::{Device, Element};
+use ddu::gpu::density::{DeviceDensity, broken_pixels, multiplied_share};
 use ddu::ops::Size;
 use half::f16;
 

@@ -6,8 +6,8 @@
 //! additions may err by 25 x 2^-24 = 1.5e-6; half of it is the worst that is met.
 
 use ddu::density::{Moments, Tally, VOID};
-use ddu::device::moments::DeviceMoments;
 use ddu::device::{Device, Element};
+use ddu::gpu::moments::DeviceMoments;
 use ddu::ops::Size;
 use half::f16;
 

@@ -1,11 +1,11 @@
-//! Whole networks on a device against the CPU path, op by op and end to end (`ddu::device::compare`), and
+//! Whole networks on a device against the CPU path, op by op and end to end (`ddu::compare`), and
 //! what a launch refuses.
 
 mod fit;
 mod score;
 
+use ddu::compare::compare;
 use ddu::data::Image;
-use ddu::device::compare::compare;
 use ddu::device::kernels::KERNELS;
 use ddu::device::launch::conv2d::{Operands, Spread, TILES, conv2d};
 use ddu::device::simt::{Schedule, compiled};
@@ -74,7 +74,7 @@ fn a_batch_gives_each_picture_its_own_maps() {
         let (both, alone) = (out.logits(i).unwrap(), own.logits(0).unwrap());
         let error = both.iter().zip(&*alone).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
         let total = alone.iter().map(|v| v * v).sum::<f32>();
-        // As in ddu::device::compare, with 24 convolutions: 4e-3.
+        // As in ddu::compare, with 24 convolutions: 4e-3.
         assert!((error / total).sqrt() < 4e-3, "image {i}: {}", (error / total).sqrt());
         assert_eq!(out.features(i).unwrap().len(), own.features(0).unwrap().len());
         let (both, alone) = (out.maps(i).unwrap(), own.maps(0).unwrap());

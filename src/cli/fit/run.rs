@@ -4,7 +4,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use ddu::data::{ClassMap, Dataset, LabelRule, Pair};
-use ddu::density::{Density, Fit, Progress, VOID};
+use ddu::density::{Density, Progress, VOID};
+use ddu::fit::Fit;
 use ddu::model::Model;
 use ddu::{Error, Result};
 use indicatif::ProgressBar;

@@ -1,9 +1,10 @@
-//! `density::Fit` on a device, through `Engine` as `ddu fit` uses it: held to the CPU's moments of the
+//! `ddu::fit::Fit` on a device, through `Engine` as `ddu fit` uses it: held to the CPU's moments of the
 //! device's own features, and whole chains to what the features' fp16 errors allow.
 
 use ddu::data::{Image, LabelRule, Mask, label_grid};
-use ddu::density::{Density, Fit, Moments, Sample};
+use ddu::density::{Density, Moments, Sample};
 use ddu::engine::Engine;
+use ddu::fit::Fit;
 use ddu::model::Model;
 use ddu::ops::Size;
 

@@ -6,7 +6,7 @@
 //! - Against the CPU path, whole chains: features differ by dz = z_device - z_cpu. With y_c = W_c (z - mu_c) and
 //!   e_c = W_c dz, a class's term differs by exactly y_c . e_c + |e_c|^2 / 2, at most delta_c = |W_c^T y_c| |dz| + |W_c dz|^2 / 2
 //!   (to first order |W^T y| |dz|), and LSE_c(t_c - delta_c) <= log q <= LSE_c(t_c + delta_c). dz itself is
-//!   held to the bound of `ddu::device::compare`.
+//!   held to the bound of `ddu::compare`.
 
 use ddu::data::Image;
 use ddu::density::{Gaussian, Gaussians, Moments, Score, finite_in_half};
@@ -144,7 +144,7 @@ fn check_chains(what: &str, model: impl Fn() -> Model, gaussians: &Gaussians, pi
                 cells[i].push((values[i].0, bound));
             }
         }
-        // As in ddu::device::compare: twice sqrt(2 L) of a rounding's relative rms.
+        // As in ddu::compare: twice sqrt(2 L) of a rounding's relative rms.
         let (nrms, limit) = (
             (error / total).sqrt(),
             2.0 * (2.0 * convs as f64).sqrt() * 2f64.powi(-11) / 3f64.sqrt(),

@@ -4,10 +4,10 @@
 use std::ops::Range;
 
 use super::density::{DeviceDensity, broken_pixels, multiplied_share};
-use super::launch::density::{Outputs, Precision, Spread};
 use super::network::Step;
-use super::{Buffer, Device, Slice, Tensor, grow, launch};
 use crate::density::{Gaussians, Score, TAU};
+use crate::device::launch::density::{Outputs, Precision, Spread};
+use crate::device::{Buffer, Device, Slice, Tensor, grow, launch};
 use crate::error::Result;
 use crate::ops::Head;
 

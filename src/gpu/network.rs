@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use half::f16;
 
-use super::launch;
-use super::launch::conv2d::{Operands, Spread};
-use super::launch::density::Precision;
 use super::scoring::Scoring;
-use super::{Buffer, Device, Element, Launch, Slice, Tensor, grow};
 use crate::data::Image;
 use crate::density::{Gaussians, Score};
+use crate::device::launch::conv2d::{Operands, Spread};
+use crate::device::launch::density::Precision;
+use crate::device::{Buffer, Device, Element, Launch, Slice, Tensor, grow, launch};
 use crate::error::{Error, Result};
 use crate::ops::Conv2d;
 use crate::plan::{CHANNEL_ALIGN, ConvWeights, Folded, Node, Op, Plan, View};
@@ -222,7 +221,7 @@ impl Network {
     /// As [`Self::read`], of one image.
     pub fn read_image(&self, plan: &Plan, view: View, image: usize) -> Result<Vec<f32>> {
         let (slice, element, stride) = self.place(plan, view)?;
-        let bytes = slice.bytes / plan.batch;
+        let bytes = slice.bytes() / plan.batch;
         self.values(slice.part(image * bytes, bytes)?, element, stride, plan.buffer(view).channels)
     }
 
@@ -233,7 +232,7 @@ impl Network {
         stride: usize,
         channels: usize,
     ) -> Result<Vec<f32>> {
-        let mut bytes = vec![0u8; slice.bytes];
+        let mut bytes = vec![0u8; slice.bytes()];
         self.device.read(slice, &mut bytes)?;
         let values: Vec<f32> = match element {
             Element::F32 => bytemuck::pod_collect_to_vec(&bytes),
@@ -253,7 +252,7 @@ impl Network {
     pub fn write(&self, plan: &Plan, view: View, values: &[f32]) -> Result<()> {
         let (slice, element, stride) = self.place(plan, view)?;
         let channels = plan.buffer(view).channels;
-        let mut padded = vec![0f32; slice.bytes / element.bytes()];
+        let mut padded = vec![0f32; slice.bytes() / element.bytes()];
         for (to, from) in padded.chunks_exact_mut(stride).zip(values.chunks_exact(channels)) {
             to[..channels].copy_from_slice(from);
         }

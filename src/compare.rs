@@ -14,12 +14,12 @@
 
 use half::f16;
 
-use super::Device;
-use super::network::{Network, Step};
 use crate::cpu;
 use crate::data::Image;
+use crate::device::Device;
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::gpu::network::{Network, Step};
 use crate::model::Model;
 use crate::ops::Size;
 use crate::plan::{Folded, Node, Op, Plan, View, compile};

@@ -2,9 +2,9 @@
 //! [`Moments`] when they are asked for. The host's moments go up to be continued.
 
 use super::density::require_channels;
-use super::launch::moments::{COUNTS, Running, Scratch, Shape, moments};
-use super::{Buffer, Device, Slice, Tensor, grow};
 use crate::density::{Moments, Tally, VOID};
+use crate::device::launch::moments::{COUNTS, Running, Scratch, Shape, moments};
+use crate::device::{Buffer, Device, Slice, Tensor, grow};
 use crate::error::Result;
 
 pub struct DeviceMoments {
@@ -84,7 +84,7 @@ impl DeviceMoments {
 }
 
 fn read<T: bytemuck::Pod>(device: &dyn Device, buffer: &Buffer) -> Result<Vec<T>> {
-    let mut values = vec![T::zeroed(); buffer.bytes / size_of::<T>()];
+    let mut values = vec![T::zeroed(); buffer.all().bytes() / size_of::<T>()];
     device.read(buffer.all(), bytemuck::cast_slice_mut(&mut values))?;
     Ok(values)
 }

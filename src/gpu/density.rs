@@ -11,9 +11,9 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::launch::density::{BLOCK, Gaussians, PANEL, Packing, Precision, blocks};
-use super::{Buffer, Device};
 use crate::density;
+use crate::device::launch::density::{BLOCK, Gaussians, PANEL, Packing, Precision, blocks};
+use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 
 pub struct DeviceDensity {

@@ -6,21 +6,19 @@
 //! alone does not fill a multiprocessor, and mma.sync does not reach the peak, which is wgmma's): it
 //! tells which layers are too small, not how fast they are.
 
-use super::launch::density::{BLOCK, PANEL, blocks};
-use super::network::{Network, Step};
-use super::scoring::Scoring;
-use super::{Buffer, Cost, Device, Launch, Slice};
 use crate::data::Image;
-use crate::error::{Error, Result};
+use crate::device::dry_run::{MULTIPROCESSORS, SHARED_BYTES};
+use crate::device::launch::density::{BLOCK, PANEL, blocks};
+use crate::device::{Cost, Launch};
+use crate::error::Result;
+use crate::gpu::network::{Network, Step};
+use crate::gpu::scoring::Scoring;
 use crate::ops::{Conv2d, Size};
 use crate::plan::{Node, Op, Plan};
 
-/// Streaming multiprocessors, dense fp16 FLOP/s, bytes/s, bytes of shared memory of a multiprocessor, and
-/// seconds a launch costs inside a CUDA graph: an H200 (SXM).
-const MULTIPROCESSORS: usize = 132;
+/// Dense fp16 FLOP/s, bytes/s, and seconds a launch costs inside a CUDA graph: an H200 (SXM).
 const PEAK_FLOPS: f64 = 989e12;
 const PEAK_BYTES: f64 = 4.8e12;
-const SHARED_BYTES: usize = 227 << 10;
 const LAUNCH_SECONDS: f64 = 1.3e-6;
 
 /// One launch.
@@ -52,51 +50,6 @@ pub struct Profile {
     /// Share of the triangular blocks of W that the density's early exit left out on this picture; FLOP
     /// and predicted time of the density count them.
     pub early_exit_skipped: Option<f64>,
-}
-
-/// A device that allocates addresses only: what a plan would launch, without running it.
-pub struct Paper;
-
-impl Device for Paper {
-    fn name(&self) -> String {
-        "paper".into()
-    }
-
-    fn multiprocessors(&self) -> usize {
-        MULTIPROCESSORS
-    }
-
-    fn shared_bytes(&self) -> usize {
-        SHARED_BYTES
-    }
-
-    fn wgmma(&self) -> bool {
-        true
-    }
-
-    fn alloc(&self, bytes: usize) -> Result<Buffer> {
-        Ok(Buffer::new(1 << 20, bytes, ()))
-    }
-
-    fn write(&self, _: Slice, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn read(&self, _: Slice, _: &mut [u8]) -> Result<()> {
-        Err(Error::invalid("a plan on paper", "a device", "nothing to read from"))
-    }
-
-    fn launch(&self, _: &Launch) -> Result<()> {
-        Err(Error::invalid("a plan on paper", "a device", "nothing to run on"))
-    }
-
-    fn synchronize(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn measure(&self, launch: &Launch) -> Result<Cost> {
-        self.launch(launch).map(|()| Cost::default())
-    }
 }
 
 /// Every launch of a plan, and of the density where the network has one; `picture`: run on as many of it

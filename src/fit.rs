@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use half::f16;
 
-use super::{Density, Tally};
 use crate::data::{LabelRule, Mask, label_grid};
+use crate::density::{Density, Tally};
 use crate::device::launch::{self, LabelGrid};
-use crate::device::moments::DeviceMoments;
-use crate::device::network::Network;
 use crate::device::{Buffer, Device, Tensor, grow};
 use crate::engine::{Engine, Output};
 use crate::error::Result;
+use crate::gpu::moments::DeviceMoments;
+use crate::gpu::network::Network;
 use crate::plan::Plan;
 
 /// A density that grows, run by run.
