@@ -92,7 +92,8 @@ fn registers(text: &str) -> (&str, Vec<(u32, u32)>) {
 
 /// N of "HGMMA.64xNx16...".
 fn shape(opcode: &str) -> u32 {
-    opcode.split("64x").nth(1).and_then(|rest| rest.split('x').next()).unwrap().parse().unwrap()
+    let columns = opcode.split_once(".64x").and_then(|(_, rest)| rest.split('x').next());
+    columns.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("no shape in {opcode}"))
 }
 
 /// Executes one instruction on what may be in flight; complaints go to `faults`.
@@ -149,21 +150,26 @@ fn step(state: &mut State, ins: &Instruction, faults: &mut BTreeSet<String>) {
 }
 
 /// The instructions that may come next.
-fn next(code: &[Instruction], i: usize, joins: &BTreeMap<&str, Vec<usize>>) -> Vec<usize> {
-    let place = |address: u64| code.iter().position(|ins| ins.address == address);
+fn next(code: &[Instruction], i: usize) -> Vec<usize> {
+    let place = |text: &str| {
+        let address = u64::from_str_radix(text.rsplit("0x").next()?.trim(), 16).ok()?;
+        code.iter().position(|ins| ins.address == address)
+    };
     let text = &code[i].text;
     let (opcode, _) = registers(text);
     let always = !text.starts_with('@');
     let mut next = Vec::new();
     if opcode.starts_with("BRA") {
-        let target = text.rsplit("0x").next().and_then(|a| u64::from_str_radix(a.trim(), 16).ok());
-        next.extend(target.and_then(place));
+        next.extend(place(text));
     }
+    // To where the last BSSY of the barrier before it says.
     if opcode.starts_with("BSYNC") {
         let barrier = text.split_whitespace().last().unwrap();
-        next.extend(joins.get(barrier).into_iter().flatten());
+        let start =
+            code[..i].iter().rev().find(|ins| ins.text.contains(&format!("BSSY {barrier},")));
+        next.extend(start.and_then(|ins| place(&ins.text)));
     }
-    let ends = opcode.starts_with("BRA") || opcode.starts_with("EXIT");
+    let ends = ["BRA", "EXIT", "BSYNC"].iter().any(|o| opcode.starts_with(o));
     if !(ends && always) && i + 1 < code.len() {
         next.push(i + 1);
     }
@@ -173,14 +179,6 @@ fn next(code: &[Instruction], i: usize, joins: &BTreeMap<&str, Vec<usize>>) -> V
 /// What a kernel's SASS does to registers of products in flight.
 pub fn faults(sass: &str) -> BTreeSet<String> {
     let code = instructions(sass);
-    let mut joins: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for ins in code.iter().filter(|ins| ins.text.contains("BSSY")) {
-        let words: Vec<&str> = ins.text.split_whitespace().collect();
-        let [.., barrier, target] = words[..] else { continue };
-        let address = u64::from_str_radix(target.trim_start_matches("0x"), 16).unwrap_or(0);
-        let place = code.iter().position(|ins| ins.address == address);
-        joins.entry(barrier.trim_end_matches(',')).or_default().extend(place);
-    }
     let mut faults = BTreeSet::new();
     let mut states: Vec<Option<State>> = vec![None; code.len()];
     let mut open = Vec::new();
@@ -191,7 +189,7 @@ pub fn faults(sass: &str) -> BTreeSet<String> {
     while let Some(i) = open.pop() {
         let mut state = states[i].clone().expect("a state where somebody comes from");
         step(&mut state, &code[i], &mut faults);
-        for to in next(&code, i, &joins) {
+        for to in next(&code, i) {
             let changed = match &mut states[to] {
                 Some(known) => known.join(&state),
                 unseen => {

@@ -198,16 +198,17 @@ fn a_build_that_gives_up_waiting_is_the_same_kernel() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let cubin = folder.path().join("density_hopper.cubin");
+    let fatbin = folder.path().join("density_hopper.fatbin");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/density_hopper.cu");
     let run = Command::new(nvcc)
-        .args(["-cubin", "-std=c++17", "-O3", "-arch=sm_90a", "-DDDU_WAIT_TRIES=1000000", "-o"])
-        .args([&cubin, &source])
+        .args(["-fatbin", "-std=c++17", "-O3", "-gencode", "arch=compute_90a,code=sm_90a"])
+        .args(["-DDDU_WAIT_TRIES=1000000", "-o"])
+        .args([&fatbin, &source])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success() && said.trim().is_empty(), "{said}");
-    for ((kernel, _), f) in inspect(Path::new(nvcc).parent().unwrap(), &cubin) {
+    for ((kernel, _), f) in inspect(Path::new(nvcc).parent().unwrap(), &fatbin) {
         assert_eq!((f.stack, f.local, f.spills), (0, 0, 0), "{kernel}: stack, local, spills");
         assert!(f.waits * 4 <= f.hgmma, "{kernel}: serialised warpgroup products");
         assert!(f.sass.contains("BPT.TRAP"), "{kernel}: nothing gives up");
