@@ -4,6 +4,7 @@
 mod compare;
 mod completions;
 mod convert;
+#[cfg(feature = "demo")]
 mod demo;
 mod devices;
 mod doctor;
@@ -37,6 +38,7 @@ enum Command {
     Eval(eval::Args),
     Devices(devices::Args),
     Doctor(doctor::Args),
+    #[cfg(feature = "demo")]
     Demo(demo::Args),
     Compare(compare::Args),
     Profile(profile::Args),
@@ -64,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Doctor(args) => doctor::run(args),
+        #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Profile(args) => profile::run(args),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::scenes::STRANGERS;
-use super::{Extent, FIT_SEED, Seen, TEST_SEED, findings};
+use super::{Extent, FIT_SEED, Seen, TEST_SEED};
 use crate::density::Origin;
 use crate::error::Result;
 use crate::eval::{Confusion, Detection, Detections, Scores};
@@ -33,7 +33,7 @@ pub struct Summary {
     /// Positives: pixels of unknown classes, among all.
     pub unknown: Detections,
     pub strangers: Vec<Stranger>,
-    /// What the numbers say, in words.
+    /// What the numbers say, in words; [`super::run`] adds them.
     pub findings: Vec<String>,
 }
 
@@ -113,7 +113,7 @@ impl Measure {
             }
         });
         let unknown: Vec<&Scores> = strange.iter().collect();
-        let mut summary = Summary {
+        Summary {
             schema_version: 1,
             model_sha256: fit.model.clone(),
             fit_first_seed: FIT_SEED,
@@ -133,9 +133,7 @@ impl Measure {
             unknown: Detections::of(&unknown, &known),
             strangers: strangers.collect(),
             findings: Vec::new(),
-        };
-        summary.findings = findings::of(&summary);
-        summary
+        }
     }
 }
 

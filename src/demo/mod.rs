@@ -97,7 +97,8 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
         }
         progress(extent.fit + i + 1, scenes);
     }
-    let summary = summary.summary(extent, &density.origin);
+    let mut summary = summary.summary(extent, &density.origin);
+    summary.findings = findings::of(&summary);
     let range = colour_range(&density.sample, &gaussians, Score::Density);
     page::write(folder, &summary, &pictured, range)?;
     Ok(summary)
