@@ -2,12 +2,12 @@
 
 pub mod config;
 mod file;
-pub mod layout;
+pub mod topology;
 
 use std::collections::BTreeMap;
 
 pub use config::{Backbone, ConcatOrder, Config, Decoder, Dropout, Family, unnamed_class};
-pub use layout::{Unit, units};
+pub use topology::{Topology, Unit, units};
 
 use crate::error::{Error, Result};
 
@@ -18,7 +18,7 @@ pub struct Tensor {
     pub data: Vec<f32>,
 }
 
-/// Weights and configuration. The tensors are exactly those that [`layout::units`] names for the
+/// Weights and configuration. The tensors are exactly those that [`topology::units`] names for the
 /// configuration, each of the shape it states, all finite: [`Model::new`] checks it.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -51,7 +51,7 @@ impl Model {
         &self.config
     }
 
-    /// A tensor that [`layout::units`] names for this model's configuration.
+    /// A tensor that [`topology::units`] names for this model's configuration.
     ///
     /// # Panics
     /// If `name` is no such tensor.
