@@ -22,5 +22,6 @@ pub mod ops;
 pub mod plan;
 pub mod profile;
 pub mod report;
+pub mod score;
 
 pub use error::{Error, Result};

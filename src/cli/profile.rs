@@ -14,6 +14,7 @@ use ddu::ops::Size;
 use ddu::plan::{Folded, compile};
 use ddu::profile::{Profile, Row, profile};
 use ddu::report::json;
+use ddu::score::Score;
 use ddu::{Error, data};
 use serde::Serialize;
 
@@ -103,9 +104,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let plan = compile(config, &folded, batch, size)?;
     let name = device.name();
     let mut network = Network::new(device, folded, config.mean, config.std, config.classes.len())?;
-    let score = args.scoring.score.score();
-    if let Some(loaded) = args.scoring.load(&model, None)? {
-        network.score_with(&loaded.gaussians, &[score], loaded.precision)?;
+    let scores = args.scoring.scores(|score| score == Score::Density)?;
+    if let Some(loaded) = args.scoring.load(&model)? {
+        network.score_with(&loaded.ready.gaussians, &scores, loaded.precision)?;
     }
     let profile = profile(&mut network, &plan, (!args.dry_run).then_some(&picture))?;
     if let Some(file) = &args.csv {

@@ -4,7 +4,7 @@ use super::{require, require_bytes};
 use crate::device::params::LabelGridParams;
 use crate::device::{Launch, Slice, param};
 use crate::error::Result;
-use crate::ops::Size;
+use crate::ops::{LabelRule, Size};
 
 /// Sizes that meet when masks are sampled to the feature grid.
 #[derive(Clone, Copy, Debug)]
@@ -17,13 +17,13 @@ pub struct LabelGrid {
     /// Of the network's input.
     pub padded: Size,
     pub grid: Size,
-    pub align_corners: bool,
+    pub rule: LabelRule,
 }
 
 /// `mask` u8 `[batch, mask.h, mask.w]` to `label` u8 `[batch, grid.h, grid.w]`.
 pub fn label_grid<'a>(op: &LabelGrid, mask: Slice<'a>, label: Slice<'a>) -> Result<Launch<'a>> {
     let what = "label_grid";
-    let LabelGrid { batch, mask: from, image, padded, grid, align_corners } = *op;
+    let LabelGrid { batch, mask: from, image, padded, grid, rule } = *op;
     let empty = batch * from.pixels() * image.pixels() * grid.pixels() == 0;
     let inside = image.h <= padded.h && image.w <= padded.w;
     require(what, !empty && inside, "images inside the padded size", format!("{op:?}"))?;
@@ -42,7 +42,7 @@ pub fn label_grid<'a>(op: &LabelGrid, mask: Slice<'a>, label: Slice<'a>) -> Resu
         padded_w: p(padded.w)?,
         grid_h: p(grid.h)?,
         grid_w: p(grid.w)?,
-        align_corners: align_corners.into(),
+        align_corners: (rule == LabelRule::AlignCorners).into(),
     };
     Launch::new(what, [(batch * grid.pixels()).div_ceil(256), 1, 1], &params)
 }
