@@ -11,7 +11,7 @@
 //! | read a checkpoint | [`import::import`], once; then [`Model::save`] and [`Model::load`] |
 //! | get class and entropy of an image | [`Engine::new`] (CPU) or [`Engine::on`] (a device), [`Engine::run`], then [`maps`](engine::Output::maps) |
 //! | fit a density to images and masks | [`fit::Fit`], then [`Density::save`] and [`Density::load`] |
-//! | get the density of an image | [`Gaussians::new`](density::Gaussians::new), [`Engine::score_with`], then [`density`](engine::Output::density) |
+//! | get the density of an image | [`Density::gaussians`], [`Engine::score_with`], then [`score`](engine::Output::score) |
 //! | use features of another network | [`density::Moments`], [`Gaussians::new`](density::Gaussians::new), [`density::Evaluator`] |
 //! | measure what a score finds | [`eval::Detections`], [`eval::Confusion`] |
 //!
@@ -87,6 +87,7 @@ pub mod ops;
 pub mod plan;
 pub mod profile;
 pub mod report;
+pub mod score;
 mod splitmix64;
 
 pub use density::Density;
