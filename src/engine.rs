@@ -100,6 +100,18 @@ impl Engine {
         &self.model
     }
 
+    /// The network where it lies on a device.
+    pub(crate) fn network_mut(&mut self) -> Option<&mut Network> {
+        match &mut self.backend {
+            Backend::Cpu { .. } => None,
+            Backend::Device(network) => Some(network),
+        }
+    }
+
+    pub(crate) fn into_model(self) -> Model {
+        self.model
+    }
+
     /// Where it runs; None: on the CPU path.
     pub fn device(&self) -> Option<Arc<dyn Device>> {
         match &self.backend {

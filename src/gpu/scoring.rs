@@ -4,9 +4,9 @@
 use std::ops::Range;
 
 use super::density::{DeviceDensity, broken_pixels, multiplied_share};
-use super::network::Step;
+use super::step::Step;
 use crate::density::{Gaussians, Score, TAU};
-use crate::device::launch::density::{Outputs, Precision, Spread};
+use crate::device::launch::density::{DensityTiling, Outputs, Precision};
 use crate::device::{Buffer, Device, Slice, Tensor, grow, launch};
 use crate::error::Result;
 use crate::ops::Head;
@@ -42,12 +42,12 @@ impl Scoring {
         self.scores.contains(&Score::Relative)
     }
 
-    /// How the kernel is spread for a batch of this geometry.
+    /// How the kernel divides a batch of this geometry.
     ///
     /// # Errors
-    /// As [`Spread::choose`].
-    pub fn spread(&self, device: &dyn Device, batch: usize, op: &Head) -> Result<Spread> {
-        Spread::choose(
+    /// As [`DensityTiling::choose`].
+    pub fn tiling(&self, device: &dyn Device, batch: usize, op: &Head) -> Result<DensityTiling> {
+        DensityTiling::choose(
             batch * op.grid.pixels(),
             self.density.channels(),
             self.density.classes(),
@@ -60,12 +60,12 @@ impl Scoring {
     /// Makes the buffers large enough for a batch.
     pub fn prepare(&mut self, device: &dyn Device, batch: usize, op: &Head) -> Result<()> {
         let cells = batch * op.grid.pixels();
-        let spread = self.spread(device, batch, op)?;
+        let tiling = self.tiling(device, batch, op)?;
         let relative = if self.relative() { cells * 4 } else { 0 };
         let mut needed = vec![
             cells,
-            spread.partial_bytes(cells),
-            spread.stats_bytes(cells),
+            tiling.partial_bytes(cells),
+            tiling.stats_bytes(cells),
             cells * 4,
             relative,
         ];
@@ -81,7 +81,7 @@ impl Scoring {
         logits: Tensor<'a>,
         features: Tensor<'a>,
     ) -> Result<Vec<Step<'a>>> {
-        let spread = self.spread(device, logits.batch, op)?;
+        let tiling = self.tiling(device, logits.batch, op)?;
         let buffer = |i: usize| self.memory[i].all();
         let [predicted, partial, stats, density, relative] = [0, 1, 2, 3, 4].map(buffer);
         let out = Outputs {
@@ -99,7 +99,7 @@ impl Scoring {
             },
             Step {
                 name: "density",
-                launches: launch::density(gaussians, features, Some(predicted), TAU, out, spread)?,
+                launches: launch::density(gaussians, features, Some(predicted), TAU, out, tiling)?,
             },
         ];
         for (i, score) in self.scores.iter().enumerate() {
@@ -139,8 +139,8 @@ impl Scoring {
     /// After a run: the share of the blocks of W that were multiplied; the early exit skipped the rest.
     pub fn multiplied_share(&self, device: &dyn Device, batch: usize, op: &Head) -> Result<f64> {
         let cells = batch * op.grid.pixels();
-        let spread = self.spread(device, batch, op)?;
-        let stats = self.read_stats(device, 0..spread.stats_bytes(cells) / 8)?;
+        let tiling = self.tiling(device, batch, op)?;
+        let stats = self.read_stats(device, 0..tiling.stats_bytes(cells) / 8)?;
         Ok(multiplied_share(&stats, cells, self.density.classes(), self.density.channels()))
     }
 
