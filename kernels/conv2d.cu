@@ -29,7 +29,8 @@ struct Conv2dParams {
     int32_t relu, output_f32;
     int32_t splits, k_blocks;  // blocks of BK in each split
 };
-static_assert(sizeof(Conv2dParams) == 120 && offsetof(Conv2dParams, batch) == 48 && offsetof(Conv2dParams, k_blocks) == 116, "twin: src/device/params.rs");
+static_assert(sizeof(Conv2dParams) == 120 && offsetof(Conv2dParams, batch) == 48 && offsetof(Conv2dParams, k_blocks) == 116,
+              "twin: src/device/params.rs");
 
 constexpr int BK = 32;
 
@@ -37,7 +38,7 @@ template <int BM_, int BN_, int WM_, int WN_, int STAGES_> struct Tile {
     static constexpr int BM = BM_, BN = BN_, WM = WM_, WN = WN_, STAGES = STAGES_;
     static constexpr int WARPS_N = BN / WN;
     static constexpr int THREADS = BM / WM * WARPS_N * 32;
-    static constexpr int STAGE = (BM + BN) * BK;  // halves
+    static constexpr int STAGE = (BM + BN) * BK;     // halves
     static constexpr int ROWS = THREADS / (BK / 8);  // copied at once
     static constexpr int OUT_STRIDE = BN + 8;        // floats; 8 more spread the rows over the banks
     static constexpr int shared_bytes() {

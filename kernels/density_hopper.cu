@@ -30,11 +30,11 @@ template <int TERMS_> struct Tile {
     static constexpr int ROWS_AT = STAGES * STAGE;           // bias and scale, with a panel's last block
     static constexpr int FULL_AT = ROWS_AT + STAGES * ROWS;  // mbarriers
     static constexpr int EMPTY_AT = FULL_AT + STAGES * 8;
-    static constexpr int PLACE_AT = EMPTY_AT + STAGES * 8;           // [STAGES]: place of the block's item in the order
-    static constexpr int PAST_AT = PLACE_AT + STAGES * 4;            // [STAGES, GROUPS]: places that the group is past
-    static constexpr int OUT_AT = PAST_AT + STAGES * GROUPS * 4;     // [GROUPS, 2, 4 warps]
-    static constexpr int ORDER_AT = OUT_AT + GROUPS * 2 * 4 * 4;     // 257 x 2 bytes
-    static constexpr int BROKEN_AT = ORDER_AT + 528;                 // [GROUPS, 2, 4 warps] x 2 bytes
+    static constexpr int PLACE_AT = EMPTY_AT + STAGES * 8;        // [STAGES]: place of the block's item in the order
+    static constexpr int PAST_AT = PLACE_AT + STAGES * 4;         // [STAGES, GROUPS]: places that the group is past
+    static constexpr int OUT_AT = PAST_AT + STAGES * GROUPS * 4;  // [GROUPS, 2, 4 warps]
+    static constexpr int ORDER_AT = OUT_AT + GROUPS * 2 * 4 * 4;  // 257 x 2 bytes
+    static constexpr int BROKEN_AT = ORDER_AT + 528;              // [GROUPS, 2, 4 warps] x 2 bytes
     static constexpr int LABELS_AT = BROKEN_AT + 32, VOTES_AT = LABELS_AT + PIXELS;
     static constexpr int shared_bytes() { return (VOTES_AT + 512 + 127) / 128 * 128; }
     static_assert(STAGE % 1024 == 0, "the swizzle's period");
@@ -85,7 +85,8 @@ template <class T> DEVICE void produce(const DensityParams& p, int items) {
 }
 
 // A block of W times the features' 64 columns; the terms' low one first.
-template <class T, bool DIAGONAL> DEVICE void multiply(Accumulator (&sum)[2], const uint32_t (&z)[2][4 * MOST_PANELS][4], int block, int stage, bool first) {
+template <class T, bool DIAGONAL> DEVICE void multiply(Accumulator (&sum)[2], const uint32_t (&z)[2][4 * MOST_PANELS][4], int block,
+                                                       int stage, bool first) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -161,7 +162,8 @@ template <class T> DEVICE void consume(const DensityParams& p, int count, bool b
     }
 
     const Shared<uint16_t> order = smem<uint16_t>(T::ORDER_AT);
-    const Shared<uint32_t> place = smem<uint32_t>(T::PLACE_AT), past = smem<uint32_t>(T::PAST_AT), outs = smem<uint32_t>(T::OUT_AT + group * 32);
+    const Shared<uint32_t> place = smem<uint32_t>(T::PLACE_AT), past = smem<uint32_t>(T::PAST_AT),
+                           outs = smem<uint32_t>(T::OUT_AT + group * 32);
     const Shared<MBarrier> full = smem<MBarrier>(T::FULL_AT), empty = smem<MBarrier>(T::EMPTY_AT);
     auto release = [&](int stage, int places) {
         if (lane != 0) return;
@@ -285,8 +287,8 @@ template <class T> DEVICE void density(const DensityParams& p) {
         smem<uint32_t>(T::PAST_AT)[thread * GROUPS + 1] = 0;
     }
     // Ends with a barrier.
-    visiting_order<PIXELS, THREADS>(p, blockIdx.x * PIXELS, first, count, background, smem<uint8_t>(T::LABELS_AT), smem<uint16_t>(T::VOTES_AT),
-                                    smem<uint16_t>(T::ORDER_AT));
+    visiting_order<PIXELS, THREADS>(p, blockIdx.x * PIXELS, first, count, background, smem<uint8_t>(T::LABELS_AT),
+                                    smem<uint16_t>(T::VOTES_AT), smem<uint16_t>(T::ORDER_AT));
     if (uniform(thread / 128) == GROUPS) {
         give_registers<24>();
         if (thread == CONSUMERS) produce<T>(p, count + background);

@@ -11,23 +11,18 @@
 #define ONLY_SITE
 // An entry point: `FUNCTION(params)` under the unmangled name NAME, in blocks of THREADS. The second form says how many
 // blocks the registers must let a multiprocessor hold, where the compiler would rather spill than take more of them.
-#define KERNEL(NAME, PARAMS, THREADS, ...)                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS) NAME(const __grid_constant__ PARAMS p) { \
-        __VA_ARGS__(p);                                                                           \
-    }
-#define KERNEL_BLOCKS(NAME, PARAMS, THREADS, BLOCKS, ...)                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(const __grid_constant__ PARAMS p) { \
-        __VA_ARGS__(p);                                                                                   \
-    }
+#define KERNEL(NAME, PARAMS, THREADS, ...) \
+    extern "C" __global__ void __launch_bounds__(THREADS) NAME(const __grid_constant__ PARAMS p) { __VA_ARGS__(p); }
+#define KERNEL_BLOCKS(NAME, PARAMS, THREADS, BLOCKS, ...) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(const __grid_constant__ PARAMS p) { __VA_ARGS__(p); }
 #else
 #include "../simt/simt.h"
 #define DEVICE inline
 #define SITE , simt::Site site = simt::Site::current()
 #define ONLY_SITE simt::Site site = simt::Site::current()
-#define KERNEL(NAME, PARAMS, THREADS, ...)                                                        \
-    static const simt::Register register_##NAME(                                                  \
-        #NAME, sizeof(PARAMS), THREADS,                                                           \
-        [](const void* p) { __VA_ARGS__(*static_cast<const PARAMS*>(p)); });
+#define KERNEL(NAME, PARAMS, THREADS, ...)                                      \
+    static const simt::Register register_##NAME(#NAME, sizeof(PARAMS), THREADS, \
+                                                [](const void* p) { __VA_ARGS__(*static_cast<const PARAMS*>(p)); });
 #define KERNEL_BLOCKS(NAME, PARAMS, THREADS, BLOCKS, ...) KERNEL(NAME, PARAMS, THREADS, __VA_ARGS__)
 using simt::half;
 #endif
@@ -136,9 +131,7 @@ template <class T> DEVICE Shared<T> smem(int offset) {
 }
 
 #if defined(__CUDACC__)
-template <class T> DEVICE uint32_t shared_address(const T* p) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
+template <class T> DEVICE uint32_t shared_address(const T* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 #endif
 
 // --- barriers ---------------------------------------------------------------------------------------------
@@ -238,8 +231,8 @@ DEVICE void ldmatrix_x4_transposed(uint32_t (&r)[4], Shared<half> row SITE) {
 DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2] SITE) {
 #if defined(__CUDACC__)
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
     simt::mma_m16n8k16(d, a, b, site);
 #endif

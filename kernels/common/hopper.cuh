@@ -59,13 +59,14 @@ DEVICE void mbarrier_arrive_expect(Shared<MBarrier> barrier, int bytes SITE) {
 
 DEVICE void mbarrier_wait(Shared<MBarrier> barrier, int parity SITE) {
 #if defined(__CUDACC__)
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "again:\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-        "@!done bra again;\n"
-        "}" ::"r"(shared_address(barrier)), "r"(parity) : "memory");
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}" ::"r"(shared_address(barrier)),
+                 "r"(parity)
+                 : "memory");
 #else
     simt::mbarrier_wait(barrier.get(), parity, site);
 #endif
@@ -74,9 +75,10 @@ DEVICE void mbarrier_wait(Shared<MBarrier> barrier, int parity SITE) {
 // `bytes` (a multiple of 16) from global to shared memory, both at multiples of 16, counted by `barrier`.
 DEVICE void bulk_copy(Shared<half> destination, const void* source, int bytes, Shared<MBarrier> barrier SITE) {
 #if defined(__CUDACC__)
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(destination)),
-                 "l"(source), "r"(bytes), "r"(shared_address(barrier))
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(destination)),
+        "l"(source), "r"(bytes), "r"(shared_address(barrier))
+        : "memory");
 #else
     simt::bulk_copy(destination.get(), source, bytes, barrier.get(), site);
 #endif
@@ -148,9 +150,11 @@ template <int PENDING> DEVICE void wgmma_wait() {
 }
 
 #if defined(__CUDACC__)
-#define DDU_8(d, i) "+f"(d.v[i]), "+f"(d.v[i + 1]), "+f"(d.v[i + 2]), "+f"(d.v[i + 3]), "+f"(d.v[i + 4]), "+f"(d.v[i + 5]), "+f"(d.v[i + 6]), "+f"(d.v[i + 7])
-#define DDU_WGMMA(N, D, A0, A1, A2, A3, B, P)                                                        \
-    "{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\n"                                                   \
+#define DDU_8(d, i)                                                                                                           \
+    "+f"(d.v[i]), "+f"(d.v[i + 1]), "+f"(d.v[i + 2]), "+f"(d.v[i + 3]), "+f"(d.v[i + 4]), "+f"(d.v[i + 5]), "+f"(d.v[i + 6]), \
+        "+f"(d.v[i + 7])
+#define DDU_WGMMA(N, D, A0, A1, A2, A3, B, P)      \
+    "{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\n" \
     "wgmma.mma_async.sync.aligned.m64n" N "k16.f32.f16.f16 {" D "}, {" A0 ", " A1 ", " A2 ", " A3 "}, " B ", p, 1, 1, 0;\n}"
 #endif
 
@@ -160,15 +164,22 @@ template <int N> DEVICE void wgmma_m64k16(Accumulator& d, const uint32_t (&a)[4]
 #if defined(__CUDACC__)
     const int p = accumulate;
     if constexpr (N == 64) {
-        asm volatile(DDU_WGMMA("64", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31", "%32", "%33", "%34", "%35", "%36", "%37")
-                     : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16), DDU_8(d, 24)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
+        asm volatile(
+            DDU_WGMMA(
+                "64",
+                "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31",
+                "%32", "%33", "%34", "%35", "%36", "%37")
+            : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16), DDU_8(d, 24)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
     } else if constexpr (N == 48) {
-        asm volatile(DDU_WGMMA("48", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23", "%24", "%25", "%26", "%27", "%28", "%29")
-                     : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
+        asm volatile(
+            DDU_WGMMA("48", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23",
+                      "%24", "%25", "%26", "%27", "%28", "%29")
+            : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
     } else if constexpr (N == 32) {
-        asm volatile(DDU_WGMMA("32", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15", "%16", "%17", "%18", "%19", "%20", "%21")
+        asm volatile(DDU_WGMMA("32", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15", "%16", "%17", "%18", "%19",
+                               "%20", "%21")
                      : DDU_8(d, 0), DDU_8(d, 8)
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
     } else {

@@ -58,7 +58,8 @@ bool settle(MBarrier& b, const Site& site) {
     if (b.missing != 0) return false;
     int64_t coming = 0;
     for (uint32_t i = 0; i < b.copies; ++i) coming += b.copy[i].bytes;
-    if (coming > b.bytes) fail("an mbarrier expects " + std::to_string(b.bytes) + " bytes, " + std::to_string(coming) + " come, at " + where(site));
+    if (coming > b.bytes)
+        fail("an mbarrier expects " + std::to_string(b.bytes) + " bytes, " + std::to_string(coming) + " come, at " + where(site));
     if (coming < b.bytes) return false;
     // The lander has the edges of all who arrived.
     edge_acquire(&b.edge[b.phase & 1]);
@@ -156,8 +157,8 @@ void warpgroup_rendezvous(const char* what, void* operand, const Site& site, voi
         group.what = what;
         group.site = site;
     } else if (group.what != what || group.site.line() != site.line()) {
-        fail(std::string("divergent collective: comes to ") + what + " at " + where(site) + " while its warpgroup waits in " + group.what + " at " +
-             where(group.site));
+        fail(std::string("divergent collective: comes to ") + what + " at " + where(site) + " while its warpgroup waits in " + group.what +
+             " at " + where(group.site));
     }
     group.operand[lane] = operand;
     if (++group.arrived < 128) return block_current(what, site);
@@ -171,7 +172,8 @@ struct Rows {
     uint64_t start, stride;
 
     explicit Rows(uint64_t descriptor) {
-        if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) fail("a matrix descriptor of another layout than the 128-byte swizzle without offset");
+        if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0)
+            fail("a matrix descriptor of another layout than the 128-byte swizzle without offset");
         start = (descriptor & 0x3fff) << 4;
         stride = (descriptor >> 32 & 0x3fff) << 4;
     }
@@ -249,7 +251,8 @@ __attribute__((always_inline)) inline void product(Warpgroup& group) {
 void product_portable(Warpgroup& group) { product(group); }
 #if defined(__x86_64__)
 __attribute__((target("avx2,fma"))) void product_avx2(Warpgroup& group) { product(group); }
-void (*const compute_product)(Warpgroup&) = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? product_avx2 : product_portable;
+void (*const compute_product)(Warpgroup&) = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? product_avx2
+                                                                                                            : product_portable;
 #else
 void (*const compute_product)(Warpgroup&) = product_portable;
 #endif

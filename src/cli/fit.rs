@@ -1,4 +1,4 @@
-//! `ddu fit`: a model and labelled images in, a density out; and joining densities fitted apart.
+//! `ddu fit`: a model and labelled images in, a density out; and joining densities of several fits.
 
 mod run;
 mod table;
@@ -9,55 +9,35 @@ use std::process::ExitCode;
 use ddu::density::{Density, Progress};
 use ddu::{Error, Result};
 
-use super::{devices, note};
+use super::{labelled, note, pipeline};
 
-/// Fit the feature density of a model: one Gaussian a class over the pixels of a labelled data set
+/// Fit the feature density of a model: one Gaussian per class over the pixels of a labelled data set
 ///
 /// One pass, in memory that does not grow with the number of images. Masks are palette or gray PNGs
 /// of class indices, 255 being void; index k is the model's class k. A pair that cannot be used is
-/// named and skipped; so are labels that the model has no class for. Ends with a table of the
-/// classes.
+/// named and skipped; pixels of classes that the model does not have are counted and skipped. Ends
+/// with a table of the classes.
 #[derive(clap::Args)]
 pub struct Args {
     /// Model written by `ddu convert`
     #[arg(short, long, value_name = "MODEL", required_unless_present = "merge")]
     model: Option<PathBuf>,
-    /// Folder in Pascal VOC's layout
-    #[arg(long, value_name = "VOC_ROOT", requires = "split", required_unless_present_any = ["merge", "images"])]
-    data: Option<PathBuf>,
-    /// List of the VOC folder: train, val ..
-    #[arg(long, value_name = "SPLIT", requires = "data")]
-    split: Option<String>,
-    /// Folder of images, searched recursively, instead of a VOC folder
-    #[arg(long, value_name = "DIR", requires = "masks", conflicts_with = "data")]
-    images: Option<PathBuf>,
-    /// Their masks: PNGs of the same relative paths and stems
-    #[arg(long, value_name = "DIR", requires = "images")]
-    masks: Option<PathBuf>,
+    #[command(flatten)]
+    labelled: labelled::Args,
+    #[command(flatten)]
+    running: pipeline::Args,
     /// Join densities of different images instead of fitting
-    #[arg(long, value_name = "DENSITY", num_args = 1.., conflicts_with_all = ["model", "data", "images", "resume"])]
+    #[arg(long, value_name = "DENSITY", num_args = 1.., conflicts_with_all = ["model", "data", "images", "class_map", "resize", "resume"])]
     merge: Vec<PathBuf>,
     /// Density file to write
     #[arg(short, long, value_name = "DENSITY")]
     output: PathBuf,
-    /// Dataset's class FROM is the model's class TO, each an index or a name; TO may be void
-    #[arg(long, value_name = "FROM=TO", value_delimiter = ',', conflicts_with = "merge")]
-    class_map: Vec<String>,
-    /// Scale the shorter side of the images to SHORT pixels first (bilinear)
-    #[arg(long, value_name = "SHORT", conflicts_with = "merge", value_parser = clap::value_parser!(u32).range(1..=65535))]
-    resize: Option<u32>,
     /// Continue an interrupted fit from its checkpoint
     #[arg(long)]
     resume: bool,
-    /// Write a checkpoint, DENSITY.partial, every N pairs
+    /// Write a checkpoint, DENSITY.partial, after every N pairs (of a batch, when it is through)
     #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
     checkpoint_every: u32,
-    /// auto, cpu, simt or cuda:N; what is named is used or refused, never replaced
-    #[arg(long, default_value = "auto")]
-    device: devices::Choice,
-    /// Run up to N consecutive images of one size together
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
-    batch: u16,
     /// Overwrite an existing density, and drop an unfinished one
     #[arg(long)]
     force: bool,

@@ -1,9 +1,8 @@
 //! How the class indices of a dataset become those of a model: index k is class k, unless
 //! `--class-map` says otherwise. Where both sides have names they must agree.
 
+use super::VOID;
 use crate::error::{Error, Result};
-
-const VOID: u8 = 255;
 
 /// The model's class for each value of a mask; a value beyond the model's classes stays itself, an
 /// unknown class.

@@ -12,7 +12,10 @@ use super::image::MAX_PIXELS;
 use crate::error::{Error, Result};
 use crate::ops::Size;
 
-/// A class index a pixel, row-major; 255 is void.
+/// The label of "no class", and of padding.
+pub const VOID: u8 = 255;
+
+/// A class index per pixel, row-major; [`VOID`] has no class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
     pub size: Size,

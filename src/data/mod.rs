@@ -14,11 +14,12 @@ mod png;
 
 pub use self::image::{FORMATS, Image, MAX_PIXELS, decode, decode_bytes, decode_size, resized};
 pub use self::png::{write_label_png, write_rgb_png};
+pub use crate::ops::LabelRule;
 pub use atomic::write_atomic;
 pub use class_map::ClassMap;
 pub use classes::read_class_names;
 pub use dataset::{Dataset, Labelled, Pair};
 pub use inputs::{Input, Inputs, resolve};
-pub use label_grid::{LabelRule, label_grid};
-pub use mask::{Mask, read_mask};
+pub use label_grid::label_grid;
+pub use mask::{Mask, VOID, read_mask};
 pub use npy::write_npy;

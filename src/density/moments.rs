@@ -17,10 +17,8 @@ use rayon::prelude::*;
 use super::half::finite_in_half;
 use super::syrk::{self, Block, PANEL};
 use crate::cpu::gemm::aligned;
+pub use crate::data::VOID;
 use crate::error::{Error, Result};
-
-/// A mask's label for "no class".
-pub const VOID: u8 = 255;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {

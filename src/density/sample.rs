@@ -5,6 +5,7 @@
 use half::f16;
 
 use super::half::finite_in_half;
+use crate::splitmix64::splitmix64;
 
 /// Most features that a sample keeps: 4 MiB at D = 256.
 pub const CAPACITY: usize = 8192;
@@ -164,15 +165,10 @@ impl PartialEq for Sample {
     }
 }
 
-/// A 64-bit hash of (image, cell): two rounds of the finaliser of SplitMix64 (Steele et al. 2014).
+/// A 64-bit hash of (image, cell): two rounds of SplitMix64.
 fn mix(image: u64, cell: u64) -> u64 {
-    let finalise = |mut x: u64| {
-        x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    };
-    finalise(finalise(image) ^ cell)
+    let hash = |mut x: u64| splitmix64(&mut x);
+    hash(hash(image) ^ cell)
 }
 
 #[cfg(test)]

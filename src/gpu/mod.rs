@@ -5,3 +5,4 @@ pub mod density;
 pub mod moments;
 pub mod network;
 pub mod scoring;
+pub mod step;
