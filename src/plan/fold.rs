@@ -1,16 +1,12 @@
 //! Folding batch norm into the convolutions, once per model, in f32.
 //!
-//! With s = gamma / sqrt(var + 1e-5): w' = w s, b' = beta + (b - mean) s (b = 0 where the
-//! convolution has no bias). Channels are padded with zeros to multiples of 8 here, each
-//! concatenated input on its own, so that every op works on padded channels without knowing.
+//! w' = w s and b' = t with scale s and shift t of [`Model::scale_and_shift`]. Channels are padded with zeros to multiples of 8 here, each
+//! concatenated input separately, so that every op works on padded channels without knowing.
 
 use super::CHANNEL_ALIGN;
 use crate::model::topology::{Action, Step, Topology};
 use crate::model::{Model, Unit};
 use crate::ops::Conv2d;
-
-/// PyTorch's default, used by all families.
-const NORM_EPSILON: f32 = 1e-5;
 
 /// One convolution with its norm folded in.
 #[derive(Clone, Debug)]
@@ -51,7 +47,6 @@ pub fn padded(channels: usize) -> usize {
 
 /// `pad_input` and `pad_output`: whether those channels are padded.
 fn fold(model: &Model, unit: &Unit, [pad_input, pad_output]: [bool; 2]) -> ConvWeights {
-    let tensor = |part: &str| &model.tensor(&format!("{}.{part}", unit.name)).data;
     let [out, inner, kernel, _] = unit.conv.weight_shape();
     let in_map = ChannelMap::new(&unit.segments, pad_input);
     let out_map = match unit.conv.depthwise {
@@ -61,18 +56,12 @@ fn fold(model: &Model, unit: &Unit, [pad_input, pad_output]: [bool; 2]) -> ConvW
     let inner_padded = if unit.conv.depthwise { 1 } else { in_map.padded };
     let taps = kernel * kernel;
 
-    let source = tensor("weight");
+    let source = &model.tensor(&format!("{}.weight", unit.name)).data;
     let mut weight = vec![0.0; out_map.padded * taps * inner_padded];
     let mut bias = vec![0.0; out_map.padded];
-    for k in 0..out {
+    for (k, (scale, shift)) in model.scale_and_shift(unit).into_iter().enumerate() {
         let to = out_map.place[k];
-        let plain = if unit.bias { tensor("bias")[k] } else { 0.0 };
-        let mut scale = 1.0;
-        bias[to] = plain;
-        if unit.norm {
-            scale = tensor("norm.weight")[k] / (tensor("norm.var")[k] + NORM_EPSILON).sqrt();
-            bias[to] = tensor("norm.bias")[k] + (plain - tensor("norm.mean")[k]) * scale;
-        }
+        bias[to] = shift;
         for tap in 0..taps {
             let row = &mut weight[(to * taps + tap) * inner_padded..][..inner_padded];
             for c in 0..inner {

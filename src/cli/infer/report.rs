@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ddu::Error;
-use ddu::model::{Backbone, Family, Model};
+use ddu::model::{Backbone, Model};
 use ddu::ops::Size;
 use ddu::report::json::{Host, Summary};
 use serde::Serialize;
@@ -87,7 +87,7 @@ pub struct Report {
 pub struct ModelReport {
     path: String,
     sha256: String,
-    family: Family,
+    family: String,
     backbone: Backbone,
     classes: Vec<String>,
 }
@@ -118,7 +118,7 @@ impl ModelReport {
         ModelReport {
             path: path.display().to_string(),
             sha256: model.hash(),
-            family: config.family,
+            family: config.family.clone(),
             backbone: config.backbone,
             classes: config.classes.clone(),
         }
