@@ -4,7 +4,7 @@
 //! what it saw are scored. Nothing here needs a network or an image.
 
 use ddu::Result;
-use ddu::density::{Covariance, Evaluator, Gaussians, Moments, Options, Prior, Score};
+use ddu::density::{Covariance, Evaluator, Gaussians, Moments, Options, Prior};
 
 const CLASSES: usize = 2;
 const D: usize = 8;
@@ -27,8 +27,7 @@ fn main() -> Result<()> {
         let labels = [0, 1, 0, 1];
         let features = features(99, &labels, shift);
         // The labels are a guess of each feature's class: they make it faster and change no value.
-        let options = Options { score: Score::Density, ..Options::default() };
-        evaluator.evaluate(&features, &labels, options).score
+        evaluator.evaluate(&features, &labels, Options::default()).score
     };
     let (near, far) = (score(0.0), score(6.0));
     println!("log q(z) in nats of features as they were fitted: {near:.1?}");
