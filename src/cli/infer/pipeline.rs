@@ -321,10 +321,11 @@ fn write_one(
             let scoring = job.scoring.as_ref().filter(|_| !density.is_empty());
             let Some(scoring) = scoring else { return Ok(()) };
             let label = match scoring.score {
-                Score::Density => "Log-density (nats)",
-                Score::Relative => "Relative log-density (nats)",
+                Score::Density => "Unfamiliar = low log-density (nats)",
+                Score::Relative => "Unfamiliar = low relative log-density (nats)",
             };
-            let scale = Scale { range: scoring.range, gradient: colorous::VIRIDIS, label };
+            let [low, high] = scoring.range;
+            let scale = Scale { range: [high, low], gradient: colorous::VIRIDIS, label };
             data::write_rgb_png(path, &scalar_map(&title, image, density, &scale))
         }
         Kind::EntropyPicture => {
