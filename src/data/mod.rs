@@ -3,6 +3,7 @@
 mod atomic;
 mod class_map;
 mod classes;
+pub mod content_hash;
 mod dataset;
 mod image;
 mod inputs;
