@@ -127,10 +127,14 @@ pub(super) fn supported_format(head: &[u8]) -> Option<ImageFormat> {
     image::guess_format(head).ok().filter(|f| matches!(f, Jpeg | Png | Bmp | Tiff | WebP))
 }
 
-/// Decodes strictly, which the `image` crate does not offer: it fills what is missing with gray.
+/// Decodes strictly, which the `image` crate does not offer: it fills what is missing with gray. What
+/// even a strict decoder lets pass, `jpeg::damage` finds.
 fn decode_jpeg(source: &str, bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
     let mut decoder = jpeg_decoder(bytes);
     let (size, orientation) = jpeg_header(source, &mut decoder)?;
+    if let Some(found) = super::jpeg::damage(bytes) {
+        return Err(damaged(source, "JPEG", found));
+    }
     let pixels = decoder.decode().map_err(|e| damaged(source, "JPEG", format!("{e:?}")))?;
     let picture = RgbImage::from_raw(size.w as u32, size.h as u32, pixels)
         .ok_or_else(|| damaged(source, "JPEG", "other than three channels"))?;

@@ -7,6 +7,7 @@ pub mod content_hash;
 mod dataset;
 mod image;
 mod inputs;
+mod jpeg;
 mod label_grid;
 mod mask;
 mod npy;
