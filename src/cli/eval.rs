@@ -92,7 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let data = Dataset::voc(&args.data, &args.split)?;
     let config = model.config().clone();
     let names = config.has_class_names().then_some(config.classes.as_slice());
-    let map = ClassMap::new(data.classes.as_deref(), names, &args.class_map)?;
+    let map = ClassMap::new(data.classes.as_deref(), names, config.classes.len(), &args.class_map)?;
     let ood = ood_labels(&args.ood_classes, data.classes.as_deref(), config.classes.len())?;
     let density = args.scoring.load(&model, None)?;
     let path = args.output.join("eval.json");

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use ddu::data::{ClassMap, Dataset, LabelRule, Pair};
+use ddu::data::{ClassMap, Dataset, FileState, LabelRule, Pair};
 use ddu::density::{Density, Progress, VOID};
 use ddu::fit::Fit;
 use ddu::model::Model;
@@ -22,7 +22,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let data = dataset(&args)?;
     let config = model.config();
     let names = config.has_class_names().then_some(config.classes.as_slice());
-    let map = ClassMap::new(data.classes.as_deref(), names, &args.class_map)?;
+    let map = ClassMap::new(data.classes.as_deref(), names, config.classes.len(), &args.class_map)?;
     let resize = args.resize.map(|short| short as usize);
     let empty = Density::new(
         model.hash(),
@@ -32,13 +32,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         resize,
     );
     let inputs = inputs_hash(&empty, &data.pairs, &map);
-    let (density, progress) = super::start(&args, empty, inputs)?;
-    if progress.done > data.pairs.len() {
-        let found = format!("{} pairs done", progress.done);
-        let path = checkpoint_path(&args.output);
-        let expected = format!("at most {}", data.pairs.len());
-        return Err(Error::invalid(path.display(), expected, found).into());
-    }
+    let (density, progress) = super::start(&args, empty, inputs, &data.pairs)?;
     let mut engine = device.engine(model)?;
     let classes = density.origin.classes.len();
     let fit = Fit::new(density, &engine)?;
@@ -53,6 +47,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut pass = Pass {
         args: &args,
         pairs: &data.pairs,
+        files: FileState::of(&data.pairs[..progress.done]),
         map,
         classes,
         fit,
@@ -93,6 +88,8 @@ fn inputs_hash(empty: &Density, pairs: &[Pair], map: &ClassMap) -> String {
 struct Pass<'a> {
     args: &'a Args,
     pairs: &'a [Pair],
+    /// Of the pairs that are done.
+    files: FileState,
     map: ClassMap,
     /// C
     classes: usize,
@@ -118,6 +115,7 @@ impl Pass<'_> {
             self.progress.skipped.push(format!("{name}: {error}"));
         }
         self.progress.done = index + 1;
+        self.files.add(&self.pairs[index]);
         let every = self.args.checkpoint_every as usize;
         let due = self.progress.done.is_multiple_of(every) && self.progress.done < self.pairs.len();
         // The next run overwrites the features of this one.
@@ -129,6 +127,7 @@ impl Pass<'_> {
             self.fitting += start.elapsed();
         }
         if due {
+            self.progress.files = self.files.hash();
             self.fit.density()?.checkpoint(checkpoint_path(&self.args.output), &self.progress)?;
         }
         self.bar.inc(1);
