@@ -266,10 +266,10 @@ fn without_predicted_classes() {
     for (tile, tau, splits) in
         each(&*device).into_iter().flat_map(|t| [(t, f32::INFINITY, 1), (t, TAU, 2)])
     {
-        let spread = Spread::new(tile, gaussians.classes.len(), splits);
+        let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
         let options = Options { tau, predicted: false, ..PLAIN };
-        let found = evaluate(&*device, &gaussians, &scene, spread, options);
-        let what = format!("{spread:?}, tau {tau}, no predicted classes");
+        let found = evaluate(&*device, &gaussians, &scene, tiling, options);
+        let what = format!("{tiling:?}, tau {tau}, no predicted classes");
         check_against_f64(&what, &gaussians, &scene, &found, Precision::Exact);
     }
 }
@@ -301,9 +301,9 @@ fn the_low_terms_of_every_block_count() {
     }
     for (name, device) in devices() {
         for tile in each(&*device) {
-            let spread = Spread::new(tile, 1, 1);
-            let found = evaluate(&*device, &gaussians, &scene, spread, PLAIN);
-            let what = format!("{spread:?} on {name}");
+            let tiling = DensityTiling::new(tile, 1, 1);
+            let found = evaluate(&*device, &gaussians, &scene, tiling, PLAIN);
+            let what = format!("{tiling:?} on {name}");
             check_against_f64(&what, &gaussians, &scene, &found, Precision::Exact);
         }
     }
