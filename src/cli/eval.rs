@@ -26,7 +26,7 @@ use super::{exit, labelled, note, pipeline, progress_bar, scoring, warn};
 /// Positives of "errors" are the wrongly classified pixels among those of the model's classes; positives
 /// of "unknown" are the pixels of --ood-classes (default: every label that the model has no class for)
 /// against all pixels of the model's classes. Label 255 is void and counts nowhere. Scores that differ
-/// by less than 2^-15 of their size may count as ties; eval.json bounds what that can change. With
+/// by less than 2^-15 of their size may not be told apart; eval.json bounds what that can change. With
 /// --density and without --resize, images are scaled as they were when the density was fitted.
 #[derive(clap::Args)]
 pub struct Args {
@@ -125,7 +125,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Event::Failed(index, error) => send(&to, (index, Err(error))),
             Event::Ran(output, items) => {
                 items.into_iter().enumerate().try_for_each(|(at, item)| {
-                    send(&to, (item.index, segment(output, at, item, &scores)))
+                    let index = item.index;
+                    let made = segment(output, at, item, &scores);
+                    send(
+                        &to,
+                        (index, made.map_err(|error| pipeline::of_item((list.name)(index), error))),
+                    )
                 })
             }
         });
@@ -192,7 +197,7 @@ fn segment(output: &Output, at: usize, item: Item<Mask>, scores: &[Score]) -> Re
     let (size, mask) = (output.size, item.data);
     let labels = match mask.size == size {
         true => mask.label,
-        // Of a scaled image a pixel has the label under its middle, as in a fit.
+        // A pixel of a scaled image has the mask's label at its middle, as in a fit.
         false => label_grid(&mask, size, size, size, LabelRule::HalfPixel),
     };
     let (predictions, maps) = pipeline::maps(output, at, scores)?;
