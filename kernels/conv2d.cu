@@ -36,7 +36,7 @@ template <int BM_, int BN_, int WM_, int WN_, int STAGES_> struct Tile {
     static constexpr int BM = BM_, BN = BN_, WM = WM_, WN = WN_, STAGES = STAGES_;
     static constexpr int WARPS_N = BN / WN;
     static constexpr int THREADS = BM / WM * WARPS_N * 32;
-    static constexpr int STAGE = (BM + BN) * BK;  // halves
+    static constexpr int STAGE = (BM + BN) * BK;     // halves
     static constexpr int ROWS = THREADS / (BK / 8);  // copied at once
     static constexpr int OUT_STRIDE = BN + 8;        // floats; 8 more spread the rows over the banks
     static constexpr int shared_bytes() {
@@ -214,4 +214,4 @@ KERNEL(conv2d_128x128, Conv2dParams, Tile128x128::THREADS, conv2d<Tile128x128>)
 KERNEL(conv2d_128x64, Conv2dParams, Tile128x64::THREADS, conv2d<Tile128x64>)
 KERNEL(conv2d_64x64, Conv2dParams, Tile64x64::THREADS, conv2d<Tile64x64>)
 KERNEL(conv2d_64x32, Conv2dParams, Tile64x32::THREADS, conv2d<Tile64x32>)
-KERNEL(conv2d_reduce, Conv2dParams, 256, conv2d_sum)
+KERNEL_BLOCKS(conv2d_reduce, Conv2dParams, 256, 1, conv2d_sum)

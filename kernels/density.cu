@@ -107,11 +107,12 @@ template <class T> DEVICE void density(const DensityParams& p) {
     for (int i = lane; i < 32 * chunks; i += 32) {
         const int row = i / chunks, chunk = i % chunks;
         const bool valid = own0 + row < p.pixels && chunk * 8 < p.channels;
-        cp_async16(z + z_at(row, chunk, padded), valid ? p.features + int64_t(own0 + row) * p.feature_stride + chunk * 8 : p.features, valid);
+        cp_async16(z + z_at(row, chunk, padded), valid ? p.features + int64_t(own0 + row) * p.feature_stride + chunk * 8 : p.features,
+                   valid);
     }
     cp_async_commit();
-    visiting_order<T::PIXELS, T::THREADS>(p, pixel0, first, count, background, smem<uint8_t>(T::RING_AT), smem<uint16_t>(T::RING_AT + T::PIXELS),
-                                          smem<uint16_t>(T::ORDER_AT));
+    visiting_order<T::PIXELS, T::THREADS>(p, pixel0, first, count, background, smem<uint8_t>(T::RING_AT),
+                                          smem<uint16_t>(T::RING_AT + T::PIXELS), smem<uint16_t>(T::ORDER_AT));
     cp_async_wait<0>();
     sync_warp();
     // A lane checks a pixel. Zeros take the place of one that is not finite: it must not slow down the others' exit.
@@ -212,7 +213,7 @@ template <class T> DEVICE void density(const DensityParams& p) {
                     const Float4 row = rows[j * 4 + t];  // bias and scale of rows 8 j + 2 t and the next
 #pragma unroll
                     for (int r = 0; r < 4; ++r) {
-                        float(&own)[4] = sum[r / 2][j];
+                        float (&own)[4] = sum[r / 2][j];
                         const float y0 = (own[r % 2 * 2] - row.v[0]) * row.v[1], y1 = (own[r % 2 * 2 + 1] - row.v[2]) * row.v[3];
                         squares[r] += y0 * y0 + y1 * y1;
                         own[r % 2 * 2] = 0.0f;

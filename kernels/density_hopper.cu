@@ -4,8 +4,10 @@
 // read once and never lies in shared memory. W streams through a ring by bulk copies in blocks of 64 rows x 64 columns,
 // packed by the host as the 128-byte swizzle has them, low term first; a producer warp runs ahead, two consumer
 // warpgroups follow, each at its own pace, so that one squares a panel while the tensor cores work for the other. A panel
-// (64 rows) ends at its diagonal; in the diagonal block the product of columns 16 s .. leaves out the rows above them, which are
-// the last ones: a panel's rows lie in reverse, for a shorter product must start at the accumulator's first register.
+// (64 rows) ends at its diagonal. In the diagonal block the rows above columns 16 s .. are zeros: a product could leave them
+// out, but products of different shapes on one accumulator need a fence between them (PTX ISA, wgmma.fence), so that every
+// product has all 64 rows until a GPU has timed the alternatives. A panel's rows lie in reverse, so that a shorter product would
+// start at the accumulator's first register.
 //
 // Scaling, bias, log-sum-exp, visiting order, splits and outputs are density.cu's.
 //
@@ -30,11 +32,11 @@ template <int TERMS_> struct Tile {
     static constexpr int ROWS_AT = STAGES * STAGE;           // bias and scale, with a panel's last block
     static constexpr int FULL_AT = ROWS_AT + STAGES * ROWS;  // mbarriers
     static constexpr int EMPTY_AT = FULL_AT + STAGES * 8;
-    static constexpr int PLACE_AT = EMPTY_AT + STAGES * 8;           // [STAGES]: place of the block's item in the order
-    static constexpr int PAST_AT = PLACE_AT + STAGES * 4;            // [STAGES, GROUPS]: places that the group is past
-    static constexpr int OUT_AT = PAST_AT + STAGES * GROUPS * 4;     // [GROUPS, 2, 4 warps]
-    static constexpr int ORDER_AT = OUT_AT + GROUPS * 2 * 4 * 4;     // 257 x 2 bytes
-    static constexpr int BROKEN_AT = ORDER_AT + 528;                 // [GROUPS, 2, 4 warps] x 2 bytes
+    static constexpr int PLACE_AT = EMPTY_AT + STAGES * 8;        // [STAGES]: place of the block's item in the order
+    static constexpr int PAST_AT = PLACE_AT + STAGES * 4;         // [STAGES, GROUPS]: places that the group is past
+    static constexpr int OUT_AT = PAST_AT + STAGES * GROUPS * 4;  // [GROUPS, 2, 4 warps]
+    static constexpr int ORDER_AT = OUT_AT + GROUPS * 2 * 4 * 4;  // 257 x 2 bytes
+    static constexpr int BROKEN_AT = ORDER_AT + 528;              // [GROUPS, 2, 4 warps] x 2 bytes
     static constexpr int LABELS_AT = BROKEN_AT + 32, VOTES_AT = LABELS_AT + PIXELS;
     static constexpr int shared_bytes() { return (VOTES_AT + 512 + 127) / 128 * 128; }
     static_assert(STAGE % 1024 == 0, "the swizzle's period");
@@ -85,7 +87,8 @@ template <class T> DEVICE void produce(const DensityParams& p, int items) {
 }
 
 // A block of W times the features' 64 columns; the terms' low one first.
-template <class T, bool DIAGONAL> DEVICE void multiply(Accumulator (&sum)[2], const uint32_t (&z)[2][4 * MOST_PANELS][4], int block, int stage, bool first) {
+template <class T> DEVICE void multiply(Accumulator (&sum)[2], const uint32_t (&z)[2][4 * MOST_PANELS][4], int block, int stage,
+                                        bool first) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -94,16 +97,7 @@ template <class T, bool DIAGONAL> DEVICE void multiply(Accumulator (&sum)[2], co
             for (int term = 0; term < T::TERMS; ++term) {
                 const Shared<half> w = smem<half>(stage * T::STAGE) + term * T::TERM + step * 16;
                 const bool accumulate = !(first && step == 0 && term == 0);
-                const uint32_t (&a)[4] = z[i][block * 4 + step];
-                if (!DIAGONAL || step == 0) {
-                    wgmma_m64k16<64>(sum[i], a, wgmma_rows(w), accumulate);
-                } else if (step == 1) {
-                    wgmma_m64k16<48>(sum[i], a, wgmma_rows(w), accumulate);
-                } else if (step == 2) {
-                    wgmma_m64k16<32>(sum[i], a, wgmma_rows(w), accumulate);
-                } else {
-                    wgmma_m64k16<16>(sum[i], a, wgmma_rows(w), accumulate);
-                }
+                wgmma_m64k16<64>(sum[i], z[i][block * 4 + step], wgmma_rows(w), accumulate);
             }
         }
     }
@@ -161,7 +155,8 @@ template <class T> DEVICE void consume(const DensityParams& p, int count, bool b
     }
 
     const Shared<uint16_t> order = smem<uint16_t>(T::ORDER_AT);
-    const Shared<uint32_t> place = smem<uint32_t>(T::PLACE_AT), past = smem<uint32_t>(T::PAST_AT), outs = smem<uint32_t>(T::OUT_AT + group * 32);
+    const Shared<uint32_t> place = smem<uint32_t>(T::PLACE_AT), past = smem<uint32_t>(T::PAST_AT),
+                           outs = smem<uint32_t>(T::OUT_AT + group * 32);
     const Shared<MBarrier> full = smem<MBarrier>(T::FULL_AT), empty = smem<MBarrier>(T::EMPTY_AT);
     auto release = [&](int stage, int places) {
         if (lane != 0) return;
@@ -202,11 +197,7 @@ template <class T> DEVICE void consume(const DensityParams& p, int count, bool b
             for (int block = 0; block <= panel; ++block) {
                 mbarrier_wait(full + at.stage, at.phase);
                 wgmma_fence();
-                if (block < panel) {
-                    multiply<T, false>(sum, z, block, at.stage, block == 0);
-                } else {
-                    multiply<T, true>(sum, z, block, at.stage, block == 0);
-                }
+                multiply<T>(sum, z, block, at.stage, block == 0);
                 wgmma_commit();
                 if (block > 0) {
                     wgmma_wait<1>();
@@ -216,7 +207,7 @@ template <class T> DEVICE void consume(const DensityParams& p, int count, bool b
                 at.advance();
             }
             done += item != p.classes ? 2 * (panel + 1) : 0;
-            wgmma_wait<0>();
+            wgmma_wait<0>(sum[0], sum[1]);
             const Shared<Float4> rows = smem<Float4>(T::ROWS_AT + last_stage * T::ROWS);
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
@@ -285,8 +276,8 @@ template <class T> DEVICE void density(const DensityParams& p) {
         smem<uint32_t>(T::PAST_AT)[thread * GROUPS + 1] = 0;
     }
     // Ends with a barrier.
-    visiting_order<PIXELS, THREADS>(p, blockIdx.x * PIXELS, first, count, background, smem<uint8_t>(T::LABELS_AT), smem<uint16_t>(T::VOTES_AT),
-                                    smem<uint16_t>(T::ORDER_AT));
+    visiting_order<PIXELS, THREADS>(p, blockIdx.x * PIXELS, first, count, background, smem<uint8_t>(T::LABELS_AT),
+                                    smem<uint16_t>(T::VOTES_AT), smem<uint16_t>(T::ORDER_AT));
     if (uniform(thread / 128) == GROUPS) {
         give_registers<24>();
         if (thread == CONSUMERS) produce<T>(p, count + background);

@@ -193,10 +193,10 @@ DEVICE void find_shifts(const MomentsParams& p) {
     }
 }
 
-constexpr int BLOCK = 64;             // rows and columns of S
-constexpr int STEP = 32;              // pixels in shared memory at once
-constexpr int TILE = STEP * BLOCK;    // halves: [pixel][channel], chunks of 8 permuted by pixel % 8
-constexpr int THREADS = 128;          // warps 2 x 2, 32 x 32 of the block each
+constexpr int BLOCK = 64;           // rows and columns of S
+constexpr int STEP = 32;            // pixels in shared memory at once
+constexpr int TILE = STEP * BLOCK;  // halves: [pixel][channel], chunks of 8 permuted by pixel % 8
+constexpr int THREADS = 128;        // warps 2 x 2, 32 x 32 of the block each
 constexpr int CELLS_AT = 4 * TILE * 2, SHIFTS_AT = CELLS_AT + CHUNK * 4;
 static_assert(SHIFTS_AT + 2 * BLOCK * 8 == 19456, "as in the launch file (tests/twins.rs)");
 
@@ -378,7 +378,8 @@ DEVICE void fold(const MomentsParams& p) {
         const double mean_i = p.image_mean[at + i], mean_j = p.image_mean[at + j];
         const float *shift_i = p.shifts + (at + i) * 2, *shift_j = p.shifts + (at + j) * 2;
         // About the image's mean: the shift is that mean rounded to f32.
-        products = products / (double(shift_i[1]) * double(shift_j[1])) - own * (mean_i - double(shift_i[0])) * (mean_j - double(shift_j[0]));
+        products =
+            products / (double(shift_i[1]) * double(shift_j[1])) - own * (mean_i - double(shift_i[0])) * (mean_j - double(shift_j[0]));
         if (row.n > 0.0) products += row.apart(mean_i) * column.apart(mean_j) * (row.n * (own / (row.n + own)));
         scatter += products;
         row.fold(own, mean_i);

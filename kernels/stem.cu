@@ -24,7 +24,7 @@ namespace {
 
 constexpr int ROWS = 4, COLUMNS = 32, CHANNELS = 64, THREADS = 128;
 constexpr int PATCH_H = 2 * ROWS + 5, PATCH_W = 2 * COLUMNS + 6;  // one column more for the zero tap
-constexpr int K = 7 * 8 * 4, K_STRIDE = K + 8;                     // 29 x 16 bytes: ldmatrix without conflicts
+constexpr int K = 7 * 8 * 4, K_STRIDE = K + 8;                    // 29 x 16 bytes: ldmatrix without conflicts
 constexpr int WEIGHTS_AT = (PATCH_H * PATCH_W * 8 + 127) / 128 * 128;
 constexpr int OUT_STRIDE = CHANNELS + 8;
 static_assert(WEIGHTS_AT + CHANNELS * K_STRIDE * 2 == 36992, "as in the launch file (tests/twins.rs)");

@@ -7,7 +7,7 @@
 //! tells which layers are too small, not how fast they are.
 
 use crate::data::Image;
-use crate::density::{Gaussians, Score};
+use crate::density::ModelGaussians;
 use crate::device::dry_run::{MULTIPROCESSORS, Paper, SHARED_BYTES};
 use crate::device::launch::density::Precision;
 use crate::device::{Cost, Launch, Work};
@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ops::Size;
+use crate::score::Score;
 
 /// Dense fp16 FLOP/s, bytes/s, and seconds a launch costs inside a CUDA graph: an H200 (SXM).
 const PEAK_FLOPS: f64 = 989e12;
@@ -55,7 +56,7 @@ pub struct Profile {
 /// A density to be profiled with a network.
 #[derive(Clone, Copy, Debug)]
 pub struct Scoring<'a> {
-    pub gaussians: &'a Gaussians,
+    pub density: &'a ModelGaussians,
     pub scores: &'a [Score],
     pub precision: Precision,
 }
@@ -80,8 +81,8 @@ pub fn dry_run(
     size: Size,
 ) -> Result<Profile> {
     let mut engine = Engine::on(model, Box::new(Paper::new()))?;
-    if let Some(Scoring { gaussians, scores, precision }) = scoring {
-        engine.score_with(gaussians, scores, precision)?;
+    if let Some(Scoring { density, scores, precision }) = scoring {
+        engine.score_with(density, scores, precision)?;
     }
     launches(&mut engine, batch, size, None)
 }

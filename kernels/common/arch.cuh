@@ -11,23 +11,18 @@
 #define ONLY_SITE
 // An entry point: `FUNCTION(params)` under the unmangled name NAME, in blocks of THREADS. The second form says how many
 // blocks the registers must let a multiprocessor hold, where the compiler would rather spill than take more of them.
-#define KERNEL(NAME, PARAMS, THREADS, ...)                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS) NAME(const __grid_constant__ PARAMS p) { \
-        __VA_ARGS__(p);                                                                           \
-    }
-#define KERNEL_BLOCKS(NAME, PARAMS, THREADS, BLOCKS, ...)                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(const __grid_constant__ PARAMS p) { \
-        __VA_ARGS__(p);                                                                                   \
-    }
+#define KERNEL(NAME, PARAMS, THREADS, ...) \
+    extern "C" __global__ void __launch_bounds__(THREADS) NAME(const __grid_constant__ PARAMS p) { __VA_ARGS__(p); }
+#define KERNEL_BLOCKS(NAME, PARAMS, THREADS, BLOCKS, ...) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(const __grid_constant__ PARAMS p) { __VA_ARGS__(p); }
 #else
 #include "../simt/simt.h"
 #define DEVICE inline
 #define SITE , simt::Site site = simt::Site::current()
 #define ONLY_SITE simt::Site site = simt::Site::current()
-#define KERNEL(NAME, PARAMS, THREADS, ...)                                                        \
-    static const simt::Register register_##NAME(                                                  \
-        #NAME, sizeof(PARAMS), THREADS,                                                           \
-        [](const void* p) { __VA_ARGS__(*static_cast<const PARAMS*>(p)); });
+#define KERNEL(NAME, PARAMS, THREADS, ...)                                      \
+    static const simt::Register register_##NAME(#NAME, sizeof(PARAMS), THREADS, \
+                                                [](const void* p) { __VA_ARGS__(*static_cast<const PARAMS*>(p)); });
 #define KERNEL_BLOCKS(NAME, PARAMS, THREADS, BLOCKS, ...) KERNEL(NAME, PARAMS, THREADS, __VA_ARGS__)
 using simt::half;
 #endif
@@ -93,13 +88,14 @@ DEVICE Half8 pack(const float (&v)[8]) {
 
 // --- global memory, 16 bytes at once; `p` is a multiple of 16 -----------------------------------------
 
-// From memory that the kernel does not write.
+// From memory that nobody writes while the kernel runs.
 template <class Vector> DEVICE Vector load16(const void* p) {
     static_assert(sizeof(Vector) == 16, "one 128-bit access");
 #if defined(__CUDACC__)
-    // In PTX, so that the compiler cannot make it four loads of what it finds it needs.
+    // In PTX, so that the compiler cannot make it four loads of what it finds it needs; not volatile, so that it may gather
+    // several of them ahead of what uses them.
     uint4 bits;
-    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w) : "l"(p));
+    asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w) : "l"(p));
     return *reinterpret_cast<const Vector*>(&bits);
 #else
     simt::count(simt::LOAD);
@@ -121,7 +117,8 @@ template <class Vector> DEVICE void store16(void* p, const Vector& v) {
 
 #if defined(__CUDACC__)
 template <class T> using Shared = T*;
-extern __shared__ __align__(128) unsigned char ddu_arena[];
+// At a multiple of the period of the 128-byte swizzle, which goes by addresses, not by offsets.
+extern __shared__ __align__(1024) unsigned char ddu_arena[];
 #else
 template <class T> using Shared = simt::Shared<T>;
 #endif
@@ -136,9 +133,7 @@ template <class T> DEVICE Shared<T> smem(int offset) {
 }
 
 #if defined(__CUDACC__)
-template <class T> DEVICE uint32_t shared_address(const T* p) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
+template <class T> DEVICE uint32_t shared_address(const T* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 #endif
 
 // --- barriers ---------------------------------------------------------------------------------------------
@@ -238,8 +233,8 @@ DEVICE void ldmatrix_x4_transposed(uint32_t (&r)[4], Shared<half> row SITE) {
 DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2] SITE) {
 #if defined(__CUDACC__)
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
     simt::mma_m16n8k16(d, a, b, site);
 #endif

@@ -14,9 +14,9 @@ struct DensityParams {
     uint8_t* nearest;          // [pixels]: the class of the least Mahalanobis distance, or null
     float* distance;           // [pixels]: that distance, where `nearest` is
     float* partial;            // [splits, pixels, 4] where splits > 1
-    int32_t* stats;            // [splits, ceil(pixels / PIXELS) WARPS, 2]: a bit a pixel that is not finite (first split), blocks of W multiplied
+    int32_t* stats;  // [splits, ceil(pixels / PIXELS) WARPS, 2]: a bit a pixel that is not finite (first split), blocks of W multiplied
     int32_t pixels, feature_stride, channels, panels, classes, splits, per_split;
-    float tau;                 // infinity: no early exit
+    float tau;  // infinity: no early exit
 };
 
 constexpr int PANEL = 64;  // rows of W that are squared together
@@ -60,12 +60,11 @@ DEVICE void write(const DensityParams& p, int pixel, const State& s, float backg
     }
 }
 
-
 // Items in the order in which the block visits them: by falling votes of `predicted`, then by index; the background last.
 // `labels` [PIXELS] and `votes` [256] are scratch, `order` has 257 places. All THREADS of the block call it.
 template <int PIXELS, int THREADS>
-DEVICE void visiting_order(const DensityParams& p, int pixel0, int first, int count, bool background, Shared<uint8_t> labels, Shared<uint16_t> votes,
-                           Shared<uint16_t> order) {
+DEVICE void visiting_order(const DensityParams& p, int pixel0, int first, int count, bool background, Shared<uint8_t> labels,
+                           Shared<uint16_t> votes, Shared<uint16_t> order) {
     const int thread = threadIdx.x;
     if (p.predicted) {
         for (int i = thread; i < PIXELS; i += THREADS) labels[i] = pixel0 + i < p.pixels ? p.predicted[pixel0 + i] : uint8_t(VOID);
@@ -99,7 +98,8 @@ DEVICE void leave(const DensityParams& p, int pixel, const State& s, float under
         write(p, pixel, s, under, usable);
     } else {
         // A negative sum: the feature is not finite.
-        store16(p.partial + (int64_t(blockIdx.y) * p.pixels + pixel) * 4, Float4{{s.most, usable ? s.sum : -1.0f, s.least, float(s.nearest)}});
+        store16(p.partial + (int64_t(blockIdx.y) * p.pixels + pixel) * 4,
+                Float4{{s.most, usable ? s.sum : -1.0f, s.least, float(s.nearest)}});
         if (background) p.relative[pixel] = under;
     }
 }

@@ -57,15 +57,54 @@ DEVICE void mbarrier_arrive_expect(Shared<MBarrier> barrier, int bytes SITE) {
 #endif
 }
 
+// A build with -DDDU_WAIT_TRIES=N, for first tests on a GPU, where a wait that never ends would take the machine with it, traps
+// after N tries, each of which the GPU ends after some microseconds. Who waited for what is then in the core dump
+// (CUDA_ENABLE_COREDUMP_ON_EXCEPTION=1; cuda-gdb: `print ddu_stuck`). In PTX alone: with a call of printf or assert ptxas would
+// wait after each warpgroup product.
+#if defined(__CUDACC__) && defined(DDU_WAIT_TRIES)
+// Block x, y, z, thread, the barrier's byte of shared memory, parity.
+extern "C" __device__ uint32_t ddu_stuck[6];
+__device__ uint32_t ddu_stuck[6];
+#endif
+
 DEVICE void mbarrier_wait(Shared<MBarrier> barrier, int parity SITE) {
-#if defined(__CUDACC__)
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "again:\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-        "@!done bra again;\n"
-        "}" ::"r"(shared_address(barrier)), "r"(parity) : "memory");
+#if defined(__CUDACC__) && defined(DDU_WAIT_TRIES)
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 ".reg .b32 tries, word;\n"
+                 "mov.u32 tries, 0;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@done bra over;\n"
+                 "add.u32 tries, tries, 1;\n"
+                 "setp.lt.u32 done, tries, %2;\n"
+                 "@done bra again;\n"
+                 "mov.u32 word, %%ctaid.x;\n"
+                 "st.volatile.global.u32 [ddu_stuck], word;\n"
+                 "mov.u32 word, %%ctaid.y;\n"
+                 "st.volatile.global.u32 [ddu_stuck + 4], word;\n"
+                 "mov.u32 word, %%ctaid.z;\n"
+                 "st.volatile.global.u32 [ddu_stuck + 8], word;\n"
+                 "mov.u32 word, %%tid.x;\n"
+                 "st.volatile.global.u32 [ddu_stuck + 12], word;\n"
+                 "mov.u32 word, ddu_arena;\n"
+                 "sub.u32 word, %0, word;\n"
+                 "st.volatile.global.u32 [ddu_stuck + 16], word;\n"
+                 "st.volatile.global.u32 [ddu_stuck + 20], %1;\n"
+                 "trap;\n"
+                 "over:\n"
+                 "}" ::"r"(shared_address(barrier)),
+                 "r"(parity), "n"(DDU_WAIT_TRIES)
+                 : "memory");
+#elif defined(__CUDACC__)
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}" ::"r"(shared_address(barrier)),
+                 "r"(parity)
+                 : "memory");
 #else
     simt::mbarrier_wait(barrier.get(), parity, site);
 #endif
@@ -74,9 +113,10 @@ DEVICE void mbarrier_wait(Shared<MBarrier> barrier, int parity SITE) {
 // `bytes` (a multiple of 16) from global to shared memory, both at multiples of 16, counted by `barrier`.
 DEVICE void bulk_copy(Shared<half> destination, const void* source, int bytes, Shared<MBarrier> barrier SITE) {
 #if defined(__CUDACC__)
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(destination)),
-                 "l"(source), "r"(bytes), "r"(shared_address(barrier))
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(destination)),
+        "l"(source), "r"(bytes), "r"(shared_address(barrier))
+        : "memory");
 #else
     simt::bulk_copy(destination.get(), source, bytes, barrier.get(), site);
 #endif
@@ -99,7 +139,7 @@ template <int REGISTERS> DEVICE void give_registers() {
 // --- warpgroup matrix products ------------------------------------------------------------------------------------
 // d += a b, a 64 x 16 fp16 in registers (a warp's 16 rows as in mma_m16n8k16), b 16 x N fp16 in shared memory, stored as
 // N rows of 16; f32 accumulators. Asynchronous: between wgmma_fence and the wgmma_wait of its group neither a
-// nor d may be touched, nor b overwritten.
+// nor d may be touched, nor b overwritten. Products of another N on the same d need a wgmma_fence between.
 
 // Columns 0 .. 63 of 64 rows; in a thread, value 4 j + 2 h + i is row lane / 4 + 8 h of the warp, column 8 j + 2 (lane % 4) + i.
 #if defined(__CUDACC__)
@@ -138,19 +178,12 @@ DEVICE void wgmma_commit() {
 #endif
 }
 
-// Waits until at most PENDING of the warpgroup's committed groups are in flight.
-template <int PENDING> DEVICE void wgmma_wait() {
 #if defined(__CUDACC__)
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-#else
-    simt::wgmma_wait(PENDING);
-#endif
-}
-
-#if defined(__CUDACC__)
-#define DDU_8(d, i) "+f"(d.v[i]), "+f"(d.v[i + 1]), "+f"(d.v[i + 2]), "+f"(d.v[i + 3]), "+f"(d.v[i + 4]), "+f"(d.v[i + 5]), "+f"(d.v[i + 6]), "+f"(d.v[i + 7])
-#define DDU_WGMMA(N, D, A0, A1, A2, A3, B, P)                                                        \
-    "{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\n"                                                   \
+#define DDU_8(d, i)                                                                                                           \
+    "+f"(d.v[i]), "+f"(d.v[i + 1]), "+f"(d.v[i + 2]), "+f"(d.v[i + 3]), "+f"(d.v[i + 4]), "+f"(d.v[i + 5]), "+f"(d.v[i + 6]), \
+        "+f"(d.v[i + 7])
+#define DDU_WGMMA(N, D, A0, A1, A2, A3, B, P)      \
+    "{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\n" \
     "wgmma.mma_async.sync.aligned.m64n" N "k16.f32.f16.f16 {" D "}, {" A0 ", " A1 ", " A2 ", " A3 "}, " B ", p, 1, 1, 0;\n}"
 #endif
 
@@ -160,15 +193,22 @@ template <int N> DEVICE void wgmma_m64k16(Accumulator& d, const uint32_t (&a)[4]
 #if defined(__CUDACC__)
     const int p = accumulate;
     if constexpr (N == 64) {
-        asm volatile(DDU_WGMMA("64", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31", "%32", "%33", "%34", "%35", "%36", "%37")
-                     : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16), DDU_8(d, 24)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
+        asm volatile(
+            DDU_WGMMA(
+                "64",
+                "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31",
+                "%32", "%33", "%34", "%35", "%36", "%37")
+            : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16), DDU_8(d, 24)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
     } else if constexpr (N == 48) {
-        asm volatile(DDU_WGMMA("48", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23", "%24", "%25", "%26", "%27", "%28", "%29")
-                     : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
+        asm volatile(
+            DDU_WGMMA("48", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23",
+                      "%24", "%25", "%26", "%27", "%28", "%29")
+            : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
     } else if constexpr (N == 32) {
-        asm volatile(DDU_WGMMA("32", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15", "%16", "%17", "%18", "%19", "%20", "%21")
+        asm volatile(DDU_WGMMA("32", "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15", "%16", "%17", "%18", "%19",
+                               "%20", "%21")
                      : DDU_8(d, 0), DDU_8(d, 8)
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
     } else {
@@ -178,6 +218,22 @@ template <int N> DEVICE void wgmma_m64k16(Accumulator& d, const uint32_t (&a)[4]
     }
 #else
     simt::wgmma_m64k16(d, N, a, b, accumulate, site);
+#endif
+}
+
+#if defined(__CUDACC__)
+// To the compiler: d has new values from here on.
+DEVICE void changed(Accumulator& d) { asm volatile("" : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16), DDU_8(d, 24)::"memory"); }
+#endif
+
+// Waits until at most PENDING of the warpgroup's committed groups are in flight. `finished`: the accumulators that may be read
+// from here on; the compiler must not move what reads them above the wait.
+template <int PENDING, class... Finished> DEVICE void wgmma_wait(Finished&... finished) {
+#if defined(__CUDACC__)
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+    (changed(finished), ...);
+#else
+    simt::wgmma_wait(PENDING, {&finished...});
 #endif
 }
 

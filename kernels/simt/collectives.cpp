@@ -47,8 +47,8 @@ void arrive(unsigned id, unsigned threads, bool wait, const char* what, const Si
     } else if (id == 0 && b.site.line() != site.line()) {
         fail("divergent barrier: comes to __syncthreads at " + where(site) + " while others wait in the one at " + where(b.site));
     } else if (b.threads != threads) {
-        fail("named barrier " + std::to_string(id) + ": expects " + std::to_string(threads) + " threads at " + where(site) + ", others expect " +
-             std::to_string(b.threads));
+        fail("named barrier " + std::to_string(id) + ": expects " + std::to_string(threads) + " threads at " + where(site) +
+             ", others expect " + std::to_string(b.threads));
     }
     void* edge = &b.edge[b.generation & 1];
     edge_release(edge);
@@ -72,7 +72,8 @@ void arrive(unsigned id, unsigned threads, bool wait, const char* what, const Si
 void sync_threads(Site site) { arrive(0, worker().threads, true, "__syncthreads", site); }
 
 void named_barrier(unsigned id, unsigned threads, bool wait, Site site) {
-    if (id < 1 || id > 15 || threads % 32 || threads == 0) fail("named barrier " + std::to_string(id) + " does not exist at " + where(site));
+    if (id < 1 || id > 15 || threads % 32 || threads == 0)
+        fail("named barrier " + std::to_string(id) + " does not exist at " + where(site));
     arrive(id, threads, wait, "a named barrier", site);
 }
 

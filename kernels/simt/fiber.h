@@ -26,25 +26,25 @@ extern "C" void ddu_simt_switch(void** from, void* to);
 
 #if defined(__x86_64__)
 constexpr size_t SWITCH_FRAME = 6;  // words below the return address
-#define DDU_SIMT_SWITCH                                                                          \
-    asm(".text\n.globl ddu_simt_switch\n.type ddu_simt_switch,@function\nddu_simt_switch:\n"     \
-        "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"               \
-        "movq %rsp, (%rdi)\nmovq %rsi, %rsp\n"                                                   \
-        "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n"                \
+#define DDU_SIMT_SWITCH                                                                      \
+    asm(".text\n.globl ddu_simt_switch\n.type ddu_simt_switch,@function\nddu_simt_switch:\n" \
+        "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"           \
+        "movq %rsp, (%rdi)\nmovq %rsi, %rsp\n"                                               \
+        "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n"            \
         ".size ddu_simt_switch,.-ddu_simt_switch\n")
 #else
 constexpr size_t SWITCH_FRAME = 20;  // x19..x30, d8..d15
-#define DDU_SIMT_SWITCH                                                                          \
-    asm(".text\n.globl ddu_simt_switch\n.type ddu_simt_switch,%function\nddu_simt_switch:\n"     \
-        "sub sp, sp, #160\n"                                                                     \
-        "stp x19, x20, [sp]\nstp x21, x22, [sp, #16]\nstp x23, x24, [sp, #32]\n"                 \
-        "stp x25, x26, [sp, #48]\nstp x27, x28, [sp, #64]\nstp x29, x30, [sp, #80]\n"            \
-        "stp d8, d9, [sp, #96]\nstp d10, d11, [sp, #112]\nstp d12, d13, [sp, #128]\n"            \
-        "stp d14, d15, [sp, #144]\nmov x9, sp\nstr x9, [x0]\nmov sp, x1\n"                       \
-        "ldp x19, x20, [sp]\nldp x21, x22, [sp, #16]\nldp x23, x24, [sp, #32]\n"                 \
-        "ldp x25, x26, [sp, #48]\nldp x27, x28, [sp, #64]\nldp x29, x30, [sp, #80]\n"            \
-        "ldp d8, d9, [sp, #96]\nldp d10, d11, [sp, #112]\nldp d12, d13, [sp, #128]\n"            \
-        "ldp d14, d15, [sp, #144]\nadd sp, sp, #160\nret\n"                                      \
+#define DDU_SIMT_SWITCH                                                                      \
+    asm(".text\n.globl ddu_simt_switch\n.type ddu_simt_switch,%function\nddu_simt_switch:\n" \
+        "sub sp, sp, #160\n"                                                                 \
+        "stp x19, x20, [sp]\nstp x21, x22, [sp, #16]\nstp x23, x24, [sp, #32]\n"             \
+        "stp x25, x26, [sp, #48]\nstp x27, x28, [sp, #64]\nstp x29, x30, [sp, #80]\n"        \
+        "stp d8, d9, [sp, #96]\nstp d10, d11, [sp, #112]\nstp d12, d13, [sp, #128]\n"        \
+        "stp d14, d15, [sp, #144]\nmov x9, sp\nstr x9, [x0]\nmov sp, x1\n"                   \
+        "ldp x19, x20, [sp]\nldp x21, x22, [sp, #16]\nldp x23, x24, [sp, #32]\n"             \
+        "ldp x25, x26, [sp, #48]\nldp x27, x28, [sp, #64]\nldp x29, x30, [sp, #80]\n"        \
+        "ldp d8, d9, [sp, #96]\nldp d10, d11, [sp, #112]\nldp d12, d13, [sp, #128]\n"        \
+        "ldp d14, d15, [sp, #144]\nadd sp, sp, #160\nret\n"                                  \
         ".size ddu_simt_switch,.-ddu_simt_switch\n")
 #endif
 

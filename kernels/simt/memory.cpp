@@ -90,8 +90,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
 #endif
 
 std::string range_error(const char* what, const void* p, size_t bytes, const Worker& w) {
-    return std::string(what) + " of " + std::to_string(bytes) + " bytes at offset " +
-           std::to_string(static_cast<const char*>(p) - w.arena);
+    return std::string(what) + " of " + std::to_string(bytes) + " bytes at offset " + std::to_string(static_cast<const char*>(p) - w.arena);
 }
 
 // Offset in the arena of a valid range; ends the launch otherwise.
@@ -99,8 +98,7 @@ size_t arena_offset(const char* what, const void* p, size_t bytes) {
     Worker& w = worker();
     const uintptr_t offset = reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(w.arena);
     if (offset > w.arena_bytes || bytes > w.arena_bytes - offset) {
-        fail("out-of-bounds " + range_error(what, p, bytes, w) + " of " + std::to_string(w.arena_bytes) +
-             " bytes of shared memory");
+        fail("out-of-bounds " + range_error(what, p, bytes, w) + " of " + std::to_string(w.arena_bytes) + " bytes of shared memory");
     }
     if (offset % (bytes > 16 ? 16 : bytes)) fail("misaligned " + range_error(what, p, bytes, w) + " of shared memory");
     return offset;
@@ -125,6 +123,8 @@ void arena_begin(Worker& w, size_t bytes) {
     }
     w.arena = w.arena_pages + ARENA_PAGES - bytes;
     w.arena_bytes = bytes;
+    // As after static shared memory of any size: what counts on address 0 fails.
+    w.arena_base = (w.indices.block.x % 4 + 1) * 1024;
     std::memset(w.arena, POISON, bytes);
     w.arena_state.assign(bytes, UNWRITTEN);
 }
@@ -254,8 +254,7 @@ std::string damaged_guard() {
             if (p >= end) break;
             if (static_cast<unsigned char>(*p) == GUARD) continue;
             const bool after = p > buffer.data;
-            return "out-of-bounds store to global memory, " +
-                   std::to_string(after ? p - buffer.data - buffer.bytes : buffer.data - p) +
+            return "out-of-bounds store to global memory, " + std::to_string(after ? p - buffer.data - buffer.bytes : buffer.data - p) +
                    (after ? " bytes past the end of" : " bytes before") + " a buffer of " + std::to_string(buffer.bytes) + " bytes";
         }
     }

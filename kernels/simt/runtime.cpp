@@ -66,17 +66,17 @@ Thread* pick(Worker& w) {
     uint32_t warp = w.current ? w.current->id / 32 : 0, lane;
     const bool stays = w.current && w.warp[warp].ready;
     switch (w.launch->schedule) {
-    case Schedule::FORWARD:
-        if (!stays) warp = lowest(w.ready_warps);
-        lane = lowest(w.warp[warp].ready);
-        break;
-    case Schedule::REVERSE:
-        if (!stays) warp = highest(w.ready_warps);
-        lane = highest(w.warp[warp].ready);
-        break;
-    default:
-        if (!stays || next_random(w.random) % 64 == 0) warp = any(w.ready_warps, w.random);
-        lane = any(w.warp[warp].ready, w.random);
+        case Schedule::FORWARD:
+            if (!stays) warp = lowest(w.ready_warps);
+            lane = lowest(w.warp[warp].ready);
+            break;
+        case Schedule::REVERSE:
+            if (!stays) warp = highest(w.ready_warps);
+            lane = highest(w.warp[warp].ready);
+            break;
+        default:
+            if (!stays || next_random(w.random) % 64 == 0) warp = any(w.ready_warps, w.random);
+            lane = any(w.warp[warp].ready, w.random);
     }
     w.warp[warp].ready &= ~(1u << lane);
     if (!w.warp[warp].ready) w.ready_warps &= ~(1u << warp);
@@ -323,11 +323,11 @@ int ddu_simt_launch(DduSimtLaunch* request, char* error, uint64_t error_bytes) {
     if (!kernel) {
         problem = std::string("no kernel is called ") + request->kernel;
     } else if (kernel->params_bytes != request->params_bytes) {
-        problem = std::string(kernel->name) + ": takes " + std::to_string(kernel->params_bytes) +
-                  " bytes of parameters, was given " + std::to_string(request->params_bytes);
+        problem = std::string(kernel->name) + ": takes " + std::to_string(kernel->params_bytes) + " bytes of parameters, was given " +
+                  std::to_string(request->params_bytes);
     } else if (kernel->threads != request->threads || request->threads % 32 || request->threads > 1024) {
-        problem = std::string(kernel->name) + ": has blocks of " + std::to_string(kernel->threads) +
-                  " threads, was launched with " + std::to_string(request->threads);
+        problem = std::string(kernel->name) + ": has blocks of " + std::to_string(kernel->threads) + " threads, was launched with " +
+                  std::to_string(request->threads);
     } else if (blocks == 0) {
         problem = std::string(kernel->name) + ": empty grid";
     } else {

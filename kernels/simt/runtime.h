@@ -38,10 +38,10 @@ struct Thread {
     uint32_t id = 0;
     bool done = false;
     Wait wait;
-    std::vector<Copy> copies;          // in order of issue
-    std::vector<uint32_t> groups;      // committed: number of copies in each group in flight
-    uint32_t uncommitted = 0;          // copies since the last commit
-    std::vector<Product> products;     // as for the copies
+    std::vector<Copy> copies;       // in order of issue
+    std::vector<uint32_t> groups;   // committed: number of copies in each group in flight
+    uint32_t uncommitted = 0;       // copies since the last commit
+    std::vector<Product> products;  // as for the copies
     std::vector<uint32_t> product_groups;
     uint32_t open_products = 0;
     uint64_t fences = 0;  // wgmma.fence so far
@@ -118,6 +118,7 @@ struct Worker {
     char* arena_pages = nullptr;
     char* arena = nullptr;
     size_t arena_bytes = 0;
+    uint64_t arena_base = 0;  // its address in the GPU's window of shared memory
     std::vector<uint8_t> arena_state;
     // The stack on which a fault is reported.
     std::vector<char> signal_stack, fault_stack;

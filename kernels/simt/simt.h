@@ -7,10 +7,10 @@
 //
 // Every fault ends the launch with one line that names kernel, block and thread.
 #pragma once
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <cmath>
 #include <source_location>
 #include <type_traits>
 
@@ -149,7 +149,7 @@ inline half float_to_half(float f) {
     bits &= 0x7fffffff;
     if (bits > 0x7f800000) return half{uint16_t(sign | 0x7fff)};
     if (bits >= 0x477ff000) return half{uint16_t(sign | 0x7c00)};  // 65520 and more
-    if (bits < 0x38800000) {                                      // below the least normal, 2^-14
+    if (bits < 0x38800000) {                                       // below the least normal, 2^-14
         float scaled;
         std::memcpy(&scaled, &bits, 4);
         // Adding 2^23 2^-24 = 0.5 puts the unit of fp16's subnormals in the last place of the sum.

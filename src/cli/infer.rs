@@ -1,8 +1,9 @@
-//! `ddu infer`: images in; for each a label map and an entropy map out, and pictures of them.
+//! `ddu infer`: images in; for each a label map and maps of its scores out, and pictures of them.
 
 mod dry_run;
-mod pipeline;
+mod files;
 mod report;
+mod run;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -10,20 +11,22 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use ddu::data::{self, Input};
-use ddu::density::colour_range;
 use ddu::model::Model;
 use ddu::report::json;
+use ddu::score::Score;
 use ddu::{Error, Result};
 
-use super::{devices, exit, note, progress_bar, scoring, warn};
-use pipeline::{Job, Kind, Scoring};
+use super::{exit, note, pipeline, progress_bar, scoring, warn};
+use files::{Files, Kind};
+use run::Task;
 
 /// Segment images: the class and the softmax entropy (nats) of every pixel
 ///
 /// Writes STEM.label.png (class indices, with a palette) and STEM.entropy.npy (f32 [H, W]) for each
-/// image, and with --density STEM.density.npy (f32 [H, W], nats; low = unfamiliar). JPEG, PNG, BMP, TIFF and WebP are told by their content; gray is repeated, alpha is
-/// dropped, 16-bit samples are rounded to 8, EXIF orientation is respected, of several frames the
-/// first is taken. An image that cannot be processed is named and skipped.
+/// image, and with --density STEM.density.npy (f32 [H, W], nats; low = unfamiliar); other scores are
+/// named as --score names them. JPEG, PNG, BMP, TIFF and WebP are told by their content; gray is
+/// repeated, alpha is dropped, 16-bit samples are rounded to 8, EXIF orientation is respected, of
+/// several frames the first is taken. An image that cannot be processed is named and skipped.
 #[derive(clap::Args)]
 pub struct Args {
     /// Model written by `ddu convert`
@@ -37,18 +40,11 @@ pub struct Args {
     output: PathBuf,
     #[command(flatten)]
     scoring: scoring::Args,
-    /// Also write pictures: STEM.overlay.png (classes), STEM.entropy.png, STEM.density.png
+    /// Also write pictures: STEM.overlay.png (classes), and of each score, as STEM.entropy.png
     #[arg(long)]
     overlay: bool,
-    /// Scale the shorter side to SHORT pixels first (bilinear); the maps have the scaled size
-    #[arg(long, value_name = "SHORT", value_parser = clap::value_parser!(u32).range(1..=65535))]
-    resize: Option<u32>,
-    /// auto, cpu, simt or cuda:N; what is named is used or refused, never replaced
-    #[arg(long, default_value = "auto")]
-    device: devices::Choice,
-    /// Run up to N consecutive images of one size together
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
-    batch: u16,
+    #[command(flatten)]
+    running: pipeline::Args,
     /// Write a report with timings to FILE, or to stdout for -
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
@@ -67,14 +63,19 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let device = args.device.resolve()?;
+    let device = args.running.device.resolve()?;
     let model = Model::load(&args.model)?;
-    let resize = args.resize.map(|short| short as usize);
-    let density = args.scoring.load(&model, resize)?;
+    let config = model.config().clone();
+    let resize = args.running.resize();
+    let mut scores = args.scoring.scores(|score| score == Score::Density)?;
+    if !scores.contains(&Score::Entropy) {
+        scores.insert(0, Score::Entropy);
+    }
+    let density = args.scoring.load(&model)?;
     let mut engine = device.engine(model)?;
-    let score = args.scoring.score.score();
     if let Some(density) = &density {
-        density.attach(&mut engine, &[score])?;
+        density.check_resize(resize);
+        density.attach(&mut engine, &scores)?;
     }
     let mut inputs = data::resolve(&args.inputs, &args.output, std::io::stdin().lock())?;
     if args.fail_fast && !inputs.failed.is_empty() {
@@ -87,7 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let (count, first) = (inputs.left_out.len(), first.display());
         note(format_args!("left out: {count} files that are no {} ({first})", data::FORMATS));
     }
-    let kinds = &Kind::all(args.overlay, density.is_some());
+    let kinds = &Kind::all(args.overlay, &scores);
     if args.dry_run {
         return dry_run::run(&args, &mut engine, device, &inputs, kinds);
     }
@@ -106,20 +107,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let start = Instant::now();
     let bar = progress_bar(inputs.images.len(), args.quiet);
-    let job = Job {
+    let parts = density.as_ref().map(|loaded| loaded.parts());
+    let range = |score: &Score| Some((*score, score.colour_range(config.classes.len(), parts)?));
+    let scores: Vec<(Score, [f32; 2])> = scores.iter().filter_map(range).collect();
+    let task = Task {
         inputs: &inputs.images,
-        folder: &args.output,
-        kinds,
+        files: Files { folder: &args.output, kinds, scores: &scores, config: &config },
         resize,
-        scoring: density.as_ref().map(|loaded| Scoring {
-            score,
-            range: colour_range(&loaded.density.sample, &loaded.gaussians, score),
-        }),
-        batch: usize::from(args.batch),
+        batch: args.running.batch(),
         fail_fast: args.fail_fast,
         bar: &bar,
     };
-    let mut done = pipeline::run(&job, &mut engine);
+    let mut done = run::run(&task, &mut engine);
     bar.finish_and_clear();
     let wall = start.elapsed();
 
@@ -138,7 +137,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn refuse_existing(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
     let outputs =
-        images.iter().flat_map(|i| kinds.iter().map(|k| i.output(&args.output, k.suffix())));
+        images.iter().flat_map(|i| kinds.iter().map(|k| i.output(&args.output, &k.suffix())));
     let report = args.json.iter().filter(|file| file.as_os_str() != "-").cloned();
     let mut existing = outputs.chain(report).filter(|path| path.symlink_metadata().is_ok());
     let Some(first) = existing.next() else { return Ok(()) };
@@ -156,7 +155,7 @@ fn refuse_inputs(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
         images.iter().filter_map(|input| input.path.canonicalize().ok()).collect();
     for input in images {
         for kind in kinds {
-            let output = input.output(&args.output, kind.suffix());
+            let output = input.output(&args.output, &kind.suffix());
             if output.canonicalize().is_ok_and(|output| read.contains(&output)) {
                 let (input, output) = (input.path.display(), output.display());
                 return Err(Error::Usage(format!(

@@ -12,6 +12,7 @@ use ddu::model::Model;
 use ddu::ops::Size;
 use ddu::profile::{self, Profile, Row};
 use ddu::report::json;
+use ddu::score::Score;
 use ddu::{Error, data};
 use serde::Serialize;
 
@@ -92,15 +93,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let model = Model::load(&args.model)?;
     let model_sha256 = model.hash();
-    let (batch, scores) = (usize::from(args.batch), [args.scoring.score.score()]);
-    let loaded = args.scoring.load(&model, None)?;
+    let batch = usize::from(args.batch);
+    let scores = args.scoring.scores(|score| score == Score::Density)?;
+    let loaded = args.scoring.load(&model)?;
     let picture = match &args.input {
         Some(path) => data::decode(path, true)?,
         None => stripes(args.size.0),
     };
     let size = picture.size;
     let scoring = loaded.as_ref().map(|loaded| profile::Scoring {
-        gaussians: &loaded.gaussians,
+        density: &loaded.ready,
         scores: &scores,
         precision: loaded.precision,
     });
@@ -109,8 +111,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(device) => {
             let name = device.name();
             let mut engine = Engine::on(model, device)?;
-            if let Some(profile::Scoring { gaussians, scores, precision }) = scoring {
-                engine.score_with(gaussians, scores, precision)?;
+            if let Some(profile::Scoring { density, scores, precision }) = scoring {
+                engine.score_with(density, scores, precision)?;
             }
             (name, profile::profile(&mut engine, batch, &picture)?)
         }

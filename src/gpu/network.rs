@@ -11,13 +11,14 @@ use half::f16;
 use super::scoring::Scoring;
 use super::step::Step;
 use crate::data::Image;
-use crate::density::{Gaussians, Score};
+use crate::density::Gaussians;
 use crate::device::launch::conv2d::{ConvTiling, Operands};
 use crate::device::launch::density::Precision;
 use crate::device::{Buffer, Device, Element, Slice, Tensor, grow, launch};
 use crate::error::{Error, Result};
 use crate::ops::Conv2d;
 use crate::plan::{CHANNEL_ALIGN, ConvWeights, Folded, Node, Op, Plan, View};
+use crate::score::Score;
 
 pub struct Network {
     device: Arc<dyn Device>,

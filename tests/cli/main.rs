@@ -8,6 +8,8 @@ mod infer;
 mod malformed;
 #[path = "../common/models.rs"]
 mod models;
+#[path = "../common/shared.rs"]
+mod shared;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

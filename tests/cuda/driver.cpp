@@ -174,11 +174,11 @@ T* alive(const std::set<T*>& all, T* handle, const char* what) {
 }
 
 // Every call that needs a context: it must be current, and alive, and this thread must not be capturing.
-#define ENTER(NAME)                                                             \
-    std::lock_guard lock(mutex);                                                \
+#define ENTER(NAME)              \
+    std::lock_guard lock(mutex); \
     if (int failed = enter(NAME, false)) return failed
-#define ENTER_CAPTURE(NAME)                                                     \
-    std::lock_guard lock(mutex);                                                \
+#define ENTER_CAPTURE(NAME)      \
+    std::lock_guard lock(mutex); \
     if (int failed = enter(NAME, true)) return failed
 
 int enter(const char* name, bool in_capture) {
@@ -632,8 +632,8 @@ EXPORT int cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) 
 
 // --- launches and graphs ------------------------------------------------------------------------------
 
-EXPORT int cuLaunchKernel(Function* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y,
-                          unsigned threads_z, unsigned shared, Stream* stream, void** params, void** extra) {
+EXPORT int cuLaunchKernel(Function* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y, unsigned threads_z,
+                          unsigned shared, Stream* stream, void** params, void** extra) {
     ENTER_CAPTURE("cuLaunchKernel");
     alive_function(function);
     alive(streams, stream, "a stream");

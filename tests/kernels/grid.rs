@@ -3,7 +3,7 @@
 
 use ddu::device::launch::{self, label_grid};
 use ddu::device::{Element, launch::LabelGrid};
-use ddu::ops::{Head, Resize, Size};
+use ddu::ops::{Head, LabelRule, Resize, Size};
 
 use crate::support::*;
 
@@ -32,7 +32,8 @@ fn labels_meet_the_grid_as_the_rules_say() {
         let mut random = Random(mask.h as u64);
         let masks: Vec<u8> = (0..batch * mask.pixels()).map(|_| random.next() as u8).collect();
         for align_corners in [true, false] {
-            let op = LabelGrid { batch, mask, image, padded, grid, align_corners };
+            let rule = LabelRule::of(align_corners);
+            let op = LabelGrid { batch, mask, image, padded, grid, rule };
             for (name, device) in devices() {
                 let input = upload(&*device, &masks);
                 let out = output(&*device, batch * grid.pixels());
@@ -111,13 +112,22 @@ fn near_grid_line(pixel: usize, op: &Head) -> bool {
 
 #[test]
 fn the_predicted_class_is_the_first_arg_max() {
-    let (pixels, classes, stride) = (333, 7, 8);
+    // One vector of four and more, a last one that is full or has one class, as many classes as a label can name.
+    for (classes, stride) in
+        [(1, 8), (7, 8), (12, 16), (13, 16), (16, 24), (21, 24), (40, 40), (255, 256)]
+    {
+        first_arg_max(classes, stride);
+    }
+}
+
+fn first_arg_max(classes: usize, stride: usize) {
+    let pixels = 333;
     let mut random = Random(3);
     let layout = Layout { channels: classes, stride, ..Layout::whole(1, Size::new(9, 37), stride) };
     assert_eq!(layout.pixels(), pixels);
     // Few distinct values: many ties; the padding would win.
     let value = |i: usize, random: &mut Random| match i % stride {
-        7 => 100.0,
+        channel if channel >= classes => 100.0,
         _ => (random.next() % 5) as f32,
     };
     let logits: Vec<f32> = (0..layout.elements()).map(|i| value(i, &mut random)).collect();
@@ -131,7 +141,7 @@ fn the_predicted_class_is_the_first_arg_max() {
             let z = &logits[pixel * stride..][..classes];
             let most = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let expected = z.iter().position(|v| *v == most).unwrap();
-            assert_eq!(usize::from(found), expected, "{name}, pixel {pixel}");
+            assert_eq!(usize::from(found), expected, "{name}, {classes} classes, pixel {pixel}");
         }
     }
 }

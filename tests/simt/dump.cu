@@ -17,9 +17,7 @@ struct Params {
     uint32_t* out;  // [4][4][32]: case, register, lane
 };
 
-DEVICE void store(const Params& p, int section, int i, uint32_t word) {
-    p.out[(section * 4 + i) * 32 + threadIdx.x] = word;
-}
+DEVICE void store(const Params& p, int section, int i, uint32_t word) { p.out[(section * 4 + i) * 32 + threadIdx.x] = word; }
 
 DEVICE void store(const Params& p, int section, const float (&d)[4]) {
     for (int i = 0; i < 4; ++i) {

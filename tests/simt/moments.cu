@@ -9,7 +9,8 @@
 namespace {
 
 constexpr int IMAGES = 2, P = 600, D = 80, C = 3;
-constexpr int SEGMENTS = (P + SEGMENT - 1) / SEGMENT, SLOTS = P / CHUNK + C, PANELS = (D + BLOCK - 1) / BLOCK, BLOCKS = PANELS * (PANELS + 1) / 2;
+constexpr int SEGMENTS = (P + SEGMENT - 1) / SEGMENT, SLOTS = P / CHUNK + C, PANELS = (D + BLOCK - 1) / BLOCK,
+              BLOCKS = PANELS * (PANELS + 1) / 2;
 
 template <class T> T* allocate(size_t n) { return static_cast<T*>(ddu_simt_alloc(n * sizeof(T))); }
 
@@ -20,6 +21,7 @@ struct Step {
     const char* kernel;
     uint32_t x, y, z, threads, shared_bytes;
 };
+// clang-format off
 constexpr Step STEPS[] = {
     {"moments_keys", SEGMENTS, 1, 1, 256, 512},
     {"moments_offsets", 1, 1, 1, 256, 1152},
@@ -30,6 +32,7 @@ constexpr Step STEPS[] = {
     {"moments_fold", BLOCKS * 16, C, 1, 256, 0},
     {"moments_means", 257, 1, 1, 256, 0},
 };
+// clang-format on
 
 }  // namespace
 
@@ -71,7 +74,9 @@ int main() {
             p.features = z + image * P * D;
             p.labels = labels + image * P;
             for (const Step& step : STEPS) {
-                const Run run = {uint32_t(step.threads), uint64_t(step.shared_bytes), uint32_t(schedule), 0, uint32_t(step.x), uint32_t(step.y), uint32_t(step.z)};
+                const Run run = {
+                    uint32_t(step.threads), uint64_t(step.shared_bytes), uint32_t(schedule), 0, uint32_t(step.x), uint32_t(step.y),
+                    uint32_t(step.z)};
                 if (!launch(step.kernel, p, run)) return 1;
             }
         }

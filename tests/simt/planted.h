@@ -8,14 +8,14 @@
 #include "launch.h"
 
 struct Params {
-    float* out;        // [128]
-    const half* in;    // [128 * 8], i / 8
+    float* out;      // [128]
+    const half* in;  // [128 * 8], i / 8
 };
 
 constexpr int THREADS = 128;
 
-#define BOTH(NAME)                                  \
-    KERNEL(NAME, Params, THREADS, NAME<false>)      \
+#define BOTH(NAME)                             \
+    KERNEL(NAME, Params, THREADS, NAME<false>) \
     KERNEL(NAME##_sound, Params, THREADS, NAME<true>)
 
 int main(int, char** argv) {

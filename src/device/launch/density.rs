@@ -91,6 +91,9 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// As they are written.
+    pub const NAMES: [(&str, Self); 2] = [("exact", Self::Exact), ("fast", Self::Fast)];
+
     pub fn terms(self) -> usize {
         match self {
             Precision::Exact => 2,

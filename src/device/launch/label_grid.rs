@@ -4,7 +4,7 @@ use super::{Address, Addresses, Launch, Work, param, param_product, require};
 use crate::device::Slice;
 use crate::device::kernels::Source;
 use crate::error::Result;
-use crate::ops::Size;
+use crate::ops::{LabelRule, Size};
 
 params! {
     /// `kernels/label_grid.cu`
@@ -42,13 +42,13 @@ pub struct LabelGrid {
     /// Of the network's input.
     pub padded: Size,
     pub grid: Size,
-    pub align_corners: bool,
+    pub rule: LabelRule,
 }
 
 /// `mask` u8 `[batch, mask.h, mask.w]` to `label` u8 `[batch, grid.h, grid.w]`.
 pub fn label_grid<'a>(op: &LabelGrid, mask: Slice<'a>, label: Slice<'a>) -> Result<Launch<'a>> {
     let what = "label_grid";
-    let LabelGrid { batch, mask: from, image, padded, grid, align_corners } = *op;
+    let LabelGrid { batch, mask: from, image, padded, grid, rule } = *op;
     let sides = [batch, from.h, from.w, image.h, image.w, grid.h, grid.w];
     let empty = sides.contains(&0);
     let inside = image.h <= padded.h && image.w <= padded.w;
@@ -69,7 +69,7 @@ pub fn label_grid<'a>(op: &LabelGrid, mask: Slice<'a>, label: Slice<'a>) -> Resu
         padded_w: p(padded.w)?,
         grid_h: p(grid.h)?,
         grid_w: p(grid.w)?,
-        align_corners: align_corners.into(),
+        align_corners: (rule == LabelRule::AlignCorners).into(),
     };
     // A label per cell is read and written.
     let work = Work::moving([batch, grid.h, grid.w, 1], 2 * cells);
