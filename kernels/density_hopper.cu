@@ -4,8 +4,10 @@
 // read once and never lies in shared memory. W streams through a ring by bulk copies in blocks of 64 rows x 64 columns,
 // packed by the host as the 128-byte swizzle has them, low term first; a producer warp runs ahead, two consumer
 // warpgroups follow, each at its own pace, so that one squares a panel while the tensor cores work for the other. A panel
-// (64 rows) ends at its diagonal; in the diagonal block the product of columns 16 s .. leaves out the rows above them, which are
-// the last ones: a panel's rows lie in reverse, for a shorter product must start at the accumulator's first register.
+// (64 rows) ends at its diagonal. In the diagonal block the rows above columns 16 s .. are zeros: a product could leave them
+// out, but products of different shapes on one accumulator need a fence between them (PTX ISA, wgmma.fence), so that every
+// product has all 64 rows until a GPU has timed the alternatives. A panel's rows lie in reverse, so that a shorter product would
+// start at the accumulator's first register.
 //
 // Scaling, bias, log-sum-exp, visiting order, splits and outputs are density.cu's.
 //
@@ -85,8 +87,8 @@ template <class T> DEVICE void produce(const DensityParams& p, int items) {
 }
 
 // A block of W times the features' 64 columns; the terms' low one first.
-template <class T, bool DIAGONAL> DEVICE void multiply(Accumulator (&sum)[2], const uint32_t (&z)[2][4 * MOST_PANELS][4], int block,
-                                                       int stage, bool first) {
+template <class T> DEVICE void multiply(Accumulator (&sum)[2], const uint32_t (&z)[2][4 * MOST_PANELS][4], int block, int stage,
+                                        bool first) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -95,16 +97,7 @@ template <class T, bool DIAGONAL> DEVICE void multiply(Accumulator (&sum)[2], co
             for (int term = 0; term < T::TERMS; ++term) {
                 const Shared<half> w = smem<half>(stage * T::STAGE) + term * T::TERM + step * 16;
                 const bool accumulate = !(first && step == 0 && term == 0);
-                const uint32_t (&a)[4] = z[i][block * 4 + step];
-                if (!DIAGONAL || step == 0) {
-                    wgmma_m64k16<64>(sum[i], a, wgmma_rows(w), accumulate);
-                } else if (step == 1) {
-                    wgmma_m64k16<48>(sum[i], a, wgmma_rows(w), accumulate);
-                } else if (step == 2) {
-                    wgmma_m64k16<32>(sum[i], a, wgmma_rows(w), accumulate);
-                } else {
-                    wgmma_m64k16<16>(sum[i], a, wgmma_rows(w), accumulate);
-                }
+                wgmma_m64k16<64>(sum[i], z[i][block * 4 + step], wgmma_rows(w), accumulate);
             }
         }
     }
@@ -204,11 +197,7 @@ template <class T> DEVICE void consume(const DensityParams& p, int count, bool b
             for (int block = 0; block <= panel; ++block) {
                 mbarrier_wait(full + at.stage, at.phase);
                 wgmma_fence();
-                if (block < panel) {
-                    multiply<T, false>(sum, z, block, at.stage, block == 0);
-                } else {
-                    multiply<T, true>(sum, z, block, at.stage, block == 0);
-                }
+                multiply<T>(sum, z, block, at.stage, block == 0);
                 wgmma_commit();
                 if (block > 0) {
                     wgmma_wait<1>();
@@ -218,7 +207,7 @@ template <class T> DEVICE void consume(const DensityParams& p, int count, bool b
                 at.advance();
             }
             done += item != p.classes ? 2 * (panel + 1) : 0;
-            wgmma_wait<0>();
+            wgmma_wait<0>(sum[0], sum[1]);
             const Shared<Float4> rows = smem<Float4>(T::ROWS_AT + last_stage * T::ROWS);
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
@@ -298,7 +287,7 @@ template <class T> DEVICE void density(const DensityParams& p) {
     }
 }
 
-// The launch's twin (src/device/kernels.rs) holds the same numbers.
+// src/device/launch/density.rs has the same numbers (tests/twins.rs).
 static_assert(Tile<2>::shared_bytes() == 136832 && Tile<1>::shared_bytes() == 71296, "");
 
 }  // namespace

@@ -15,7 +15,6 @@ struct HeadParams {
     int32_t batch, classes, in_h, in_w, in_stride, out_h, out_w, crop_h, crop_w;
     int32_t align_corners;
 };
-static_assert(sizeof(HeadParams) == 64 && offsetof(HeadParams, align_corners) == 60, "twin: src/device/params.rs");
 
 DEVICE void maps(const HeadParams& p) {
     const int64_t pixel = int64_t(blockIdx.x) * 256 + threadIdx.x;

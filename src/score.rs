@@ -78,7 +78,7 @@ pub static SCORES: [ScoreInfo; 3] = [
         name: "relative",
         label: "Relative log-density",
         unit: "nats",
-        equation: "log q(z) - ln N(z; mu_0, Sigma_0), mu_0 and Sigma_0 of all fitted pixels",
+        equation: "log q(z) minus the log-density of one Gaussian over all classes",
         source: "Ren et al. 2021, arXiv 2106.09022",
         worry: Worry::Low,
         needs: Needs::Background,

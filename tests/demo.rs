@@ -71,6 +71,12 @@ fn it_shows_what_the_paper_claims_and_writes_the_same_files_twice() {
     assert!(summary.findings.iter().all(|finding| page.contains(finding.as_str())));
     // Self-contained: no address, and the only source is inline.
     assert!(!page.contains("http") && page.matches("src=").count() == 1);
+    // For readers of small and dark screens, and for those who listen.
+    assert!(page.contains("prefers-color-scheme: dark") && page.contains("overflow-x: auto"));
+    let tables = page.matches("<table>").count();
+    assert!(tables == 4 && page.matches("<table><caption>").count() == tables, "{tables}");
+    assert!(page.matches("<th ").count() == page.matches("<th scope=").count());
+    assert!(!page.contains("<th>"));
     for name in ["sheet.png", "01.density.png"] {
         image::open(folders[0].path().join(name)).unwrap();
     }

@@ -9,6 +9,9 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ImageBuffer, ImageEncoder, ImageFormat, Luma, LumaA, Rgb, Rgba};
 use proptest::prelude::*;
 
+#[path = "common/shared.rs"]
+mod shared;
+
 const W: u32 = 23;
 const H: u32 = 17;
 
@@ -187,6 +190,89 @@ fn truncation_anywhere_is_an_error() {
             let text = message(&bytes[..end]);
             assert!(text.starts_with("picture: expected") && !text.contains('\n'), "{text}");
         }
+    }
+}
+
+/// A JPEG of the golden folder, as some encoder writes it.
+fn golden(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images");
+    std::fs::read(folder.join(name)).unwrap()
+}
+
+const JPEGS: [&str; 6] = [
+    "baseline-420.jpg",
+    "progressive-420.jpg",
+    "restart-422.jpg",
+    "progressive-restart-444.jpg",
+    "gray-progressive.jpg",
+    "cmyk.jpg",
+];
+
+/// Where the next marker of this code lies, from `start` on.
+fn marker(bytes: &[u8], start: usize, codes: std::ops::RangeInclusive<u8>) -> Option<usize> {
+    let found = |pair: &[u8]| pair[0] == 0xff && codes.contains(&pair[1]);
+    bytes[start..].windows(2).position(found).map(|at| start + at)
+}
+
+fn refused(name: &str, bytes: &[u8]) {
+    let decoded = decode_bytes("picture", bytes, true).map(|image| image.size);
+    let text = decoded.expect_err(name).to_string();
+    assert!(text.starts_with("picture: expected an undamaged JPEG, found"), "{name}: {text}");
+}
+
+#[test]
+fn a_jpeg_cut_short_is_refused_though_an_end_marker_follows() {
+    for name in JPEGS {
+        let whole = golden(name);
+        decoded(&whole);
+        let scan = marker(&whole, 0, 0xda..=0xda).unwrap();
+        // The last byte before the end marker may hold nothing but padding.
+        for end in scan..whole.len() - 3 {
+            let cut = [&whole[..end], &[0xff, 0xd9]].concat();
+            refused(&format!("{name} cut to {end}"), &cut);
+        }
+        // Without its end marker a picture is whole; the decoder takes that of sequential ones.
+        if !name.contains("progressive") {
+            decoded(&whole[..whole.len() - 2]);
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_of_another_size_than_its_data_is_refused() {
+    for name in JPEGS {
+        let whole = golden(name);
+        let frame = marker(&whole, 0, 0xc0..=0xc2).unwrap();
+        for (side, at) in [("height", frame + 5), ("width", frame + 7)] {
+            let size = u16::from_be_bytes([whole[at], whole[at + 1]]);
+            for other in [2 * size, size + 16, size - 16] {
+                let mut bytes = whole.clone();
+                bytes[at..at + 2].copy_from_slice(&other.to_be_bytes());
+                refused(&format!("{name}, {side} {other}"), &bytes);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_without_some_of_its_blocks_is_refused() {
+    for name in ["restart-422.jpg", "progressive-restart-444.jpg"] {
+        let whole = golden(name);
+        let first = marker(&whole, 0, 0xd0..=0xd7).unwrap();
+        let second = marker(&whole, first + 2, 0xd0..=0xd7).unwrap();
+        refused(name, &[&whole[..first], &whole[second..]].concat());
+        refused(name, &[&whole[..second], &whole[first..]].concat());
+        // The markers count up again, a blocks' interval is gone.
+        let emptied = [&whole[..first + 2], &whole[second..]].concat();
+        refused(name, &emptied);
+    }
+}
+
+#[test]
+fn no_photograph_of_a_real_dataset_is_refused() {
+    let Some(folder) = shared::shared("data/camvid/JPEGImages") else { return };
+    for file in std::fs::read_dir(folder).unwrap() {
+        decode(&file.unwrap().path(), true).unwrap();
     }
 }
 

@@ -88,13 +88,14 @@ DEVICE Half8 pack(const float (&v)[8]) {
 
 // --- global memory, 16 bytes at once; `p` is a multiple of 16 -----------------------------------------
 
-// From memory that the kernel does not write.
+// From memory that nobody writes while the kernel runs.
 template <class Vector> DEVICE Vector load16(const void* p) {
     static_assert(sizeof(Vector) == 16, "one 128-bit access");
 #if defined(__CUDACC__)
-    // In PTX, so that the compiler cannot make it four loads of what it finds it needs.
+    // In PTX, so that the compiler cannot make it four loads of what it finds it needs; not volatile, so that it may gather
+    // several of them ahead of what uses them.
     uint4 bits;
-    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w) : "l"(p));
+    asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w) : "l"(p));
     return *reinterpret_cast<const Vector*>(&bits);
 #else
     simt::count(simt::LOAD);
@@ -116,7 +117,8 @@ template <class Vector> DEVICE void store16(void* p, const Vector& v) {
 
 #if defined(__CUDACC__)
 template <class T> using Shared = T*;
-extern __shared__ __align__(128) unsigned char ddu_arena[];
+// At a multiple of the period of the 128-byte swizzle, which goes by addresses, not by offsets.
+extern __shared__ __align__(1024) unsigned char ddu_arena[];
 #else
 template <class T> using Shared = simt::Shared<T>;
 #endif

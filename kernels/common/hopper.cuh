@@ -57,8 +57,46 @@ DEVICE void mbarrier_arrive_expect(Shared<MBarrier> barrier, int bytes SITE) {
 #endif
 }
 
+// A build with -DDDU_WAIT_TRIES=N, for first tests on a GPU, where a wait that never ends would take the machine with it, traps
+// after N tries, each of which the GPU ends after some microseconds. Who waited for what is then in the core dump
+// (CUDA_ENABLE_COREDUMP_ON_EXCEPTION=1; cuda-gdb: `print ddu_stuck`). In PTX alone: with a call of printf or assert ptxas would
+// wait after each warpgroup product.
+#if defined(__CUDACC__) && defined(DDU_WAIT_TRIES)
+// Block x, y, z, thread, the barrier's byte of shared memory, parity.
+extern "C" __device__ uint32_t ddu_stuck[6];
+__device__ uint32_t ddu_stuck[6];
+#endif
+
 DEVICE void mbarrier_wait(Shared<MBarrier> barrier, int parity SITE) {
-#if defined(__CUDACC__)
+#if defined(__CUDACC__) && defined(DDU_WAIT_TRIES)
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 ".reg .b32 tries, word;\n"
+                 "mov.u32 tries, 0;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@done bra over;\n"
+                 "add.u32 tries, tries, 1;\n"
+                 "setp.lt.u32 done, tries, %2;\n"
+                 "@done bra again;\n"
+                 "mov.u32 word, %%ctaid.x;\n"
+                 "st.volatile.global.u32 [ddu_stuck], word;\n"
+                 "mov.u32 word, %%ctaid.y;\n"
+                 "st.volatile.global.u32 [ddu_stuck + 4], word;\n"
+                 "mov.u32 word, %%ctaid.z;\n"
+                 "st.volatile.global.u32 [ddu_stuck + 8], word;\n"
+                 "mov.u32 word, %%tid.x;\n"
+                 "st.volatile.global.u32 [ddu_stuck + 12], word;\n"
+                 "mov.u32 word, ddu_arena;\n"
+                 "sub.u32 word, %0, word;\n"
+                 "st.volatile.global.u32 [ddu_stuck + 16], word;\n"
+                 "st.volatile.global.u32 [ddu_stuck + 20], %1;\n"
+                 "trap;\n"
+                 "over:\n"
+                 "}" ::"r"(shared_address(barrier)),
+                 "r"(parity), "n"(DDU_WAIT_TRIES)
+                 : "memory");
+#elif defined(__CUDACC__)
     asm volatile("{\n"
                  ".reg .pred done;\n"
                  "again:\n"
@@ -101,7 +139,7 @@ template <int REGISTERS> DEVICE void give_registers() {
 // --- warpgroup matrix products ------------------------------------------------------------------------------------
 // d += a b, a 64 x 16 fp16 in registers (a warp's 16 rows as in mma_m16n8k16), b 16 x N fp16 in shared memory, stored as
 // N rows of 16; f32 accumulators. Asynchronous: between wgmma_fence and the wgmma_wait of its group neither a
-// nor d may be touched, nor b overwritten.
+// nor d may be touched, nor b overwritten. Products of another N on the same d need a wgmma_fence between.
 
 // Columns 0 .. 63 of 64 rows; in a thread, value 4 j + 2 h + i is row lane / 4 + 8 h of the warp, column 8 j + 2 (lane % 4) + i.
 #if defined(__CUDACC__)
@@ -137,15 +175,6 @@ DEVICE void wgmma_commit() {
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #else
     simt::wgmma_commit();
-#endif
-}
-
-// Waits until at most PENDING of the warpgroup's committed groups are in flight.
-template <int PENDING> DEVICE void wgmma_wait() {
-#if defined(__CUDACC__)
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-#else
-    simt::wgmma_wait(PENDING);
 #endif
 }
 
@@ -189,6 +218,22 @@ template <int N> DEVICE void wgmma_m64k16(Accumulator& d, const uint32_t (&a)[4]
     }
 #else
     simt::wgmma_m64k16(d, N, a, b, accumulate, site);
+#endif
+}
+
+#if defined(__CUDACC__)
+// To the compiler: d has new values from here on.
+DEVICE void changed(Accumulator& d) { asm volatile("" : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16), DDU_8(d, 24)::"memory"); }
+#endif
+
+// Waits until at most PENDING of the warpgroup's committed groups are in flight. `finished`: the accumulators that may be read
+// from here on; the compiler must not move what reads them above the wait.
+template <int PENDING, class... Finished> DEVICE void wgmma_wait(Finished&... finished) {
+#if defined(__CUDACC__)
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+    (changed(finished), ...);
+#else
+    simt::wgmma_wait(PENDING, {&finished...});
 #endif
 }
 

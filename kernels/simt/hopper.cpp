@@ -76,7 +76,7 @@ bool settle(MBarrier& b, const Site& site) {
 
 }  // namespace
 
-uint64_t arena_address(const void* p) { return static_cast<const char*>(p) - worker().arena; }
+uint64_t arena_address(const void* p) { return worker().arena_base + (static_cast<const char*>(p) - worker().arena); }
 
 void mbarrier_init(void* barrier, int arrivals, Site site) {
     check_write(barrier, 8);
@@ -179,7 +179,7 @@ struct Rows {
     }
     char* chunk(unsigned n, unsigned i) const {
         const uint64_t linear = start + n / 8 * stride + n % 8 * 128 + i * 16;
-        return worker().arena + (linear ^ (linear >> 7 & 7) << 4);
+        return worker().arena + int64_t((linear ^ (linear >> 7 & 7) << 4) - worker().arena_base);
     }
     uint64_t checksum(unsigned n) const {
         uint64_t sum = 0;
@@ -261,6 +261,7 @@ void (*const compute_product)(Warpgroup&) = product_portable;
 
 void touch(InFlight& state) {
     if (state.products) fail("an accumulator is touched while a wgmma on it is in flight (missing wait)");
+    if (state.unnamed) fail("an accumulator is touched that the wait for its wgmma does not name");
     state.touched = worker().current->fences + 1;
 }
 
@@ -272,13 +273,21 @@ void wgmma_fence(Site site) {
 void wgmma_m64k16(Accumulator& d, unsigned n, const uint32_t (&a)[4], uint64_t b, bool accumulate, Site site) {
     Thread& t = *worker().current;
     if (d.in_flight().touched > t.fences) fail("a wgmma on registers touched since the last wgmma.fence, at " + where(site));
+    InFlight& state = d.in_flight();
+    if (state.n && state.n != n && state.fences == t.fences) {
+        fail("a wgmma of n" + std::to_string(n) + " on the accumulator of one of n" + std::to_string(state.n) +
+             " without a wgmma.fence between, at " + where(site));
+    }
+    state.n = n;
+    state.unnamed = false;
+    state.fences = t.fences;
     Operands operands{d.values(), a, b, n, accumulate};
     if (t.id % 128 == 0) count(MMA);
     warpgroup_rendezvous("wgmma", &operands, site, compute_product);
     const bool checks = t.id % 32 == 0;
     if (checks) Rows(b).read(n);
-    ++d.in_flight().products;
-    t.products.push_back({&d.in_flight(), b, n, checks ? Rows(b).checksum(n) : 0, site});
+    ++state.products;
+    t.products.push_back({&state, b, n, checks ? Rows(b).checksum(n) : 0, site});
     ++t.open_products;
 }
 
@@ -288,13 +297,13 @@ void wgmma_commit() {
     t.open_products = 0;
 }
 
-void wgmma_wait(unsigned pending) {
+void wgmma_wait(unsigned pending, std::initializer_list<Accumulator*> finished) {
     Thread& t = *worker().current;
     while (t.product_groups.size() > pending) {
         const uint32_t count = t.product_groups.front();
         for (uint32_t i = 0; i < count; ++i) {
             const Product& product = t.products[i];
-            --product.accumulator->products;
+            product.accumulator->unnamed = --product.accumulator->products == 0;
             if (t.id % 32) continue;
             Rows(product.b).read(product.n);
             if (Rows(product.b).checksum(product.n) != product.checksum) {
@@ -304,6 +313,7 @@ void wgmma_wait(unsigned pending) {
         t.products.erase(t.products.begin(), t.products.begin() + count);
         t.product_groups.erase(t.product_groups.begin());
     }
+    for (Accumulator* accumulator : finished) accumulator->in_flight().unnamed = false;
 }
 
 }  // namespace simt

@@ -1,5 +1,7 @@
 // The host bodies of kernels/common/hopper.cuh (hopper.cpp): mbarriers, bulk copies, warpgroup matrix products.
 #pragma once
+#include <initializer_list>
+
 #include "simt.h"
 
 namespace simt {
@@ -9,7 +11,7 @@ struct alignas(8) MBarrierCell {
     uint64_t opaque;
 };
 
-// The address that a matrix descriptor holds: an offset in the arena.
+// The address that a matrix descriptor holds. The arena starts at another one in each block, a multiple of 1024.
 uint64_t arena_address(const void* p);
 
 void mbarrier_init(void* barrier, int arrivals, Site site);
@@ -20,11 +22,14 @@ void mbarrier_wait(void* barrier, int parity, Site site);
 // The destination is poisoned at once and holds the data when somebody's wait on the barrier finds the phase complete.
 void bulk_copy(void* destination, const void* source, int bytes, void* barrier, Site site);
 
-// What a thread must not do to an accumulator: touch it while a product is in flight, or start a product on it after
-// touching it without a fence between.
+// What a thread must not do to an accumulator: touch it while a product is in flight, or start a product on it without a
+// fence after touching it or after a product of another shape.
 struct InFlight {
     uint32_t products = 0;
     uint64_t touched = 0;  // the thread's count of fences at the last touch
+    unsigned n = 0;        // of the last product
+    uint64_t fences = 0;   // the thread's count at that product
+    bool unnamed = false;  // the wait that ended its last product does not name it
 };
 void touch(InFlight& state);
 
@@ -44,7 +49,8 @@ class Accumulator {
 
 void wgmma_fence(Site site);
 void wgmma_commit();
-void wgmma_wait(unsigned pending);
+// `finished`: the accumulators that it names as ready to be read.
+void wgmma_wait(unsigned pending, std::initializer_list<Accumulator*> finished);
 // The first `n` columns of d += (or =) a b; b is read now and must be the same at the wait.
 void wgmma_m64k16(Accumulator& d, unsigned n, const uint32_t (&a)[4], uint64_t b, bool accumulate, Site site);
 

@@ -118,6 +118,7 @@ struct Worker {
     char* arena_pages = nullptr;
     char* arena = nullptr;
     size_t arena_bytes = 0;
+    uint64_t arena_base = 0;  // its address in the GPU's window of shared memory
     std::vector<uint8_t> arena_state;
     // The stack on which a fault is reported.
     std::vector<char> signal_stack, fault_stack;

@@ -6,6 +6,7 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use ddu::data::{FileState, Pair};
 use ddu::density::{Density, Progress};
 use ddu::{Error, Result};
 
@@ -94,9 +95,16 @@ fn checkpoint_path(output: &Path) -> PathBuf {
 }
 
 /// What an earlier run left, or none: an empty density that starts at the first pair.
-fn start(args: &Args, empty: Density, inputs: String) -> Result<(Density, Progress)> {
+fn start(
+    args: &Args,
+    empty: Density,
+    inputs: String,
+    pairs: &[Pair],
+) -> Result<(Density, Progress)> {
     let path = checkpoint_path(&args.output);
-    let fresh = |empty| (empty, Progress { inputs: inputs.clone(), done: 0, skipped: Vec::new() });
+    let files = FileState::default().hash();
+    let progress = Progress { inputs: inputs.clone(), files, done: 0, skipped: Vec::new() };
+    let fresh = |empty| (empty, progress);
     if !path.exists() {
         refuse_existing(&args.output, args.force)?;
         if args.resume && !args.quiet {
@@ -111,6 +119,8 @@ fn start(args: &Args, empty: Density, inputs: String) -> Result<(Density, Progre
                 path.display()
             )));
         }
+        // Else a later --resume would go on from it.
+        std::fs::remove_file(&path).map_err(|e| Error::io(&path, "remove", e))?;
         return Ok(fresh(empty));
     }
     let (density, progress) = Density::resume(&path)?;
@@ -118,6 +128,19 @@ fn start(args: &Args, empty: Density, inputs: String) -> Result<(Density, Progre
         let found = "that of another model, list of pairs, --resize or --class-map";
         return Err(Error::invalid(path.display(), "the checkpoint of this fit", found)
             .fix("repeat the options it was started with, or drop it with --force"));
+    }
+    if progress.done > pairs.len() {
+        let expected = format!("at most {} pairs done", pairs.len());
+        return Err(Error::invalid(path.display(), expected, progress.done));
+    }
+    if progress.files != FileState::of(&pairs[..progress.done]).hash() {
+        let found = "images or masks that changed since";
+        return Err(Error::invalid(
+            path.display(),
+            "the files that this checkpoint took in",
+            found,
+        )
+        .fix("fit anew: drop the checkpoint with --force"));
     }
     if !args.quiet {
         note(format_args!("{}: {} pairs are done", path.display(), progress.done));

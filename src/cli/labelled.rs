@@ -42,7 +42,8 @@ impl Args {
         };
         let config = model.config();
         let names = config.has_class_names().then_some(config.classes.as_slice());
-        let map = ClassMap::new(data.classes.as_deref(), names, &self.class_map)?;
+        let map =
+            ClassMap::new(data.classes.as_deref(), names, config.classes.len(), &self.class_map)?;
         Ok((data, map))
     }
 }

@@ -60,7 +60,7 @@ pub mod exit {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match cli.command {
+    let result = ddu::host::start_threads().map_err(Into::into).and_then(|()| match cli.command {
         Command::Convert(args) => convert::run(args),
         Command::Infer(args) => infer::run(args),
         Command::Fit(args) => fit::run(args),
@@ -72,7 +72,7 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare::run(args),
         Command::Profile(args) => profile::run(args),
         Command::Completions(args) => completions::run(args),
-    };
+    });
     result.unwrap_or_else(|error| {
         // The reader of a pipe may leave early.
         if broken_pipe(&error) {
@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
             Some(error) => error.to_string(),
             None => format!("{error:#}"),
         };
-        let _ = writeln!(std::io::stderr(), "error: {line}");
+        let _ = writeln!(std::io::stderr(), "error: {}", ddu::error::line(line));
         ExitCode::from(exit_code(&error))
     })
 }
@@ -114,12 +114,12 @@ fn print(text: &str) -> std::io::Result<()> {
 
 /// A line on stderr that `--quiet` does not silence.
 fn warn(message: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "warning: {message}");
+    let _ = writeln!(std::io::stderr(), "warning: {}", ddu::error::line(message));
 }
 
 /// A line on stderr for people.
 fn note(message: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{message}");
+    let _ = writeln!(std::io::stderr(), "{}", ddu::error::line(message));
 }
 
 /// A bar on stderr where that is a terminal.

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ddu::density::{Covariance, Density, ModelGaussians, Prior};
 use ddu::device::launch::density::Precision;
 use ddu::engine::Engine;
@@ -19,29 +19,38 @@ pub struct Args {
     /// Density written by `ddu fit` for this model: adds the epistemic uncertainty
     #[arg(short, long, value_name = "DENSITY")]
     pub density: Option<PathBuf>,
-    /// Scores beside the entropy. density: log q(z); relative: log q(z) minus the log-density of one
-    /// Gaussian over all classes [default: density where there is one; eval: all]
-    #[arg(long, value_name = "SCORES", value_delimiter = ',', value_parser = one_of(SCORES.iter().map(|s| (s.name, s.score)).collect()))]
+    /// Scores to compute, by default the density where there is one, and every one in `eval`; `infer`
+    /// always has the entropy
+    #[arg(long, value_name = "SCORES", value_delimiter = ',', value_parser = a_score())]
     score: Vec<Score>,
     /// full: a covariance for each class; tied: one for all; diagonal: variances alone
-    #[arg(long, default_value = "full", requires = "density", value_parser = one_of(Covariance::NAMES.into()))]
+    #[arg(long, default_value = "full", requires = "density", value_parser = one_of(&Covariance::NAMES))]
     covariance: Covariance,
     /// empirical: prior proportional to the fitted pixels of a class; uniform: the same for all
-    #[arg(long, default_value = "empirical", requires = "density", value_parser = one_of(Prior::NAMES.into()))]
+    #[arg(long, default_value = "empirical", requires = "density", value_parser = one_of(&Prior::NAMES))]
     prior: Prior,
     /// How a device holds the covariances: exact in two fp16 terms; fast in one, half the work
-    #[arg(long, default_value = "exact", requires = "density", value_parser = one_of(Precision::NAMES.into()))]
+    #[arg(long, default_value = "exact", requires = "density", value_parser = one_of(&Precision::NAMES))]
     precision: Precision,
 }
 
 /// Parses one of a list of names to its value.
 fn one_of<T: Copy + Send + Sync + 'static>(
-    names: Vec<(&'static str, T)>,
+    names: &'static [(&'static str, T)],
 ) -> impl TypedValueParser<Value = T> {
-    let words: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
-    PossibleValuesParser::new(words).map(move |word| {
+    PossibleValuesParser::new(names.iter().map(|(name, _)| *name)).map(|word| {
         let named = names.iter().find(|(name, _)| *name == word);
         named.expect("a value that the parser allows").1
+    })
+}
+
+/// Parses a score's name; `--help` has their equations.
+fn a_score() -> impl TypedValueParser<Value = Score> {
+    let value =
+        |s: &ScoreInfo| PossibleValue::new(s.name).help(format!("{} ({})", s.equation, s.unit));
+    PossibleValuesParser::new(SCORES.iter().map(value)).map(|word| {
+        let named = SCORES.iter().find(|info| info.name == word);
+        named.expect("a value that the parser allows").score
     })
 }
 
@@ -72,7 +81,7 @@ impl Loaded {
         }
     }
 
-    /// The ends of a score's colour bar.
+    /// What colour ranges are made from.
     pub fn parts(&self) -> (&ddu::density::Sample, &ddu::density::Gaussians) {
         (&self.density.sample, &self.ready.gaussians)
     }

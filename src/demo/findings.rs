@@ -30,7 +30,7 @@ fn unknown(summary: &Summary) -> Option<String> {
         (summary.unknown.get(Score::Density)?, summary.unknown.get(Score::Entropy)?);
     let verdict = compare(density.auroc, entropy.auroc, "density", "entropy", "density");
     Some(format!(
-        "Unknown objects: a pixel of theirs has a lower log-density than a known one in {:.1} % of \
+        "Unknown objects: one of their pixels has a lower log-density than a known one in {:.1} % of \
          pairs, a higher entropy in {:.1} %; {verdict}.",
         100.0 * density.auroc,
         100.0 * entropy.auroc

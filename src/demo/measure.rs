@@ -169,9 +169,9 @@ fn borders(size: Size, label: &[u8]) -> Vec<bool> {
     let mut border = Vec::with_capacity(label.len());
     for row in 0..size.h {
         for column in 0..size.w {
-            let own = label[row * size.w + column];
+            let class = label[row * size.w + column];
             let mut rows = near(row, size.h);
-            border.push(rows.any(|r| near(column, size.w).any(|c| label[r * size.w + c] != own)));
+            border.push(rows.any(|r| near(column, size.w).any(|c| label[r * size.w + c] != class)));
         }
     }
     border

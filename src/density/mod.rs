@@ -120,7 +120,8 @@ impl Density {
     /// Joins a shard; `source` names its file in the message.
     ///
     /// # Errors
-    /// A shard of another model, class list, label rule or resize, or one that shares images.
+    /// A shard of another model, class list, label rule or resize, one that shares images, or one
+    /// whose sums with these leave the range of their numbers; nothing is joined then.
     pub fn merge(&mut self, source: &str, other: &Density) -> Result<()> {
         let (ours, theirs) = (&self.origin, &other.origin);
         let foreign = |what: &str, expected: String, found: String| {
@@ -154,11 +155,27 @@ impl Density {
             )
             .fix("shards must not overlap: leave it out, or fit the remaining images"));
         }
-        self.moments.merge(&other.moments);
+        let mut moments = self.moments.clone();
+        moments.merge(&other.moments);
+        let mut pixels = ours.pixels.clone();
+        pixels += theirs.pixels.clone();
+        moments.check(&format!("{source}, merged"))?;
+        pixels.check(&format!("{source}, merged"), &moments)?;
+        (self.moments, self.origin.pixels) = (moments, pixels);
         self.sample.merge(&other.sample);
-        self.origin.pixels += theirs.pixels.clone();
         self.origin.images.extend(&theirs.images);
         self.origin.images.sort_unstable();
+        Ok(())
+    }
+
+    /// Refuses what no fit gives; `source` names the file in the message.
+    fn check(&self, source: &str) -> Result<()> {
+        self.moments.check(source)?;
+        self.origin.pixels.check(source, &self.moments)?;
+        if let Some(pair) = self.origin.images.windows(2).find(|pair| pair[0] == pair[1]) {
+            let found = format!("{:016x} twice", pair[0]);
+            return Err(Error::invalid(format!("{source}: images"), "each image once", found));
+        }
         Ok(())
     }
 

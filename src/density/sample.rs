@@ -5,6 +5,7 @@
 use half::f16;
 
 use super::half::finite_in_half;
+use crate::error::{Error, Result};
 use crate::splitmix64::splitmix64;
 
 /// Most features that a sample keeps: 4 MiB at D = 256.
@@ -83,11 +84,28 @@ impl Sample {
         self.offer(hashes, |_| true, |i, row| row.copy_from_slice(rows[i]));
     }
 
-    /// From a density file: hashes and features `[hashes, D]`.
-    pub(super) fn from_parts(channels: usize, hashes: &[u64], features: &[f16]) -> Self {
+    /// From a density file: hashes and finite features `[hashes, D]`.
+    ///
+    /// # Errors
+    /// More than [`CAPACITY`], or hashes that do not increase; `source` names the file in the message.
+    pub(super) fn from_parts(
+        source: &str,
+        channels: usize,
+        hashes: &[u64],
+        features: &[f16],
+    ) -> Result<Self> {
+        let bad = |expected: String, found: String| {
+            Err(Error::invalid(format!("{source}: tensor sample_hash"), expected, found))
+        };
+        if hashes.len() > CAPACITY {
+            return bad(format!("at most {CAPACITY} hashes"), hashes.len().to_string());
+        }
+        if let Some(pair) = hashes.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return bad("increasing hashes".into(), format!("{} before {}", pair[0], pair[1]));
+        }
         let mut sample = Sample::new(channels);
         sample.take(hashes, features, |_| true);
-        sample
+        Ok(sample)
     }
 
     /// The greatest hash that still has a chance.
@@ -223,7 +241,7 @@ mod tests {
         assert_eq!(a, whole);
         let hashes: Vec<u64> = whole.rows().map(|(hash, _)| hash).collect();
         let features: Vec<f16> = whole.rows().flat_map(|(_, row)| row).copied().collect();
-        assert_eq!(Sample::from_parts(2, &hashes, &features), whole);
+        assert_eq!(Sample::from_parts("file", 2, &hashes, &features).unwrap(), whole);
     }
 
     #[test]

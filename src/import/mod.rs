@@ -1,6 +1,6 @@
-//! From a trained checkpoint to a [`Model`]: reads the file ([`torch`], [`safetensors`]), detects
-//! the family and the shape of the network from the keys ([`detect`]), maps every key to its canonical
-//! name (one file per family, the differences in [`family::Rules`]) and folds spectral normalisation.
+//! From a trained checkpoint to a [`Model`]: reads the file (`torch`, `safetensors`), detects
+//! the family and the shape of the network from the keys (`detect`), maps every key to its canonical
+//! name (one file per family, the differences in `family::Rules`) and folds spectral normalisation.
 //!
 //! ```text
 //! file -> StateDict (keys, shapes, where the numbers lie) -> Rules -> Config -> units -> tensors

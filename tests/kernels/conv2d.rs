@@ -68,6 +68,12 @@ fn cases() -> Vec<Case> {
             ..case("split-K with an uneven last split, residual, slices", dense(72, 64, 3), 6, 7)
         },
         Case { output: Element::F32, relu: false, ..case("f32 logits", dense(256, 24, 1), 12, 11) },
+        Case {
+            output: Element::F32,
+            relu: false,
+            splits: 4,
+            ..case("f32 logits, split-K", dense(256, 24, 1), 7, 9)
+        },
         case("a long sum", dense(512, 32, 3).dilation(2), 5, 6),
         case("5 x 5, padding 0", Conv2d { padding: 0, ..dense(8, 16, 5) }, 9, 8),
         case("several tiles", dense(32, 160, 1), 20, 17),

@@ -18,9 +18,9 @@ use crate::support::*;
 
 const TAU: f32 = 20.0;
 
-/// One tile of each kernel that the device has.
+/// The tiles that the device has.
 fn each(device: &dyn Device) -> Vec<DensityTile> {
-    [TILES[1], TILES[3]].into_iter().filter(|tile| runs(device, tile)).collect()
+    TILES.into_iter().filter(|tile| runs(device, tile)).collect()
 }
 
 fn runs(device: &dyn Device, tile: &DensityTile) -> bool {
@@ -33,6 +33,8 @@ struct Options {
     tau: f32,
     nearest: bool,
     relative: bool,
+    /// Whether the pixels' predicted classes are given.
+    predicted: bool,
     /// Channels of others before and after the features.
     beside: usize,
 }
@@ -42,6 +44,7 @@ const PLAIN: Options = Options {
     tau: f32::INFINITY,
     nearest: false,
     relative: true,
+    predicted: true,
     beside: 0,
 };
 
@@ -73,7 +76,7 @@ fn evaluate(
     tiling: DensityTiling,
     options: Options,
 ) -> Found {
-    let Options { precision, tau, nearest, relative, beside } = options;
+    let Options { precision, tau, nearest, relative, predicted: given, beside } = options;
     let (pixels, channels) = (scene.pixels(), scene.channels);
     let packed =
         DeviceDensity::with_packing(device, gaussians, precision, tiling.tile.packing).unwrap();
@@ -102,7 +105,8 @@ fn evaluate(
     };
     let features = layout.tensor(&features, Element::F16);
     let launches =
-        density(packed.gaussians(), features, Some(predicted.all()), tau, outputs, tiling).unwrap();
+        density(packed.gaussians(), features, given.then(|| predicted.all()), tau, outputs, tiling)
+            .unwrap();
     run(device, &launches);
     let stats = download::<u8>(device, &stats, stats_bytes);
     let non_finite = broken_pixels(&stats, 0..pixels);
@@ -132,6 +136,9 @@ fn every_tile_and_split_against_f64() {
         (48, 3, 300, 0),
         (64, 5, 129, 16),
         (80, 21, 77, 0),
+        (128, 4, 257, 8),
+        (192, 3, 256, 0),
+        (208, 2, 511, 0),
         (256, 3, 301, 8),
         (512, 2, 70, 0),
     ] {
@@ -225,15 +232,20 @@ fn early_exit_changes_nothing_that_matters() {
         scene.labels.push(random.labels[pixel]);
     }
     for (name, device) in devices() {
-        for (tile, nearest, splits) in each(&*device).into_iter().flat_map(|tile| {
-            [(false, 1), (true, 1), (true, 2), (false, 3)].map(|(n, splits)| (tile, n, splits))
-        }) {
+        let variants = [(false, 1), (true, 1), (true, 2), (false, 3)]
+            .into_iter()
+            .flat_map(|v| [Precision::Exact, Precision::Fast].map(|p| (v.0, v.1, p)));
+        let variants: Vec<_> = variants.collect();
+        for (tile, (nearest, splits, precision)) in
+            each(&*device).into_iter().flat_map(|tile| variants.iter().map(move |v| (tile, *v)))
+        {
             let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
             let on = |tau| {
-                evaluate(&*device, &gaussians, &scene, tiling, Options { nearest, tau, ..PLAIN })
+                let options = Options { nearest, tau, precision, ..PLAIN };
+                evaluate(&*device, &gaussians, &scene, tiling, options)
             };
             let (with, without) = (on(TAU), on(f32::INFINITY));
-            let what = format!("{tiling:?}, nearest {nearest}, {name}");
+            let what = format!("{tiling:?}, {precision:?}, nearest {nearest}, {name}");
             check_exit(&what, gaussians.classes.len(), &with, &without);
             // A warpgroup's 128 pixels decide together: none of theirs is left in a split of two classes.
             let skips = tile.packing == Packing::Warp || splits < 3;
@@ -241,6 +253,69 @@ fn early_exit_changes_nothing_that_matters() {
             println!("{what}: {:.0} % of the blocks multiplied", with.work * 100.0);
         }
     }
+}
+
+/// Without predicted classes the order is the classes' own: the same values, and no more of them skipped than that
+/// order allows.
+#[test]
+fn without_predicted_classes() {
+    let (channels, classes) = (80, 5);
+    let gaussians = fit(&Scene::random(51, 900, channels, classes), classes);
+    let scene = Scene::random(52, 300, channels, classes);
+    let device = device();
+    for (tile, tau, splits) in
+        each(&*device).into_iter().flat_map(|t| [(t, f32::INFINITY, 1), (t, TAU, 2)])
+    {
+        let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
+        let options = Options { tau, predicted: false, ..PLAIN };
+        let found = evaluate(&*device, &gaussians, &scene, tiling, options);
+        let what = format!("{tiling:?}, tau {tau}, no predicted classes");
+        check_against_f64(&what, &gaussians, &scene, &found, Precision::Exact);
+    }
+}
+
+/// A scene in which the low terms of every block of W (64 x 64) change some pixel by more than a result may err: without
+/// any of them the comparison with f64 fails.
+#[test]
+fn the_low_terms_of_every_block_count() {
+    let channels = 256;
+    let gaussians = fit(&Scene::in_step(61, 1200, channels), 1);
+    let scene = Scene::in_step(62, 70, channels);
+    let whitening = &gaussians.classes[0].gaussian.whitening;
+    let z: Vec<Vec<f64>> = (0..scene.pixels()).map(|pixel| scene.z(pixel)).collect();
+    for (panel, block) in (0..channels / 64).flat_map(|p| (0..=p).map(move |b| (p, b))) {
+        let without = |z: &[f64]| -> f64 {
+            let change = |i: usize| {
+                let row = &whitening[i * channels..][..=i];
+                let mean = &gaussians.classes[0].gaussian.mean;
+                let y: f64 = row.iter().zip(z).zip(mean).map(|((w, z), m)| w * (z - m)).sum();
+                let columns = block * 64..(i + 1).min(block * 64 + 64);
+                let lost: f64 = columns.map(|k| (row[k] - eleven_bits(row[k])) * z[k]).sum();
+                ((y - lost).powi(2) - y * y) / 2.0
+            };
+            (panel * 64..panel * 64 + 64).map(change).sum()
+        };
+        let most = z.iter().map(|z| without(z).abs() / allowed(gaussians.log_density(z)));
+        let most = most.fold(0.0, f64::max);
+        assert!(most > 2.0, "panel {panel}, block {block}: {most:.2} of what is allowed");
+    }
+    for (name, device) in devices() {
+        for tile in each(&*device) {
+            let tiling = DensityTiling::new(tile, 1, 1);
+            let found = evaluate(&*device, &gaussians, &scene, tiling, PLAIN);
+            let what = format!("{tiling:?} on {name}");
+            check_against_f64(&what, &gaussians, &scene, &found, Precision::Exact);
+        }
+    }
+}
+
+/// The nearest number with the significant bits of an fp16.
+fn eleven_bits(value: f64) -> f64 {
+    if value == 0.0 {
+        return 0.0;
+    }
+    let unit = 2f64.powi(value.abs().log2().floor() as i32 - 10);
+    (value / unit).round() * unit
 }
 
 #[test]

@@ -112,13 +112,22 @@ fn near_grid_line(pixel: usize, op: &Head) -> bool {
 
 #[test]
 fn the_predicted_class_is_the_first_arg_max() {
-    let (pixels, classes, stride) = (333, 7, 8);
+    // One vector of four and more, a last one that is full or has one class, as many classes as a label can name.
+    for (classes, stride) in
+        [(1, 8), (7, 8), (12, 16), (13, 16), (16, 24), (21, 24), (40, 40), (255, 256)]
+    {
+        first_arg_max(classes, stride);
+    }
+}
+
+fn first_arg_max(classes: usize, stride: usize) {
+    let pixels = 333;
     let mut random = Random(3);
     let layout = Layout { channels: classes, stride, ..Layout::whole(1, Size::new(9, 37), stride) };
     assert_eq!(layout.pixels(), pixels);
     // Few distinct values: many ties; the padding would win.
     let value = |i: usize, random: &mut Random| match i % stride {
-        7 => 100.0,
+        channel if channel >= classes => 100.0,
         _ => (random.next() % 5) as f32,
     };
     let logits: Vec<f32> = (0..layout.elements()).map(|i| value(i, &mut random)).collect();
@@ -132,7 +141,7 @@ fn the_predicted_class_is_the_first_arg_max() {
             let z = &logits[pixel * stride..][..classes];
             let most = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let expected = z.iter().position(|v| *v == most).unwrap();
-            assert_eq!(usize::from(found), expected, "{name}, pixel {pixel}");
+            assert_eq!(usize::from(found), expected, "{name}, {classes} classes, pixel {pixel}");
         }
     }
 }

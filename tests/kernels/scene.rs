@@ -42,6 +42,22 @@ impl Scene {
         scene
     }
 
+    /// One class whose channels `k`, `k + 64`, `k + 128` .. go in step, at means of many deviations: W is large in every
+    /// block of 64 x 64, and so is every product.
+    pub fn in_step(seed: u64, pixels: usize, channels: usize) -> Self {
+        let mut random = Random(seed);
+        let normal = |random: &mut Random| (0..12).map(|_| random.value()).sum::<f32>() * 0.5;
+        let mut scene = Scene { channels, features: Vec::new(), labels: vec![0; pixels] };
+        for _ in 0..pixels {
+            let common: Vec<f32> = (0..64).map(|_| 0.04 * normal(&mut random)).collect();
+            for k in 0..channels {
+                let z = 3.5 + common[k % 64] + 0.02 * normal(&mut random);
+                scene.features.push(f16::from_f32(z));
+            }
+        }
+        scene
+    }
+
     pub fn pixels(&self) -> usize {
         self.labels.len()
     }

@@ -100,7 +100,7 @@ DEVICE void warpgroup(const Products& p) {
         wgmma_m64k16<16>(sum[3], a, b, step > 0);
     }
     wgmma_commit();
-    wgmma_wait<0>();
+    wgmma_wait<0>(sum[0], sum[1], sum[2], sum[3]);
     for (int i = 0; i < 4; ++i) {
         for (int j = 0; j < 32; ++j) {
             // Figure "WGMMA .m64nNk16 register fragment layout for accumulator matrix D".

@@ -1,12 +1,12 @@
 // As faults.cu, for the words of kernels/common/hopper.cuh: mbarriers, bulk copies, warpgroup products.
-#define SHARED_BYTES 4096
+#define SHARED_BYTES 8192
 #include "planted.h"
 
 #include "../../kernels/common/hopper.cuh"
 
 constexpr int TILE_BYTES = THREADS * 16;  // 16 rows of 128 bytes
 
-DEVICE Shared<MBarrier> barrier(int i) { return smem<MBarrier>(TILE_BYTES + i * 8); }
+DEVICE Shared<MBarrier> barrier(int i) { return smem<MBarrier>(2 * TILE_BYTES + i * 8); }
 
 DEVICE void start(int arrivals) {
     if (threadIdx.x == 0) {
@@ -35,7 +35,7 @@ template <bool SOUND> DEVICE void not_awaited(const Params& p) {
     mbarrier_wait(barrier(0), 0);
 }
 
-enum Fault { NONE, NO_DATA, NO_WAIT, NO_FENCE, OVERWRITTEN, NEVER_WAITED };
+enum Fault { NONE, NO_DATA, NO_WAIT, NO_FENCE, OVERWRITTEN, NEVER_WAITED, NOT_NAMED };
 template <Fault FAULT> DEVICE void product(const Params& p) {
     start(1);
     load(p, TILE_BYTES);
@@ -45,15 +45,17 @@ template <Fault FAULT> DEVICE void product(const Params& p) {
     wgmma_m64k16<16>(sum, ONES, wgmma_rows(smem<half>(0)), false);
     wgmma_commit();
     if (FAULT == OVERWRITTEN) smem<half>(0)[threadIdx.x * 8] = float_to_half(-1.0f);
-    if (FAULT != NO_WAIT && FAULT != NEVER_WAITED) wgmma_wait<0>();
+    if (FAULT == NOT_NAMED) wgmma_wait<0>();
+    if (FAULT != NO_WAIT && FAULT != NEVER_WAITED && FAULT != NOT_NAMED) wgmma_wait<0>(sum);
     if (FAULT != NEVER_WAITED) store(p, sum);
-    if (FAULT == NO_WAIT) wgmma_wait<0>();
+    if (FAULT == NO_WAIT) wgmma_wait<0>(sum);
 }
 template <bool SOUND> DEVICE void no_data(const Params& p) { product<SOUND ? NONE : NO_DATA>(p); }
 template <bool SOUND> DEVICE void no_wait(const Params& p) { product<SOUND ? NONE : NO_WAIT>(p); }
 template <bool SOUND> DEVICE void no_fence(const Params& p) { product<SOUND ? NONE : NO_FENCE>(p); }
 template <bool SOUND> DEVICE void overwritten(const Params& p) { product<SOUND ? NONE : OVERWRITTEN>(p); }
 template <bool SOUND> DEVICE void product_never_waited(const Params& p) { product<SOUND ? NONE : NEVER_WAITED>(p); }
+template <bool SOUND> DEVICE void not_named(const Params& p) { product<SOUND ? NONE : NOT_NAMED>(p); }
 
 template <bool SOUND> DEVICE void other_layout(const Params& p) {
     start(1);
@@ -64,7 +66,39 @@ template <bool SOUND> DEVICE void other_layout(const Params& p) {
     const uint64_t rows = wgmma_rows(smem<half>(0));
     wgmma_m64k16<16>(sum, ONES, SOUND ? rows : rows & ~(uint64_t(3) << 62), false);
     wgmma_commit();
-    wgmma_wait<0>();
+    wgmma_wait<0>(sum);
+    store(p, sum);
+}
+
+template <bool SOUND> DEVICE void other_shape(const Params& p) {
+    start(1);
+    if (threadIdx.x == 0) {
+        mbarrier_arrive_expect(barrier(0), 2 * TILE_BYTES);
+        for (int i = 0; i < 2; ++i) bulk_copy(smem<half>(i * TILE_BYTES), p.in, TILE_BYTES, barrier(0));
+    }
+    mbarrier_wait(barrier(0), 0);
+    Accumulator sum;
+    const uint64_t rows = wgmma_rows(smem<half>(0));
+    wgmma_fence();
+    wgmma_m64k16<32>(sum, ONES, rows, false);
+    if (SOUND) wgmma_fence();
+    wgmma_m64k16<16>(sum, ONES, rows, true);
+    wgmma_commit();
+    wgmma_wait<0>(sum);
+    store(p, sum);
+}
+
+// The descriptor holds an address of shared memory, not an offset from the block's own.
+template <bool SOUND> DEVICE void offset_for_address(const Params& p) {
+    start(1);
+    load(p, TILE_BYTES);
+    mbarrier_wait(barrier(0), 0);
+    Accumulator sum;
+    const uint64_t rows = wgmma_rows(smem<half>(0));
+    wgmma_fence();
+    wgmma_m64k16<16>(sum, ONES, SOUND ? rows : rows & ~uint64_t(0x3fff), false);
+    wgmma_commit();
+    wgmma_wait<0>(sum);
     store(p, sum);
 }
 
@@ -128,7 +162,10 @@ BOTH(no_wait)
 BOTH(no_fence)
 BOTH(overwritten)
 BOTH(product_never_waited)
+BOTH(not_named)
 BOTH(other_layout)
+BOTH(other_shape)
+BOTH(offset_for_address)
 BOTH(one_warp_short)
 BOTH(too_few_bytes)
 BOTH(too_many_bytes)

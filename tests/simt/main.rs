@@ -188,7 +188,10 @@ fn every_fault_of_mbarriers_and_warpgroups_is_named() {
         ("no_fence", ["touched since the last wgmma.fence", "hopper.cu"]),
         ("overwritten", ["overwritten under a wgmma in flight", "hopper.cu"]),
         ("product_never_waited", ["a wgmma that was never waited for", "thread"]),
+        ("not_named", ["the wait for its wgmma does not name", "thread"]),
         ("other_layout", ["a matrix descriptor of another layout", "thread"]),
+        ("other_shape", ["a wgmma of n16 on the accumulator of one of n32", "fence between"]),
+        ("offset_for_address", ["out-of-bounds read of 16 bytes at offset -1024", "thread"]),
         ("one_warp_short", ["waits in wgmma.fence", "waits in __syncthreads"]),
         ("too_few_bytes", ["expects 1024 bytes, 2048 come", "hopper.cu"]),
         ("too_many_bytes", ["a wait that never comes", "waits in an mbarrier"]),
@@ -279,7 +282,7 @@ fn the_density_of_hopper_needs_each_of_its_barriers_and_waits() {
         "mbarrier_wait(",
         "wgmma_fence();",
         "wgmma_wait<1>();",
-        "wgmma_wait<0>();",
+        "wgmma_wait<0>(",
     ];
     needs_each("density_hopper", &waits, 13);
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use ddu::data::{ClassMap, Image, LabelRule, Mask, Pair, VOID};
+use ddu::data::{ClassMap, FileState, Image, LabelRule, Mask, Pair, VOID};
 use ddu::density::{Density, Progress};
 use ddu::engine::Output;
 use ddu::fit::{Annotation, Fit};
@@ -32,13 +32,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         resize,
     );
     let inputs = inputs_hash(&empty, &data.pairs, &map);
-    let (density, progress) = super::start(&args, empty, inputs)?;
-    if progress.done > data.pairs.len() {
-        let found = format!("{} pairs done", progress.done);
-        let path = checkpoint_path(&args.output);
-        let expected = format!("at most {}", data.pairs.len());
-        return Err(Error::invalid(path.display(), expected, found).into());
-    }
+    let (density, progress) = super::start(&args, empty, inputs, &data.pairs)?;
     let mut engine = device.engine(model)?;
     let classes = density.origin.classes.len();
     let fit = Fit::new(density, &engine)?;
@@ -53,6 +47,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut pass = Pass {
         args: &args,
         pairs: &data.pairs,
+        files: FileState::of(&data.pairs[..progress.done]),
         fit,
         saved: progress.done,
         progress,
@@ -123,6 +118,8 @@ fn inputs_hash(empty: &Density, pairs: &[Pair], map: &ClassMap) -> String {
 struct Pass<'a> {
     args: &'a Args,
     pairs: &'a [Pair],
+    /// Of the pairs that are done.
+    files: FileState,
     fit: Fit,
     progress: Progress,
     /// Pairs that the last checkpoint has.
@@ -173,6 +170,7 @@ impl Pass<'_> {
 
     fn done(&mut self, index: usize) {
         self.progress.done = index + 1;
+        self.files.add(&self.pairs[index]);
         self.bar.inc(1);
     }
 
@@ -184,6 +182,7 @@ impl Pass<'_> {
             return Ok(());
         }
         self.saved = done;
+        self.progress.files = self.files.hash();
         self.fit.density()?.checkpoint(checkpoint_path(&self.args.output), &self.progress)
     }
 

@@ -96,11 +96,18 @@ impl Files<'_> {
             Kind::Picture(score) => {
                 let Some((range, values)) = self.find(score, maps) else { return Ok(()) };
                 let info = score.info();
-                let gradient = match info.worry {
-                    Worry::High => colorous::INFERNO,
-                    Worry::Low => colorous::VIRIDIS,
+                // Bright is what to worry about, whichever side of the scale that is.
+                let [low, high] = range;
+                let (range, gradient, label) = match info.worry {
+                    Worry::High => {
+                        ([low, high], colorous::INFERNO, format!("{} ({})", info.label, info.unit))
+                    }
+                    Worry::Low => {
+                        let label = info.label.to_lowercase();
+                        let label = format!("Unfamiliar = low {label} ({})", info.unit);
+                        ([high, low], colorous::VIRIDIS, label)
+                    }
                 };
-                let label = format!("{} ({})", info.label, info.unit);
                 let scale = Scale { range, gradient, label: &label };
                 data::write_rgb_png(path, &scalar_map(&title, &maps.image, values, &scale))
             }

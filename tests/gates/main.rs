@@ -4,8 +4,10 @@
 //!
 //! Registers and shared memory decide how many blocks a multiprocessor holds; no kernel may spill or keep
 //! an array in local memory; tensor-core kernels must hold HMMA (or HGMMA, on Hopper), and kernels that move activations 128-bit
-//! accesses (LDG.E.128, LDGSTS.E.128, STG.E.128).
+//! accesses (LDG.E.128, LDGSTS.E.128, STG.E.128). Registers of warpgroup products in flight are left alone (`flight`).
 #![cfg(feature = "cuda")]
+
+mod flight;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -54,6 +56,9 @@ struct Found {
     waits: usize,
     wide: usize,
     spills: usize,
+    /// Changes of a warpgroup's share of the registers.
+    shares: usize,
+    sass: String,
 }
 
 fn number(line: &str, key: &str) -> u32 {
@@ -103,6 +108,11 @@ fn inspect(folder: &Path, fatbin: &Path) -> BTreeMap<(String, String), Found> {
             let global = instruction("LDG") || instruction("STG");
             found.wide += usize::from(global && instruction(".128"));
             found.spills += usize::from(instruction(" LDL") || instruction(" STL"));
+            found.shares += usize::from(instruction("USETMAXREG"));
+            if architecture == "90a" {
+                found.sass += line;
+                found.sass.push('\n');
+            }
         }
     }
     found
@@ -146,18 +156,20 @@ fn every_kernel_is_inside_its_bounds_on_every_architecture() {
         let f = &found[&(bound.kernel.clone(), bound.architecture.clone())];
         assert!(
             f.registers <= bound.registers,
-            "{what}: {f:?}, at most {} registers",
+            "{what}: {} registers, at most {}",
+            f.registers,
             bound.registers
         );
-        assert_eq!(
-            (f.stack, f.local, f.spills),
-            (0, 0, 0),
-            "{what}: stack, local memory, spills: {f:?}"
-        );
-        assert!(f.hmma > 0 || !bound.hmma, "{what}: no HMMA: {f:?}");
+        assert_eq!((f.stack, f.local, f.spills), (0, 0, 0), "{what}: stack, local memory, spills");
+        assert!(f.hmma > 0 || !bound.hmma, "{what}: no HMMA");
         // Where ptxas cannot keep warpgroup products in flight it waits after each of them.
-        assert!(f.waits * 4 <= f.hgmma, "{what}: serialised warpgroup products: {f:?}");
-        assert!(f.wide > 0 || !bound.wide, "{what}: no 128-bit access: {f:?}");
+        assert!(f.waits * 4 <= f.hgmma, "{what}: serialised warpgroup products");
+        assert!(f.wide > 0 || !bound.wide, "{what}: no 128-bit access");
+        if f.hgmma > 0 {
+            assert!(f.shares >= 2, "{what}: one warpgroup gives registers, the others take them");
+            let faults = flight::faults(&f.sass);
+            assert!(faults.is_empty(), "{what}: {faults:#?}");
+        }
     }
 }
 
@@ -178,5 +190,31 @@ fn registers_and_shared_memory_fit_a_multiprocessor() {
             _ => 99,
         };
         assert!(kernel.shared_bytes <= least << 10, "{bound:?}");
+    }
+}
+
+/// A build whose waits give up must be the kernel that is tested: as many registers, no spill, no product waited for one
+/// by one. And it must give up.
+#[test]
+fn a_build_that_gives_up_waiting_is_the_same_kernel() {
+    let Some(nvcc) = option_env!("DDU_NVCC").filter(|_| !FATBINS.is_empty()) else {
+        let _ = writeln!(std::io::stderr(), "static gates SKIPPED: the build found no nvcc");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let fatbin = folder.path().join("density_hopper.fatbin");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/density_hopper.cu");
+    let run = Command::new(nvcc)
+        .args(["-fatbin", "-std=c++17", "-O3", "-gencode", "arch=compute_90a,code=sm_90a"])
+        .args(["-DDDU_WAIT_TRIES=1000000", "-o"])
+        .args([&fatbin, &source])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success() && said.trim().is_empty(), "{said}");
+    for ((kernel, _), f) in inspect(Path::new(nvcc).parent().unwrap(), &fatbin) {
+        assert_eq!((f.stack, f.local, f.spills), (0, 0, 0), "{kernel}: stack, local, spills");
+        assert!(f.waits * 4 <= f.hgmma, "{kernel}: serialised warpgroup products");
+        assert!(f.sass.contains("BPT.TRAP"), "{kernel}: nothing gives up");
     }
 }
