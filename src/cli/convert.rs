@@ -54,7 +54,7 @@ fn stride() -> impl TypedValueParser<Value = usize> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let classes_path = args.classes.clone().or_else(|| classes_beside(&args.checkpoint));
+    let classes_path = args.classes.clone().or_else(|| default_classes(&args.checkpoint));
     check_output(&args, classes_path.as_deref())?;
     if let (None, Some(path)) = (&args.classes, &classes_path) {
         super::note(format!("class names from {}", path.display()));
@@ -81,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// `X.classes.txt` or else `classes.txt` beside `X.pth`; `classes.txt` in a hub folder.
-fn classes_beside(checkpoint: &Path) -> Option<PathBuf> {
+fn default_classes(checkpoint: &Path) -> Option<PathBuf> {
     let candidates = match checkpoint.is_dir() {
         true => vec![checkpoint.join("classes.txt")],
         false => {

@@ -88,7 +88,7 @@ pub fn import(path: &Path, options: &Options) -> Result<Imported> {
         let hub = HubConfig::read(&config)?;
         (open(&weights)?, Some((config, hub)))
     } else if metadata.is_file() {
-        (open(path)?, HubConfig::beside(path)?)
+        (open(path)?, HubConfig::in_folder_of(path)?)
     } else {
         return Err(Error::invalid(path.display(), "a checkpoint", "a device or pipe"));
     };

@@ -56,7 +56,7 @@ pub struct HubConfig {
 
 impl HubConfig {
     /// The `config.json` in the folder of a checkpoint, if smp wrote it for a DeepLabV3Plus.
-    pub fn beside(checkpoint: &Path) -> Result<Option<(PathBuf, Self)>> {
+    pub fn in_folder_of(checkpoint: &Path) -> Result<Option<(PathBuf, Self)>> {
         let path = checkpoint.with_file_name("config.json");
         let text = std::fs::read(&path).unwrap_or_default();
         let json: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, ErrorKind, Read};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -266,7 +266,11 @@ pub fn member(
     let mut bytes = Vec::new();
     // The header's size is only a claim: the reader stops at the limit, and the buffer grows with
     // what really comes.
-    member.take(limit).read_to_end(&mut bytes).map_err(|e| broken(&e))?;
+    let size = member.size();
+    member.take(limit).read_to_end(&mut bytes).map_err(|e| match e.kind() {
+        ErrorKind::OutOfMemory => format!("no memory for the {size} bytes of {}", shown(name)),
+        _ => broken(&e),
+    })?;
     Ok(bytes)
 }
 
