@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddu::Error;
-use ddu::data::read_class_names;
+use ddu::data::{Reads, read_class_names};
 use ddu::import::{Imported, Options, import};
 use ddu::model::{Backbone, Config, Family};
 
@@ -75,11 +75,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Before any work: an existing output needs `--force`, and is never the checkpoint itself.
 fn check_output(args: &Args) -> Result<(), Error> {
     let output = args.output.display();
-    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    // The checkpoint may be a folder of these.
+    let hub = ["model.safetensors", "config.json"].map(|name| args.checkpoint.join(name));
+    let mut reads = Reads::new([&*args.checkpoint, &hub[0], &hub[1]]);
+    reads.extend(args.classes.as_deref());
+    reads.refuse(&args.output)?;
     if args.output.is_dir() {
         Err(Error::Usage(format!("{output}: is a folder; name the model file to write")))
-    } else if same(&args.checkpoint, &args.output) {
-        Err(Error::Usage(format!("{output}: is the checkpoint itself; write the model elsewhere")))
     } else if args.output.exists() && !args.force {
         Err(Error::invalid(output, "no such file yet", "it there already")
             .fix("give another -o, or --force to overwrite"))

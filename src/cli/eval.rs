@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use ddu::data::{ClassMap, Dataset};
+use ddu::data::{ClassMap, Dataset, Reads};
 use ddu::density::{Score, VOID};
 use ddu::eval::{Confusion, Detections, Scores};
 use ddu::model::Model;
@@ -96,6 +96,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let ood = ood_labels(&args.ood_classes, data.classes.as_deref(), config.classes.len())?;
     let density = args.scoring.load(&model, None)?;
     let path = args.output.join("eval.json");
+    let mut reads = Reads::new(data.files());
+    reads.extend([&*args.model]);
+    reads.extend(args.scoring.density.as_deref());
+    reads.refuse(&path)?;
     if path.exists() && !args.force {
         let found = "it there already";
         let error = Error::invalid(path.display(), "no such file yet", found);
