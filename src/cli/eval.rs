@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use ddu::data::{LabelRule, Mask, VOID, label_grid};
+use ddu::data::{LabelRule, Mask, Reads, VOID, label_grid};
 use ddu::engine::{Output, ScoreMap};
 use ddu::eval::{Confusion, Detections, Scores};
 use ddu::model::Model;
@@ -90,6 +90,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let fitted = density.as_ref().and_then(|loaded| loaded.density.origin.resize);
     let resize = args.running.resize().or(fitted);
     let path = args.output.join("eval.json");
+    let mut reads = Reads::new(data.files());
+    reads.extend([&*args.model]);
+    reads.extend(args.scoring.density.as_deref());
+    reads.refuse(&path)?;
     if path.exists() && !args.force {
         let found = "it there already";
         let error = Error::invalid(path.display(), "no such file yet", found);
