@@ -18,7 +18,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::pipeline::{Event, Item, List, behind, send};
-use super::{exit, labelled, note, pipeline, progress_bar, scoring, warn};
+use super::{exit, interrupt, labelled, note, pipeline, progress_bar, scoring, warn};
 
 /// Measure segmentation and uncertainties on a labelled data set
 ///
@@ -141,6 +141,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let tally = behind(produce, |made| tally.add_all(made, &bar, args.fail_fast, &name))?;
     bar.finish_and_clear();
+    if interrupt::requested() && tally.taken < data.pairs.len() {
+        warn("interrupted: nothing was written");
+        return Ok(interrupt::exit_code());
+    }
 
     let Tally { confusion, right, wrong, unknown, skipped, ood, .. } = tally;
     let report = Report {
@@ -217,6 +221,8 @@ struct Tally<'a> {
     right: Scores,
     wrong: Scores,
     unknown: Scores,
+    /// Pairs that were counted or skipped.
+    taken: usize,
     skipped: Vec<String>,
     /// The labels named, else those that occurred.
     ood: BTreeSet<u8>,
@@ -232,6 +238,7 @@ impl<'a> Tally<'a> {
             right: Scores::default(),
             wrong: Scores::default(),
             unknown: Scores::default(),
+            taken: 0,
             skipped: Vec::new(),
             ood: named.cloned().unwrap_or_default(),
         }
@@ -253,6 +260,7 @@ impl<'a> Tally<'a> {
                 bar.suspend(|| warn(format_args!("skipped {line}")));
                 self.skipped.push(line);
             }
+            self.taken += 1;
             bar.inc(1);
         }
         Ok(self)

@@ -15,7 +15,7 @@ use ddu::report::json;
 use ddu::score::Score;
 use ddu::{Error, Result};
 
-use super::{exit, note, pipeline, progress_bar, scoring, warn};
+use super::{exit, interrupt, note, pipeline, progress_bar, scoring, warn};
 use files::{Files, Kind};
 use run::Task;
 
@@ -50,6 +50,9 @@ pub struct Args {
     /// Overwrite existing results
     #[arg(long)]
     force: bool,
+    /// Go on with an interrupted run: leave out images whose results are all there
+    #[arg(long, conflicts_with = "force")]
+    skip_existing: bool,
     /// Stop at the first image that cannot be processed
     #[arg(long)]
     fail_fast: bool,
@@ -92,9 +95,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return dry_run::run(&args, &mut engine, device, &inputs, kinds);
     }
 
-    if !args.force {
+    let listed = inputs.images.len();
+    if args.skip_existing {
+        inputs.images.retain(|image| !outputs(&args, image, kinds).all(|path| path.exists()));
+    } else if !args.force {
         refuse_existing(&args, &inputs.images, kinds)?;
     }
+    let there = listed - inputs.images.len();
     refuse_inputs(&args, &inputs.images, kinds)?;
     prepare_folder(&args.output)?;
     if let Some(file) = args.json.as_ref().filter(|file| file.as_os_str() != "-") {
@@ -121,22 +128,33 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     bar.finish_and_clear();
     let wall = start.elapsed();
 
+    let interrupted = interrupt::requested()
+        && done.fatal.is_none()
+        && done.written.len() + done.failed.len() < inputs.images.len();
     let early = inputs.failed.into_iter().map(|(path, error)| report::Failed::new(&path, &error));
     done.failed.splice(0..0, early);
     if !args.quiet {
-        note(report::summary(&done, &args.output, wall));
+        note(report::summary(&done, there, &args.output, wall));
     }
     let code = if done.failed.is_empty() { 0 } else { exit::SOME_FAILED };
     let fatal = done.fatal.take();
     if let Some(target) = &args.json {
         json::write(target, &report::Report::new(&args, engine.model(), device, done, wall))?;
     }
+    if interrupted {
+        warn("interrupted: the same command with --skip-existing goes on");
+        return Ok(interrupt::exit_code());
+    }
     fatal.map_or(Ok(ExitCode::from(code)), |error| Err(error.into()))
 }
 
+/// The files that an image gets.
+fn outputs<'a>(args: &Args, image: &'a Input, kinds: &'a [Kind]) -> impl Iterator<Item = PathBuf> {
+    kinds.iter().map(|kind| image.output(&args.output, &kind.suffix()))
+}
+
 fn refuse_existing(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
-    let outputs =
-        images.iter().flat_map(|i| kinds.iter().map(|k| i.output(&args.output, &k.suffix())));
+    let outputs = images.iter().flat_map(|image| outputs(args, image, kinds));
     let report = args.json.iter().filter(|file| file.as_os_str() != "-").cloned();
     let mut existing = outputs.chain(report).filter(|path| path.symlink_metadata().is_ok());
     let Some(first) = existing.next() else { return Ok(()) };

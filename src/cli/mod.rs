@@ -11,6 +11,7 @@ mod doctor;
 mod eval;
 mod fit;
 mod infer;
+mod interrupt;
 mod labelled;
 mod pipeline;
 mod profile;
@@ -47,7 +48,8 @@ enum Command {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok; 1 fatal; 2 usage; 3 some inputs failed; \
-                          4 out of tolerance.";
+                          4 out of tolerance; \
+                          130 and 143 interrupted.";
 
 /// Exit codes of every subcommand.
 #[allow(dead_code)]
@@ -60,7 +62,9 @@ pub mod exit {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = ddu::host::start_threads().map_err(Into::into).and_then(|()| match cli.command {
+    let started = interrupt::install().map_err(anyhow::Error::from);
+    let started = started.and_then(|()| Ok(ddu::host::start_threads()?));
+    let result = started.and_then(|()| match cli.command {
         Command::Convert(args) => convert::run(args),
         Command::Infer(args) => infer::run(args),
         Command::Fit(args) => fit::run(args),

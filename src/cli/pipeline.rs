@@ -15,7 +15,7 @@ use ddu::engine::{Engine, Maps, Output, ScoreMap};
 use ddu::score::Score;
 use ddu::{Error, Result};
 
-use super::devices;
+use super::{devices, interrupt};
 
 /// How a network runs over a list of images.
 #[derive(clap::Args)]
@@ -68,17 +68,21 @@ pub enum Event<'a, T> {
     Failed(usize, Error),
 }
 
-/// Runs a list; `each` may end it early.
+/// Runs a list; `each` may end it early, and so does a signal ([`interrupt::requested`] says so).
 pub fn run<T: Send, B>(
     engine: &mut Engine,
     list: &List<T>,
     mut each: impl FnMut(Event<T>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
+    let _watch = interrupt::Watch::new();
     thread::scope(|scope| {
         let (send, read) = sync_channel(list.batch);
         scope.spawn(move || read_all(list, send));
         let mut batch: Vec<Item<T>> = Vec::with_capacity(list.batch);
         for (index, outcome) in read {
+            if interrupt::requested() {
+                return ControlFlow::Continue(());
+            }
             match outcome {
                 Ok((image, data)) => {
                     if batch.first().is_some_and(|first| first.image.size != image.size) {

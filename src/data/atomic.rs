@@ -1,10 +1,31 @@
 //! Files appear whole or not at all: written to a temporary file beside the target, then renamed.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
+
+/// The temporary files that there are; held while one is made, renamed or removed.
+static TEMPORARY: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn temporary_files() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    // A panic elsewhere leaves the set as it was.
+    TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For a process that is about to end: removes every temporary file. From then on [`write_atomic`] waits for
+/// ever on other threads, so that none is made anew.
+pub fn remove_temporary_files() {
+    let files = temporary_files();
+    for file in files.iter() {
+        // One that is gone is what was wanted.
+        let _ = std::fs::remove_file(file);
+    }
+    std::mem::forget(files);
+}
 
 /// Calls `write` on a temporary file in `path`'s folder and renames it to `path`; on an error (a
 /// full disk, say) the temporary file is removed and `path` is as it was. Of a symbolic link the file
@@ -23,17 +44,23 @@ pub fn write_atomic(
         _ => Path::new("."),
     };
     let fail = |e| Error::io(path, "write", e);
+    let mut files = temporary_files();
     let mut temporary = tempfile::Builder::new()
         .prefix(".ddu-")
         .permissions_like_file()
         .tempfile_in(folder)
         // Its own message would name the temporary file.
         .map_err(|e| fail(e.kind().into()))?;
+    let name = temporary.path().to_owned();
+    files.insert(name.clone());
+    drop(files);
     let mut buffer = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
-    write(&mut buffer).and_then(|()| buffer.flush()).map_err(fail)?;
+    let written = write(&mut buffer).and_then(|()| buffer.flush());
     drop(buffer);
-    temporary.persist(&target).map_err(|e| fail(e.error))?;
-    Ok(())
+    let mut files = temporary_files();
+    files.remove(&name);
+    // Dropped, it is removed.
+    written.and_then(|()| Ok(temporary.persist(&target)?).map(|_| ())).map_err(fail)
 }
 
 /// Where a file of this name is to be written: links followed.

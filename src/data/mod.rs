@@ -21,7 +21,7 @@ pub use self::image::{
 };
 pub use self::png::{write_label_png, write_rgb_png};
 pub use crate::ops::LabelRule;
-pub use atomic::{regular_target, write_atomic};
+pub use atomic::{regular_target, remove_temporary_files, write_atomic};
 pub use class_map::ClassMap;
 pub use classes::read_class_names;
 pub use dataset::{Dataset, FileState, Labelled, Pair};

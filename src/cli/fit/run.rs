@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Args, checkpoint_path, table};
 use crate::cli::pipeline::{self, Event, Item, List};
-use crate::cli::{exit, note, progress_bar, warn};
+use crate::cli::{exit, interrupt, note, progress_bar, warn};
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let device = args.running.device.resolve()?;
@@ -72,6 +72,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     });
     bar.finish_and_clear();
+    if ended.is_continue() && interrupt::requested() && pass.progress.done < data.pairs.len() {
+        return Ok(pass.interrupted()?);
+    }
     match ended {
         ControlFlow::Continue(()) => pass.finish(start.elapsed()),
         ControlFlow::Break(error) => Err(error.into()),
@@ -181,9 +184,29 @@ impl Pass<'_> {
         if done / every == self.saved / every || done == self.pairs.len() {
             return Ok(());
         }
-        self.saved = done;
+        self.save_checkpoint()
+    }
+
+    fn save_checkpoint(&mut self) -> Result<()> {
+        self.saved = self.progress.done;
         self.progress.files = self.files.hash();
         self.fit.density()?.checkpoint(checkpoint_path(&self.args.output), &self.progress)
+    }
+
+    /// Keeps what is done, and says how to go on.
+    fn interrupted(&mut self) -> Result<ExitCode> {
+        let (done, pairs) = (self.progress.done, self.pairs.len());
+        if self.saved < done {
+            self.save_checkpoint()?;
+        }
+        let next = match done {
+            0 => "no pair is done".to_owned(),
+            _ => {
+                format!("{done} of {pairs} pairs are done; the same command with --resume goes on")
+            }
+        };
+        warn(format_args!("interrupted: {next}"));
+        Ok(interrupt::exit_code())
     }
 
     fn finish(self, wall: Duration) -> anyhow::Result<ExitCode> {

@@ -169,7 +169,8 @@ pub fn command() -> Vec<String> {
     std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect()
 }
 
-pub fn summary(done: &Done, folder: &Path, wall: Duration) -> impl fmt::Display {
+/// `there`: images that were left out, since their results existed.
+pub fn summary(done: &Done, there: usize, folder: &Path, wall: Duration) -> impl fmt::Display {
     let images = match done.written.len() {
         1 => "1 image".to_owned(),
         n => format!("{n} images"),
@@ -179,6 +180,9 @@ pub fn summary(done: &Done, folder: &Path, wall: Duration) -> impl fmt::Display 
     if let Some(network) = Summary::of(&network) {
         let wall = wall.as_secs_f64();
         text += &format!(" in {wall:.1} s (network: median {:.0} ms per image)", network.p50);
+    }
+    if there > 0 {
+        text += &format!("; {there} were there");
     }
     if !done.failed.is_empty() {
         text += &format!("; {} failed", done.failed.len());
