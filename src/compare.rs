@@ -4,10 +4,10 @@
 //! to fp16 on both sides, so only accumulation and the rounding of the output differ. With
 //! nrms(e) = sqrt(sum e^2 / sum want^2), an op passes if nrms(got - want) <= 2 nrms(plain) + 1e-6, where
 //! plain is the error of a plain loop with fp16 inputs and f32 accumulation: the rounding of `want` to
-//! fp16, or for f32 logits u sqrt(n), the random walk of n roundings (u = 2^-24). The head has a bound of
-//! its own. A NaN or infinity fails.
+//! fp16, or for f32 logits u sqrt(n), the random walk of n roundings (u = 2^-24). The head's bound is
+//! derived where it is computed. A NaN or infinity fails.
 //!
-//! End to end: the device's own chain against plain f32, from the same picture. With L convolutions,
+//! End to end: the device's chain of ops against plain f32, from the same picture. With L convolutions,
 //! activations and weights are each rounded L times, independently, with a relative rms of at most
 //! 2^-11 / sqrt(3); twice sqrt(2 L) of that is the limit of the logits' nrms. Labels must agree on
 //! 99.5 % of the pixels.

@@ -34,7 +34,7 @@ pub struct Row {
     pub blocks: u64,
     /// Blocks over what 132 multiprocessors hold at once (by threads and shared memory).
     pub waves: f64,
-    /// Of the op, without tile padding; a reduction of splits has none of its own.
+    /// Of the op, without tile padding; 0 for a kernel that joins splits.
     pub flop: u64,
     /// Each operand once.
     pub bytes: u64,
@@ -65,7 +65,7 @@ pub struct Scoring<'a> {
 /// scores with one.
 ///
 /// # Errors
-/// An engine on the CPU path, which has no launches, and the device's own.
+/// An engine on the CPU path, which has no launches, and those of the device.
 pub fn profile(engine: &mut Engine, batch: usize, picture: &Image) -> Result<Profile> {
     launches(engine, batch, picture.size, Some(picture))
 }

@@ -1,4 +1,4 @@
-//! The uncertainty scores: the values that a pixel can get beside its class. Evaluation, files, the
+//! The uncertainty scores: the values that a pixel can get in addition to its class. Evaluation, files, the
 //! command line and the memory of devices go through [`SCORES`].
 //!
 //! To add a score, touch at most four files:

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use ddu::data::{Image, decode, decode_bytes};
+use ddu::data::{Image, decode, decode_bytes, decode_size, decode_size_within, decode_within};
 use ddu::ops::Size;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ImageBuffer, ImageEncoder, ImageFormat, Luma, LumaA, Rgb, Rgba};
@@ -174,6 +174,49 @@ fn resizing_keeps_the_ratio_and_a_plane() {
     assert_eq!(image.clone().resize_short("ramp", 61).unwrap().size, Size::new(61, 122));
     let error = image.resize_short("ramp", 1 << 20).unwrap_err().to_string();
     assert!(error.starts_with("ramp resized: expected"), "{error}");
+}
+
+/// Its decoder would allocate what a chunk's header claims: 4 GB for a file of a few hundred bytes.
+#[test]
+fn a_webp_chunk_beyond_its_file_is_refused() {
+    let plain = encoded(&rgb(), ImageFormat::WebP);
+    let extended = |claim: u32| {
+        let mut bytes = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\x08\0\0\0".to_vec();
+        bytes.extend([W as u8 - 1, 0, 0, H as u8 - 1, 0, 0]);
+        bytes.extend(&plain[12..]);
+        bytes.extend(b"EXIF");
+        bytes.extend(claim.to_le_bytes());
+        bytes.extend(exif(1));
+        let length = bytes.len() as u32 - 8;
+        bytes[4..8].copy_from_slice(&length.to_le_bytes());
+        bytes
+    };
+    let length = exif(1).len() as u32;
+    assert_eq!(decoded(&extended(length)).rgb, rgb().into_bytes());
+    for claim in [0xffff_0000, 1 << 20, length + 2] {
+        let text = message(&extended(claim));
+        assert!(text.contains("larger than the file"), "{text}");
+    }
+}
+
+#[test]
+fn the_limit_of_pixels_is_the_users_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.png");
+    std::fs::write(&path, encoded(&rgb(), ImageFormat::Png)).unwrap();
+    let pixels = u64::from(W * H);
+    let size = Size::new(H as usize, W as usize);
+    assert_eq!(decode_size(&path, true).unwrap(), size);
+    assert_eq!(decode_within(&path, true, pixels).unwrap().size, size);
+    assert_eq!(decode_size_within(&path, true, pixels).unwrap(), size);
+    for error in [
+        decode_within(&path, true, pixels - 1).unwrap_err(),
+        decode_size_within(&path, true, pixels - 1).unwrap_err(),
+    ] {
+        let text = error.to_string();
+        let end = format!("1 to {} pixels, found 17 x 23; --max-pixels sets the limit", pixels - 1);
+        assert!(text.ends_with(&end), "{text}");
+    }
 }
 
 #[test]

@@ -30,8 +30,11 @@ fn text(file: &str) -> String {
 /// A field of a C++ struct: name, the type that Rust has for it, bytes, alignment.
 type Member = (String, String, usize, usize);
 
-/// Field and size by the rules of the C++ ABI; an error names what is not understood.
-fn parse(text: &str, name: &str) -> Result<(Vec<(String, String, usize)>, usize), String> {
+/// A field's name, type and offset, for each; the struct's size.
+type Layout = (Vec<(String, String, usize)>, usize);
+
+/// Fields and size by the rules of the C++ ABI; an error names what is not understood.
+fn parse(text: &str, name: &str) -> Result<Layout, String> {
     let start = text.find(&format!("struct {name} {{")).ok_or(format!("no struct {name}"))?;
     let body = text[start..].split_once('{').unwrap().1.split_once("};").unwrap().0;
     let mut members: Vec<Member> = Vec::new();

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddu::Error;
-use ddu::data::read_class_names;
+use ddu::data::{Reads, read_class_names};
 use ddu::import::{Imported, Options, families, import};
 use ddu::model::{Backbone, Config};
 
@@ -94,20 +94,15 @@ fn default_classes(checkpoint: &Path) -> Option<PathBuf> {
 /// Before any work: an existing output needs `--force`, and is never a file that is read.
 fn check_output(args: &Args, classes: Option<&Path>) -> Result<(), Error> {
     let output = args.output.display();
+    // The checkpoint may be a folder of these; smp's config.json lies beside a file.
     let checkpoint = &args.checkpoint;
-    let read = [
-        checkpoint.clone(),
-        checkpoint.join("model.safetensors"),
-        checkpoint.join("config.json"),
-        checkpoint.with_file_name("config.json"),
-    ];
-    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
-    let input =
-        read.iter().map(PathBuf::as_path).chain(classes).find(|path| same(path, &args.output));
+    let hub = ["model.safetensors", "config.json"].map(|name| checkpoint.join(name));
+    let config = checkpoint.with_file_name("config.json");
+    let mut reads = Reads::new([&**checkpoint, &hub[0], &hub[1], &config]);
+    reads.extend(classes);
+    reads.refuse(&args.output)?;
     if args.output.is_dir() {
         Err(Error::Usage(format!("{output}: is a folder; name the model file to write")))
-    } else if input.is_some() {
-        Err(Error::Usage(format!("{output}: is read by this command; write the model elsewhere")))
     } else if args.output.exists() && !args.force {
         Err(Error::invalid(output, "no such file yet", "it there already")
             .fix("give another -o, or --force to overwrite"))

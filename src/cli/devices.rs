@@ -204,6 +204,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_gpu_that_auto_does_not_take_is_told_how_to_be_tried() {
+        let gpu = gpus::Gpu {
+            ordinal: 0,
+            name: "a GPU".into(),
+            compute_capability: "9.0".into(),
+            major: 9,
+            memory_total_bytes: 1 << 34,
+        };
+        assert!(!gpu.confirmed());
+        let line = untried(&gpu);
+        assert!(!line.contains('\n'), "{line}");
+        for word in ["a GPU", "9.0", "--device cuda:0", "`ddu compare --device cuda:0`"] {
+            assert!(line.contains(word), "no {word} in: {line}");
+        }
+    }
+
+    #[test]
     fn names_are_parsed_and_a_named_device_never_falls_back() {
         let auto = "auto".parse::<Choice>().unwrap().resolve().unwrap();
         // No GPU has confirmed the kernels: an explicit device is the only way to one.

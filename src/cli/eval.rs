@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use ddu::data::{LabelRule, Mask, VOID, label_grid};
+use ddu::data::{LabelRule, Mask, Reads, VOID, label_grid};
 use ddu::engine::{Output, ScoreMap};
 use ddu::eval::{Confusion, Detections, Scores};
 use ddu::model::Model;
@@ -26,7 +26,7 @@ use super::{exit, labelled, note, pipeline, progress_bar, scoring, warn};
 /// Positives of "errors" are the wrongly classified pixels among those of the model's classes; positives
 /// of "unknown" are the pixels of --ood-classes (default: every label that the model has no class for)
 /// against all pixels of the model's classes. Label 255 is void and counts nowhere. Scores that differ
-/// by less than 2^-15 of their size may count as ties; eval.json bounds what that can change. With
+/// by less than 2^-15 of their size may not be told apart; eval.json bounds what that can change. With
 /// --density and without --resize, images are scaled as they were when the density was fitted.
 #[derive(clap::Args)]
 pub struct Args {
@@ -90,6 +90,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let fitted = density.as_ref().and_then(|loaded| loaded.density.origin.resize);
     let resize = args.running.resize().or(fitted);
     let path = args.output.join("eval.json");
+    let mut reads = Reads::new(data.files());
+    reads.extend([&*args.model]);
+    reads.extend(args.scoring.density.as_deref());
+    reads.refuse(&path)?;
     if path.exists() && !args.force {
         let found = "it there already";
         let error = Error::invalid(path.display(), "no such file yet", found);
@@ -125,7 +129,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Event::Failed(index, error) => send(&to, (index, Err(error))),
             Event::Ran(output, items) => {
                 items.into_iter().enumerate().try_for_each(|(at, item)| {
-                    send(&to, (item.index, segment(output, at, item, &scores)))
+                    let index = item.index;
+                    let made = segment(output, at, item, &scores);
+                    send(
+                        &to,
+                        (index, made.map_err(|error| pipeline::of_item((list.name)(index), error))),
+                    )
                 })
             }
         });
@@ -192,7 +201,7 @@ fn segment(output: &Output, at: usize, item: Item<Mask>, scores: &[Score]) -> Re
     let (size, mask) = (output.size, item.data);
     let labels = match mask.size == size {
         true => mask.label,
-        // Of a scaled image a pixel has the label under its middle, as in a fit.
+        // A pixel of a scaled image has the mask's label at its middle, as in a fit.
         false => label_grid(&mask, size, size, size, LabelRule::HalfPixel),
     };
     let (predictions, maps) = pipeline::maps(output, at, scores)?;

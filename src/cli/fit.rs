@@ -6,7 +6,7 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ddu::data::{FileState, Pair};
+use ddu::data::{Dataset, FileState, Reads, regular_target};
 use ddu::density::{Density, Progress};
 use ddu::{Error, Result};
 
@@ -58,6 +58,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn merge(args: &Args) -> anyhow::Result<ExitCode> {
+    Reads::new(args.merge.iter().map(PathBuf::as_path)).refuse(&args.output)?;
     refuse_existing(&args.output, args.force)?;
     let mut shards = args.merge.iter();
     let first = shards.next().ok_or_else(|| Error::Usage("--merge: name densities".into()))?;
@@ -80,6 +81,7 @@ fn refuse_existing(output: &Path, force: bool) -> Result<()> {
         let message = format!("{}: is a folder; name the density file to write", output.display());
         return Err(Error::Usage(message));
     }
+    regular_target(output)?;
     if output.exists() && !force {
         let message = format!("{}: exists already; pass --force to overwrite it", output.display());
         return Err(Error::Usage(message));
@@ -99,9 +101,13 @@ fn start(
     args: &Args,
     empty: Density,
     inputs: String,
-    pairs: &[Pair],
+    data: &Dataset,
 ) -> Result<(Density, Progress)> {
-    let path = checkpoint_path(&args.output);
+    let (path, pairs) = (checkpoint_path(&args.output), &data.pairs);
+    let mut reads = Reads::new(data.files());
+    reads.extend(args.model.as_deref());
+    reads.refuse(&args.output)?;
+    reads.refuse(&path)?;
     let files = FileState::default().hash();
     let progress = Progress { inputs: inputs.clone(), files, done: 0, skipped: Vec::new() };
     let fresh = |empty| (empty, progress);

@@ -5,12 +5,11 @@ mod files;
 mod report;
 mod run;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use ddu::data::{self, Input};
+use ddu::data::{self, Input, Reads, regular_target};
 use ddu::model::Model;
 use ddu::report::json;
 use ddu::score::Score;
@@ -151,19 +150,17 @@ fn refuse_existing(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> 
 
 /// Not even `--force` overwrites what is read.
 fn refuse_inputs(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
-    let read: HashSet<PathBuf> =
-        images.iter().filter_map(|input| input.path.canonicalize().ok()).collect();
+    let mut reads = Reads::new(images.iter().map(|input| &*input.path));
+    reads.extend([&*args.model]);
+    reads.extend(args.scoring.density.as_deref());
     for input in images {
         for kind in kinds {
-            let output = input.output(&args.output, &kind.suffix());
-            if output.canonicalize().is_ok_and(|output| read.contains(&output)) {
-                let (input, output) = (input.path.display(), output.display());
-                return Err(Error::Usage(format!(
-                    "{output} is an input and would be overwritten by a result of {input}; \
-                     give another -o"
-                )));
-            }
+            reads.refuse(&input.output(&args.output, &kind.suffix()))?;
         }
+    }
+    if let Some(report) = args.json.as_ref().filter(|file| file.as_os_str() != "-") {
+        reads.refuse(report)?;
+        regular_target(report)?;
     }
     Ok(())
 }

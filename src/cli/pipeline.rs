@@ -42,7 +42,7 @@ impl Args {
     }
 }
 
-/// A list of images to run. `T` is what an item has beside its image.
+/// A list of images to run. `T` is what an item has in addition to its image.
 pub struct List<'a, T> {
     pub len: usize,
     /// Greatest number of images that run together.

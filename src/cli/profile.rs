@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use ddu::data::Image;
+use ddu::data::{Image, Reads};
 use ddu::engine::Engine;
 use ddu::model::Model;
 use ddu::ops::Size;
@@ -91,6 +91,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Error::Usage(format!("--device cpu has no kernels to profile: {fix}"))
         })??),
     };
+    let mut reads = Reads::new([&*args.model]);
+    reads.extend(args.input.as_deref());
+    reads.extend(args.scoring.density.as_deref());
+    for output in args.csv.iter().chain(&args.json).filter(|file| file.as_os_str() != "-") {
+        reads.refuse(output)?;
+    }
     let model = Model::load(&args.model)?;
     let model_sha256 = model.hash();
     let batch = usize::from(args.batch);

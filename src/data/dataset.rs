@@ -24,6 +24,8 @@ pub struct Dataset {
     pub pairs: Vec<Pair>,
     /// From `classes.txt`, where there is one.
     pub classes: Option<Vec<String>>,
+    /// The split's list and `classes.txt`, where they were read.
+    lists: Vec<PathBuf>,
 }
 
 /// A pair, read.
@@ -71,7 +73,11 @@ impl Dataset {
         };
         let names = root.join("classes.txt");
         let classes = names.exists().then(|| read_class_names(&names)).transpose()?;
-        Ok(Dataset { pairs: ids.into_iter().map(pair).collect(), classes })
+        Ok(Dataset {
+            pairs: ids.into_iter().map(pair).collect(),
+            classes,
+            lists: vec![list, names],
+        })
     }
 
     /// Every image beneath `images`, by path; its mask is the PNG of the same relative path and stem
@@ -95,7 +101,14 @@ impl Dataset {
             mask: input.output(masks, ".png"),
             image: input.path,
         };
-        Ok(Dataset { pairs: inputs.images.into_iter().map(pair).collect(), classes: None })
+        let pairs = inputs.images.into_iter().map(pair).collect();
+        Ok(Dataset { pairs, classes: None, lists: Vec::new() })
+    }
+
+    /// Every file that it reads or has read: none of them may be overwritten.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let pairs = self.pairs.iter().flat_map(|pair| [&*pair.image, &*pair.mask]);
+        pairs.chain(self.lists.iter().map(PathBuf::as_path))
     }
 }
 

@@ -11,7 +11,7 @@ mod jpeg;
 mod label_grid;
 mod mask;
 mod npy;
-pub mod outputs;
+mod outputs;
 mod png;
 mod read;
 
@@ -29,4 +29,5 @@ pub use inputs::{Input, Inputs, resolve};
 pub use label_grid::label_grid;
 pub use mask::{Mask, VOID, read_mask, read_mask_within};
 pub use npy::write_npy;
+pub use outputs::Reads;
 pub use read::read_file;

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)] // the C interface
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::{Buffer, Cost, Counts, Device, DeviceId, Launch, Slice};
@@ -22,6 +23,8 @@ pub struct Simt {
     id: DeviceId,
     schedule: Schedule,
     workers: usize,
+    /// Held by each copy and launch, so that threads that share the device take turns.
+    queue: Mutex<()>,
 }
 
 impl Default for Simt {
@@ -119,6 +122,7 @@ impl Device for Simt {
 
     fn write(&self, to: Slice, from: &[u8]) -> Result<()> {
         to.check_copy(self.id, from.len())?;
+        let _turn = self.enter();
         // SAFETY: the slice lies in a live buffer of this device, which is host memory, and has `from.len()` bytes; launches
         // are synchronous and device memory is never borrowed as a Rust slice, so nothing else uses it.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.address as *mut u8, from.len()) }
@@ -127,6 +131,7 @@ impl Device for Simt {
 
     fn read(&self, from: Slice, to: &mut [u8]) -> Result<()> {
         from.check_copy(self.id, to.len())?;
+        let _turn = self.enter();
         // SAFETY: as for `write`; every byte was initialised by ddu_simt_alloc.
         unsafe {
             std::ptr::copy_nonoverlapping(from.address as *const u8, to.as_mut_ptr(), to.len())
@@ -153,11 +158,16 @@ impl Device for Simt {
 impl Simt {
     /// `workers` OS threads run the blocks.
     pub fn new(schedule: Schedule, workers: usize) -> Self {
-        Simt { id: DeviceId::new(), schedule, workers }
+        Simt { id: DeviceId::new(), schedule, workers, queue: Mutex::new(()) }
+    }
+
+    fn enter(&self) -> MutexGuard<'_, ()> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn execute(&self, launch: &Launch) -> Result<Counts> {
         launch.check(self.id)?;
+        let _turn = self.enter();
         let kernel = launch.kernel();
         let name = CString::new(kernel.name).expect("a kernel's name has no NUL");
         let (schedule, seed) = match self.schedule {

@@ -3,9 +3,9 @@
 
 use super::Histogram;
 
-/// A higher score says "positive"; equal scores are ties. Each figure is exact, but for the scores
-/// that share a bin of their [`Histogram`] with others: they count as ties, and `..._error` bounds
-/// what that may change.
+/// A higher score says "positive"; equal scores are ties. Each figure is exact, but for different scores
+/// that share a bin of their [`Histogram`]: there positives and negatives count as evenly mixed, and
+/// `..._error` bounds what that may change.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Detection {
     pub positives: u64,
@@ -42,24 +42,33 @@ impl Detection {
             let [p, n] = step.counts;
             // Each negative is below every positive above it, and ties with those of its step.
             ordered += u128::from(n) * u128::from(2 * hits + p);
-            let gain = |hits: u64, alarms: u64| p as f64 * hits as f64 / (hits + alarms) as f64;
-            let gained = if p > 0 { gain(hits + p, alarms + n) } else { 0.0 };
-            precision_sum += gained;
-            if !step.tie {
+            let (above, before) = (hits as f64, alarms as f64);
+            let [positive, negative] = [p as f64, n as f64];
+            // All positives of the step at one precision.
+            let gain = |hits: f64, alarms: f64| positive * hits / (hits + alarms);
+            if p > 0 && step.tie {
+                precision_sum += gain(above + positive, before + negative);
+            } else if p > 0 {
                 unordered += u128::from(n) * u128::from(p);
-                if p > 0 {
-                    // All positives first: the precision at each is at most that at the last; all
-                    // negatives first: at least that at the first.
-                    let (best, worst) = (gain(hits + p, alarms), gain(hits + 1, alarms + n));
-                    precision_error += (best - gained).max(gained - worst);
-                }
+                let gained = gain(above + (positive + 1.0) / 2.0, before + negative / 2.0);
+                precision_sum += gained;
+                // All positives first: the precision at each is at most that at the last; all negatives
+                // first: at least that at the first.
+                let best = gain(above + positive, before);
+                let worst = gain(above + 1.0, before + negative);
+                precision_error += (best - gained).max(gained - worst);
             }
             (hits, alarms) = (hits + p, alarms + n);
             // Integers: 0.95 has no exact double.
             if fpr95.is_none() && 100 * hits >= 95 * all_positives {
-                fpr95 = Some(alarms as f64 / all_negatives as f64);
-                if !step.tie {
-                    fpr95_error = n as f64 / all_negatives as f64;
+                let of_all = |alarms: f64| alarms / all_negatives as f64;
+                if step.tie {
+                    fpr95 = Some(of_all(before + negative));
+                } else {
+                    let needed = (95 * all_positives).div_ceil(100) as f64 - above;
+                    let share = needed / positive;
+                    fpr95 = Some(of_all(before + share * negative));
+                    fpr95_error = of_all(negative * share.max(1.0 - share));
                 }
             }
         });

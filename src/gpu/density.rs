@@ -77,10 +77,6 @@ impl DeviceDensity {
         })
     }
 
-    pub fn precision(&self) -> Precision {
-        self.precision
-    }
-
     pub fn packing(&self) -> Packing {
         self.packing
     }

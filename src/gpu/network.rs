@@ -315,7 +315,7 @@ impl Network {
         Buffers { pictures, image, arena, logits, partial, label, entropy }
     }
 
-    /// The buffer of a view, its element and the channels a pixel has in memory.
+    /// The buffer of a view, its element and the channels per pixel in memory.
     fn place(&self, plan: &Plan, view: View) -> Result<(Slice<'_>, Element, usize)> {
         let buffer = plan.buffer(view);
         let pixels = plan.batch * buffer.size.pixels();

@@ -5,6 +5,7 @@ mod density;
 mod device;
 mod fit;
 mod infer;
+mod kept;
 mod malformed;
 #[path = "../common/models.rs"]
 mod models;

@@ -117,6 +117,29 @@ fn copies_are_of_equal_length() {
     assert_eq!(bytes(&a, &x), [POISON; BYTES]);
 }
 
+/// Threads that share a device take turns: a copy never meets a launch half way.
+#[test]
+fn threads_take_turns() {
+    let [a, _] = two();
+    let (x, y) = (filled(&a), filled(&a));
+    std::thread::scope(|scope| {
+        for byte in [1u8, 2] {
+            let (a, x, y) = (&a, &x, &y);
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    a.write(x.all(), &[byte; BYTES]).unwrap();
+                    a.launch(&launch::max_pool(&COPY, tensor(x), tensor(y)).unwrap()).unwrap();
+                    let got = bytes(a, y);
+                    assert!(
+                        [1, 2].contains(&got[0]) && got.iter().all(|b| *b == got[0]),
+                        "{got:?}"
+                    );
+                }
+            });
+        }
+    });
+}
+
 /// A tile is one of the list: a changed one would leave pixels out or write outside.
 #[test]
 fn a_changed_tile_is_refused() {

@@ -32,7 +32,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         resize,
     );
     let inputs = inputs_hash(&empty, &data.pairs, &map);
-    let (density, progress) = super::start(&args, empty, inputs, &data.pairs)?;
+    let (density, progress) = super::start(&args, empty, inputs, &data)?;
     let mut engine = device.engine(model)?;
     let classes = density.origin.classes.len();
     let fit = Fit::new(density, &engine)?;

@@ -178,7 +178,7 @@ impl DeviceMemory {
     }
 }
 
-/// Bytes of the current context's device that nobody has taken.
+/// Free bytes of the current context's device.
 pub fn free_memory() -> Result<usize> {
     let (mut free, mut total) = (0, 0);
     // SAFETY: two sizes are written through pointers that are valid for them.

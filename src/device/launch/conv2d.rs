@@ -51,7 +51,7 @@ pub(in crate::device) static SOURCE: Source = Source {
     constants: &[("BK", K_BLOCK)],
 };
 
-/// Values of the reduction a block of the main loop takes (`BK`).
+/// Values of the reduction per step of the main loop (`BK`).
 pub const K_BLOCK: usize = 32;
 
 /// A template instance: pixels x output channels of a block.
@@ -81,7 +81,7 @@ impl ConvTile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ConvTiling {
     pub tile: ConvTile,
-    /// Parts of the reduction, each summed by blocks of its own; 1: no second kernel.
+    /// Parts of the reduction, each summed by separate blocks; 1: no second kernel.
     pub splits: usize,
     /// Blocks of [`K_BLOCK`] in a split (the last may have fewer).
     pub k_blocks: usize,
@@ -93,7 +93,7 @@ impl ConvTiling {
     pub fn new(conv: &Conv2d, tile: ConvTile, splits: usize) -> Self {
         let all = reduction(conv).div_ceil(K_BLOCK);
         let k_blocks = all.div_ceil(splits.min(all));
-        // Rounding up may leave the last splits empty: only as many as have work.
+        // Rounding up may make the last splits empty: only as many as have work.
         ConvTiling { tile, splits: all.div_ceil(k_blocks), k_blocks }
     }
 
@@ -113,13 +113,6 @@ impl ConvTiling {
         let tile = fitting().find(|t| t.pixels == 64).unwrap_or(&TILES[3]);
         let limit = (reduction(conv).div_ceil(K_BLOCK) / 8).max(1);
         ConvTiling::new(conv, *tile, (multiprocessors / blocks(tile).max(1)).clamp(1, limit))
-    }
-
-    /// Blocks of the main kernel.
-    pub fn blocks(&self, conv: &Conv2d, pixels: usize) -> usize {
-        pixels.div_ceil(self.tile.pixels)
-            * conv.out_channels.div_ceil(self.tile.channels)
-            * self.splits
     }
 
     /// Bytes of the partial sums.
@@ -185,7 +178,7 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
     require(what, whole, "splits that cover the reduction, none empty", format!("{tiling:?}"))?;
 
     let p = |value| param(what, value);
-    // The kernel's own index arithmetic: positions in the padded image and in the reduction.
+    // What the kernel computes in 32 bits: positions in the padded image and in the reduction.
     let side =
         conv.dilation.saturating_mul(conv.kernel) + o.x.size.h.max(o.x.size.w) + conv.padding;
     require(what, side < 1 << 27, "a padded image below 2^27", side)?;

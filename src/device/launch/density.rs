@@ -166,7 +166,7 @@ impl DensityTile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct DensityTiling {
     pub tile: DensityTile,
-    /// Parts of the classes, each with blocks of its own; 1: no second kernel.
+    /// Parts of the classes, each with separate blocks; 1: no second kernel.
     pub splits: usize,
     /// Classes of a split (the last may have fewer).
     pub per_split: usize,
@@ -177,7 +177,7 @@ impl DensityTiling {
     /// If `classes` or `splits` is 0.
     pub fn new(tile: DensityTile, classes: usize, splits: usize) -> Self {
         let per_split = classes.div_ceil(splits.min(classes));
-        // Rounding up may leave the last splits empty: only as many as have work.
+        // Rounding up may make the last splits empty: only as many as have work.
         DensityTiling { tile, splits: classes.div_ceil(per_split), per_split }
     }
 
@@ -216,7 +216,7 @@ impl DensityTiling {
         ))
     }
 
-    /// Bytes of what the splits leave to the merge.
+    /// Bytes of the partial results that the splits store for the merge.
     pub fn partial_bytes(&self, pixels: usize) -> usize {
         if self.splits == 1 { 0 } else { self.splits * pixels * 16 }
     }

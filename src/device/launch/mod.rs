@@ -209,7 +209,7 @@ fn shape(tensor: &Tensor) -> [usize; 4] {
     [tensor.batch, tensor.size.h, tensor.size.w, tensor.channels]
 }
 
-/// Bytes of a tensor's own channels.
+/// Bytes of a tensor's channels, those it shares its pixels with left out.
 fn tensor_bytes(tensor: &Tensor) -> usize {
     tensor.pixels() * tensor.channels * tensor.element.bytes()
 }
