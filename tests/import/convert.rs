@@ -150,7 +150,7 @@ fn nothing_that_is_read_is_overwritten() {
         let before = bench.read(output);
         let (code, _, said) = bench.convert(&format!("{arguments} --force"));
         assert_eq!(code, 2, "{arguments}: {said}");
-        assert!(said.contains("is read by this command"), "{arguments}: {said}");
+        assert!(said.contains("is an input of this command"), "{arguments}: {said}");
         assert!(before == bench.read(output), "{arguments}");
     }
     assert!(Path::new(&bench.0.path().join("hub/config.json")).exists());

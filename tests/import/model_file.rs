@@ -95,6 +95,27 @@ fn senseless_configurations_are_refused() {
     }
 }
 
+/// Metadata and names of tensors are the file's: they must not reach a terminal as they are.
+#[test]
+fn control_characters_are_escaped_and_messages_bounded() {
+    let bytes = saved(&random_model(small(Backbone::Resnet18), 3));
+    let evil = format!("\n\x1b[31mPWNED\r{}", "A".repeat(5000));
+    let mut format = metadata(&bytes);
+    format.insert("ddu.format".into(), evil.clone());
+    let mut config = metadata(&bytes);
+    let with_class =
+        config["ddu.config"].replacen("\"smp\"", &format!("[\"{}", "b".repeat(5000)), 1);
+    config.insert("ddu.config".into(), with_class);
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<_> = file.iter().collect();
+    tensors[0].0 = &evil;
+    let renamed = content_hash::serialize("test", &tensors, metadata(&bytes)).unwrap();
+    for damaged in [with(&bytes, format), with(&bytes, config), renamed] {
+        let line = refused(&damaged);
+        assert!(!line.contains(char::is_control) && line.len() < 2100, "{line}");
+    }
+}
+
 /// Densities name the model that they were fitted with by its hash: it must not change with the format.
 #[test]
 fn the_demo_model_keeps_its_hash_and_its_bytes() {
