@@ -57,7 +57,7 @@ const SHADES: [f32; 5] = [0.15, 0.3, 0.45, 0.6, 0.75];
 
 /// One colour per class, all different. A class keeps its colour when others come after it.
 ///
-/// The first that is [`DISTANCE`] from all before it: the usual one, its shades, the sequence; else the one that
+/// The first that is 18 Delta E away from all before it: the usual one, its shades, the sequence; else the one that
 /// is farthest from them.
 pub fn of(classes: &[String]) -> Vec<[u8; 3]> {
     let sequence: Vec<Seen> = (0..TRIED).map(|i| Seen::new(in_sequence(i))).collect();

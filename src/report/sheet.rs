@@ -91,7 +91,7 @@ fn bar(canvas: &mut Canvas, top: usize, left: usize, width: usize, scale: &Scale
     for i in 1..before {
         column(left + i, BAR * i / before, scale.color(first));
     }
-    for i in 1..after {
+    for i in 1..=after {
         column(left + width - i, BAR * i / after, scale.color(last));
     }
     let (start, length) = (left + before, width - before - after);
@@ -99,16 +99,17 @@ fn bar(canvas: &mut Canvas, top: usize, left: usize, width: usize, scale: &Scale
         let value = first + (i as f32 + 0.5) / length as f32 * (last - first);
         column(start + i, BAR, scale.color(value));
     }
+    let ticks = Ticks::new(first.min(last), first.max(last), length as f32 / EM / 1.4);
     let mut taken: Vec<[f32; 2]> = Vec::new();
-    // What lies beyond first: ticks give way to it.
-    for (text, at) in beyond.iter().zip([0.0, 1.0]) {
-        let Some(text) = text else { continue };
-        let wide = text::width(text, EM);
+    // The ends with values beyond them come first: ticks give way.
+    for ((beyond, end), at) in beyond.iter().zip(scale.range).zip([0.0, 1.0]) {
+        let Some(beyond) = beyond else { continue };
+        let text = format!("{} {beyond}", ticks.label(f64::from(end)));
+        let wide = text::width(&text, EM);
         let x = left as f32 + at * (width as f32 - wide);
         taken.push([x - 0.4 * EM, x + wide + 0.4 * EM]);
-        canvas.text(x, (top + BAR) as f32 + 4.0 + 0.95 * EM, text, EM, INK);
+        canvas.text(x, (top + BAR) as f32 + 4.0 + 0.95 * EM, &text, EM, INK);
     }
-    let ticks = Ticks::new(first.min(last), first.max(last), length as f32 / EM / 1.4);
     for tick in &ticks.at {
         let at = start as f32 + scale.place(*tick as f32) * length.saturating_sub(1) as f32;
         let label = ticks.label(*tick);
