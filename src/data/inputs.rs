@@ -4,8 +4,9 @@
 //! folders on stdin, one a line). The results of a file carry its stem; those of a folder or glob
 //! mirror the tree beneath the folder, or beneath the part of the glob before its first wildcard.
 //! A file that is named is always attempted; of what is found in a folder or by a glob, hidden
-//! files and files that are no images are left out. Results of an earlier run are never inputs, so
-//! that a command can be repeated, also one that writes beside its inputs.
+//! files and files that are no images are left out. Results of an earlier run are no inputs, even where
+//! they are named (as by a shell's `photos/*`), so that a command can be repeated that writes beside its
+//! inputs.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -124,7 +125,7 @@ impl Search {
                 _ => Error::io(path, "read", error),
             };
             self.fail(path, error);
-        } else if self.is_result(path) {
+        } else if lies_among_results(path) {
             self.inputs.left_out.push(path.into());
         } else {
             let stem = Path::new(path.file_name().unwrap_or(path.as_os_str())).with_extension("");
@@ -184,7 +185,7 @@ impl Search {
 
     /// A file in a folder or matched by a glob.
     fn found(&mut self, path: &Path, root: &Path) {
-        if self.is_result(path) {
+        if self.in_output(path) && result_stem(path).is_some() || lies_among_results(path) {
             return;
         }
         if !looks_like_image(path) {
@@ -196,32 +197,36 @@ impl Search {
         self.inputs.images.push(Input { path: path.into(), stem });
     }
 
-    /// Whether `ddu infer` wrote it: named like a result, and in the output folder or among the other
-    /// results of its image.
-    fn is_result(&self, path: &Path) -> bool {
-        const SUFFIXES: [&str; 6] = [
-            ".label.png",
-            ".overlay.png",
-            ".entropy.png",
-            ".density.png",
-            ".entropy.npy",
-            ".density.npy",
-        ];
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let Some(stem) = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)) else {
-            return false;
-        };
-        let sibling = |suffix: &str| path.with_file_name(format!("{stem}{suffix}")).is_file();
-        let in_output = || {
-            let output = self.output.as_ref();
-            output.is_some_and(|output| path.canonicalize().is_ok_and(|p| p.starts_with(output)))
-        };
-        in_output() || sibling(".label.png") && sibling(".entropy.npy")
+    fn in_output(&self, path: &Path) -> bool {
+        let output = self.output.as_ref();
+        output.is_some_and(|output| path.canonicalize().is_ok_and(|p| p.starts_with(output)))
     }
 
     fn fail(&mut self, path: &Path, error: Error) {
         self.inputs.failed.push((path.into(), error));
     }
+}
+
+/// The image's name in the name of a file that `ddu infer` may have written.
+fn result_stem(path: &Path) -> Option<String> {
+    const SUFFIXES: [&str; 6] = [
+        ".label.png",
+        ".overlay.png",
+        ".entropy.png",
+        ".density.png",
+        ".entropy.npy",
+        ".density.npy",
+    ];
+    let name = path.file_name()?.to_str()?;
+    SUFFIXES.iter().find_map(|suffix| Some(name.strip_suffix(suffix)?.to_owned()))
+}
+
+/// Whether the file is a result of a run: the two that every image gets lie beside it.
+fn lies_among_results(path: &Path) -> bool {
+    result_stem(path).is_some_and(|stem| {
+        let beside = |suffix: &str| path.with_file_name(format!("{stem}{suffix}")).is_file();
+        beside(".label.png") && beside(".entropy.npy")
+    })
 }
 
 /// Whether the name exists, a dangling link included.
@@ -337,10 +342,11 @@ mod tests {
             for arguments in [&[folder.path().to_owned()][..], &[path("*.png")], &shell] {
                 let inputs = resolve(arguments, output, &b""[..]).unwrap();
                 let mut found = stems(&inputs);
-                // Nobody's result unless it lies in the output folder.
+                // Alone it is a result only where it is found in the output folder.
                 found.retain(|stem| *stem != "b.label");
                 assert_eq!(found, ["a"], "{arguments:?}");
-                assert_eq!(inputs.images.len(), if output == folder.path() { 1 } else { 2 });
+                let own = output == folder.path() && arguments.len() == 1;
+                assert_eq!(inputs.images.len(), if own { 1 } else { 2 });
                 assert!(inputs.failed.is_empty(), "{:?}", inputs.failed);
             }
         }

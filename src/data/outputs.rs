@@ -2,7 +2,7 @@
 //! path leads there: links, `..`, another name of the same file.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -52,12 +52,18 @@ fn place(path: &Path) -> PathBuf {
     if let Ok(place) = path.canonicalize() {
         return place;
     }
-    match (path.parent(), path.file_name()) {
-        (Some(folder), Some(name)) if folder.as_os_str().is_empty() => {
-            place(Path::new(".")).join(name)
+    let mut parts = path.components();
+    let last = parts.next_back();
+    // What is not there is no link: `..` behind it leads back.
+    match last {
+        Some(Component::Normal(name)) => place(parts.as_path()).join(name),
+        Some(Component::ParentDir) => {
+            let folder = place(parts.as_path());
+            folder.parent().map_or(folder.clone(), Path::to_owned)
         }
-        (Some(folder), Some(name)) => place(folder).join(name),
-        _ => path.into(),
+        Some(Component::CurDir) => place(parts.as_path()),
+        None => Path::new(".").canonicalize().unwrap_or_default(),
+        Some(Component::RootDir | Component::Prefix(_)) => path.into(),
     }
 }
 
@@ -94,7 +100,14 @@ mod tests {
                 "{error}"
             );
         };
-        for name in ["a/photo.png", "a/model", "a/b/../photo.png", "a/./model", "a/b/../later"] {
+        for name in [
+            "a/photo.png",
+            "a/model",
+            "a/b/../photo.png",
+            "a/./model",
+            "a/new/../later",
+            "a/n/m/../../model",
+        ] {
             refused(name);
         }
         for name in ["a/b/free", "a/b/photo.png", "photo.png", "none/photo.png"] {

@@ -59,7 +59,8 @@ fn a_checkpoint_is_left_once_its_masks_changed_or_a_fit_starts_anew() {
     let mask = bench.path("voc/SegmentationClass/s006.png");
     let good = std::fs::read(&mask).unwrap();
     std::fs::write(&mask, b"no mask").unwrap();
-    let stopped = format!("{TRAIN} -o d --checkpoint-every 3 --fail-fast");
+    let map = "--class-map 9=void";
+    let stopped = format!("{TRAIN} -o d {map} --checkpoint-every 3 --fail-fast");
     let stop = || assert_eq!(fit(&bench, &stopped).code, 1);
     stop();
     assert!(bench.path("d.partial").exists());
@@ -67,18 +68,19 @@ fn a_checkpoint_is_left_once_its_masks_changed_or_a_fit_starts_anew() {
     let first = bench.path("voc/SegmentationClass/s001.png");
     let label = std::fs::read(&first).unwrap();
     std::fs::copy(bench.path("voc/SegmentationClass/s002.png"), &first).unwrap();
-    let refused = fit(&bench, &format!("{TRAIN} -o d --resume"));
+    let refused = fit(&bench, &format!("{TRAIN} -o d {map} --resume"));
     assert_eq!(refused.code, 1, "{}", refused.stderr);
     assert!(refused.stderr.contains("masks that changed since"), "{}", refused.stderr);
     // --force drops the checkpoint before anything else can go wrong.
-    let anew = fit(&bench, &format!("{TRAIN} -o d --force --fail-fast --checkpoint-every 100"));
+    let anew =
+        fit(&bench, &format!("{TRAIN} -o d {map} --force --fail-fast --checkpoint-every 100"));
     assert_eq!(anew.code, 1, "{}", anew.stderr);
     assert!(!bench.path("d.partial").exists());
     // A later pair may be mended.
     std::fs::write(&first, label).unwrap();
     stop();
     std::fs::write(&mask, good).unwrap();
-    ok(fit(&bench, &format!("{TRAIN} -o d --resume")));
+    ok(fit(&bench, &format!("{TRAIN} -o d {map} --resume")));
 }
 
 #[cfg(unix)]
