@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, HashSet};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ddu::cpu::Runner;
-use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Family, Model, Tensor, config, units};
+use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Model, Tensor, config, units};
 use ddu::ops::Size;
 use ddu::plan::{Folded, Op, compile};
 
 /// segmentation-models-pytorch `DeepLabV3Plus("resnet18", classes=9, encoder_output_stride=16)`.
 fn network() -> Model {
     let config = Config {
-        family: Family::Smp,
+        family: config::SMP.into(),
         backbone: Backbone::Resnet18,
         stem_channels: 64,
         stage_width: [64, 128, 256, 512],

@@ -7,9 +7,7 @@
 use std::path::PathBuf;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ddu::density::{
-    Covariance, Evaluator, Gaussians, Moments, Options, Prior, Score, round_to_half,
-};
+use ddu::density::{Covariance, Evaluator, Gaussians, Moments, Options, Prior, round_to_half};
 use safetensors::SafeTensors;
 
 const PIXELS: usize = 92 * 120;
@@ -88,7 +86,7 @@ fn evaluate(criterion: &mut Criterion) {
             .expect("classes with many samples");
         let evaluator = Evaluator::new(&gaussians);
         for (name, early_exit) in [("dense", false), ("early-exit", true)] {
-            let options = Options { score: Score::Density, early_exit, nearest: false };
+            let options = Options { relative: false, early_exit, nearest: false };
             let run = || evaluator.evaluate(&input.features, &input.predicted, options);
             let work = 100.0 * run().work;
             println!("{} {classes} classes {name}: {work:.1} % of the triangle", input.name);

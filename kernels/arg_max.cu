@@ -9,7 +9,6 @@ struct ArgMaxParams {
     uint8_t* label;
     int32_t pixels, classes, stride, unused;
 };
-static_assert(sizeof(ArgMaxParams) == 32 && offsetof(ArgMaxParams, unused) == 28, "twin: src/device/params.rs");
 
 DEVICE void first_greatest(const ArgMaxParams& p) {
     const int64_t pixel = int64_t(blockIdx.x) * 256 + threadIdx.x;

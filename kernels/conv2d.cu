@@ -13,7 +13,7 @@
 // ring of STAGES tiles; rows of 64 bytes, their four 16-byte chunks permuted by row / 2 % 4, so that
 // ldmatrix reads without bank conflicts. Out-of-image, M, N and K tails are zero-filled copies.
 // splits > 1: each split writes f32 sums to partial [splits, M, N]; conv2d_reduce adds them in order.
-// Shared memory: shared_bytes() below, the launch's twin asserts the same number.
+// Shared memory: shared_bytes() below.
 #include "common/epilogue.cuh"
 
 struct Conv2dParams {
@@ -29,8 +29,6 @@ struct Conv2dParams {
     int32_t relu, output_f32;
     int32_t splits, k_blocks;  // blocks of BK in each split
 };
-static_assert(sizeof(Conv2dParams) == 120 && offsetof(Conv2dParams, batch) == 48 && offsetof(Conv2dParams, k_blocks) == 116,
-              "twin: src/device/params.rs");
 
 constexpr int BK = 32;
 
@@ -206,7 +204,7 @@ using Tile128x128 = Tile<128, 128, 64, 32, 4>;
 using Tile128x64 = Tile<128, 64, 64, 32, 4>;
 using Tile64x64 = Tile<64, 64, 32, 32, 4>;
 using Tile64x32 = Tile<64, 32, 32, 16, 4>;
-// The launch's twins (src/device/kernels.rs) hold the same numbers.
+// src/device/launch/conv2d.rs has the same numbers (tests/twins.rs).
 static_assert(Tile128x128::THREADS == 256 && Tile128x128::shared_bytes() == 69632, "");
 static_assert(Tile128x64::THREADS == 128 && Tile128x64::shared_bytes() == 49152, "");
 static_assert(Tile64x64::THREADS == 128 && Tile64x64::shared_bytes() == 32768, "");

@@ -294,7 +294,7 @@ DEVICE void merge(const DensityParams& p) {
 using Tile256 = Tile<8, 256, 2>;
 using Tile128 = Tile<4, 256, 2>;
 using Tile64 = Tile<2, 512, 2>;
-// The launch's twin (src/device/kernels.rs) holds the same numbers. The first does not fit GPUs with 99 KiB.
+// src/device/launch/density.rs has the same numbers (tests/twins.rs). The first does not fit GPUs with 99 KiB.
 static_assert(Tile256::shared_bytes() == 166528 && Tile128::shared_bytes() == 100992 && Tile64::shared_bytes() == 100992, "");
 
 }  // namespace

@@ -287,7 +287,7 @@ template <class T> DEVICE void density(const DensityParams& p) {
     }
 }
 
-// The launch's twin (src/device/kernels.rs) holds the same numbers.
+// src/device/launch/density.rs has the same numbers (tests/twins.rs).
 static_assert(Tile<2>::shared_bytes() == 136832 && Tile<1>::shared_bytes() == 71296, "");
 
 }  // namespace

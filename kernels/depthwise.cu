@@ -16,7 +16,6 @@ struct DepthwiseParams {
     int32_t kernel, stride, dilation, padding;
     int32_t relu, unused;
 };
-static_assert(sizeof(DepthwiseParams) == 88 && offsetof(DepthwiseParams, relu) == 80, "twin: src/device/params.rs");
 
 DEVICE void depthwise2d(const DepthwiseParams& p) {
     const int groups = p.channels / 8;

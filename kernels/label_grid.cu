@@ -12,7 +12,6 @@ struct LabelGridParams {
     int32_t batch, mask_h, mask_w, image_h, image_w, padded_h, padded_w, grid_h, grid_w;
     int32_t align_corners;
 };
-static_assert(sizeof(LabelGridParams) == 56 && offsetof(LabelGridParams, align_corners) == 52, "twin: src/device/params.rs");
 
 // The row (or column) of the mask, or -1.
 DEVICE int64_t source(int64_t i, int64_t cells, int64_t padded, int64_t image, int64_t mask, bool align_corners) {

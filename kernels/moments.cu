@@ -39,8 +39,6 @@ struct MomentsParams {
     double* scatter;        // [classes, D, D], the lower triangle
     int32_t batch, cells, feature_stride, channels, classes, segments, slots, blocks;
 };
-static_assert(sizeof(MomentsParams) == 160 && offsetof(MomentsParams, batch) == 128 && offsetof(MomentsParams, blocks) == 156,
-              "twin: src/device/params.rs");
 
 namespace {
 
@@ -200,7 +198,7 @@ constexpr int STEP = 32;            // pixels in shared memory at once
 constexpr int TILE = STEP * BLOCK;  // halves: [pixel][channel], chunks of 8 permuted by pixel % 8
 constexpr int THREADS = 128;        // warps 2 x 2, 32 x 32 of the block each
 constexpr int CELLS_AT = 4 * TILE * 2, SHIFTS_AT = CELLS_AT + CHUNK * 4;
-static_assert(SHIFTS_AT + 2 * BLOCK * 8 == 19456, "the launch's twin holds the same number");
+static_assert(SHIFTS_AT + 2 * BLOCK * 8 == 19456, "as in the launch file (tests/twins.rs)");
 
 DEVICE int x_at(int pixel, int chunk) { return pixel * BLOCK + ((chunk ^ (pixel & 7)) << 3); }
 

@@ -12,7 +12,6 @@ struct PoolParams {
     int32_t batch, channels, in_h, in_w, in_stride, out_h, out_w, out_stride;
     int32_t kernel, stride, padding, unused;
 };
-static_assert(sizeof(PoolParams) == 64 && offsetof(PoolParams, kernel) == 48, "twin: src/device/params.rs");
 
 DEVICE void max_pool2d(const PoolParams& p) {
     const int groups = p.channels / 8;

@@ -11,7 +11,6 @@ struct PreprocessParams {
     float mean[3], std[3];
     int32_t unused;
 };
-static_assert(sizeof(PreprocessParams) == 64 && offsetof(PreprocessParams, mean) == 36, "twin: src/device/params.rs");
 
 DEVICE void normalise(const PreprocessParams& p) {
     const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x;

@@ -10,7 +10,6 @@ struct ResizeParams {
     int32_t batch, channels, in_h, in_w, in_stride, out_h, out_w, out_stride;
     int32_t align_corners, unused;
 };
-static_assert(sizeof(ResizeParams) == 56 && offsetof(ResizeParams, align_corners) == 48, "twin: src/device/params.rs");
 
 DEVICE void bilinear(const ResizeParams& p) {
     const int groups = p.channels / 8;

@@ -19,7 +19,6 @@ struct StemParams {
     half* output;
     int32_t batch, in_h, in_w, out_h, out_w, out_c, out_stride, relu;
 };
-static_assert(sizeof(StemParams) == 64 && offsetof(StemParams, relu) == 60, "twin: src/device/params.rs");
 
 namespace {
 
@@ -28,7 +27,7 @@ constexpr int PATCH_H = 2 * ROWS + 5, PATCH_W = 2 * COLUMNS + 6;  // one column 
 constexpr int K = 7 * 8 * 4, K_STRIDE = K + 8;                    // 29 x 16 bytes: ldmatrix without conflicts
 constexpr int WEIGHTS_AT = (PATCH_H * PATCH_W * 8 + 127) / 128 * 128;
 constexpr int OUT_STRIDE = CHANNELS + 8;
-static_assert(WEIGHTS_AT + CHANNELS * K_STRIDE * 2 == 36992, "the launch's twin holds the same number");
+static_assert(WEIGHTS_AT + CHANNELS * K_STRIDE * 2 == 36992, "as in the launch file (tests/twins.rs)");
 static_assert(ROWS * COLUMNS * OUT_STRIDE * 4 <= 36992, "y fits where patch and weights were");
 
 DEVICE void stem7x7(const StemParams& p) {

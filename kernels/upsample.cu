@@ -11,7 +11,6 @@ struct UpsampleParams {
     int32_t batch, in_h, in_w, out_h, out_w, crop_h, crop_w;
     int32_t align_corners;
 };
-static_assert(sizeof(UpsampleParams) == 48 && offsetof(UpsampleParams, align_corners) == 44, "twin: src/device/params.rs");
 
 DEVICE float blend(float a, float b, float weight) {
     if (weight == 0.0f) return a;

@@ -4,10 +4,10 @@
 //! to fp16 on both sides, so only accumulation and the rounding of the output differ. With
 //! nrms(e) = sqrt(sum e^2 / sum want^2), an op passes if nrms(got - want) <= 2 nrms(plain) + 1e-6, where
 //! plain is the error of a plain loop with fp16 inputs and f32 accumulation: the rounding of `want` to
-//! fp16, or for f32 logits u sqrt(n), the random walk of n roundings (u = 2^-24). The head has a bound of
-//! its own. A NaN or infinity fails.
+//! fp16, or for f32 logits u sqrt(n), the random walk of n roundings (u = 2^-24). The head's bound is
+//! derived where it is computed. A NaN or infinity fails.
 //!
-//! End to end: the device's own chain against plain f32, from the same picture. With L convolutions,
+//! End to end: the device's chain of ops against plain f32, from the same picture. With L convolutions,
 //! activations and weights are each rounded L times, independently, with a relative rms of at most
 //! 2^-11 / sqrt(3); twice sqrt(2 L) of that is the limit of the logits' nrms. Labels must agree on
 //! 99.5 % of the pixels.
@@ -18,11 +18,12 @@ use crate::cpu;
 use crate::data::Image;
 use crate::device::Device;
 use crate::engine::Engine;
-use crate::error::Result;
-use crate::gpu::network::{Network, Step};
+use crate::error::{Error, Result};
+use crate::gpu::network::Network;
+use crate::gpu::step::Step;
 use crate::model::Model;
 use crate::ops::Size;
-use crate::plan::{Folded, Node, Op, Plan, View, compile};
+use crate::plan::{Folded, Node, Op, Plan, View};
 
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Comparison {
@@ -72,8 +73,11 @@ pub fn compare(model: Model, device: Box<dyn Device>, image: &Image) -> Result<C
     for weight in folded.convs.iter_mut().flat_map(|conv| &mut conv.weight) {
         *weight = rounded(*weight);
     }
-    let plan = compile(model.config(), &folded, 1, image.size)?;
-    let mut network = Network::new(device, folded.clone(), mean, std, classes)?;
+    let mut engine = Engine::on(model, device)?;
+    let plan = engine.plan(1, image.size)?;
+    let Some(network) = engine.network_mut() else {
+        return Err(Error::invalid("compare", "a device with kernels", "cpu"));
+    };
     network.prepare(&plan)?;
     network.write_pictures(&plan, &[image])?;
     let mut ops = Vec::new();
@@ -82,7 +86,7 @@ pub fn compare(model: Model, device: Box<dyn Device>, image: &Image) -> Result<C
     runner.prepare(&plan);
     cpu::preprocess::preprocess(&[&image.rgb], image.size, mean, std, runner.input(&plan));
     let step = network.preprocess(&plan)?;
-    run(&network, &step)?;
+    run(network, &step)?;
     let got = network.read(&plan, plan.input)?;
     ops.push(error(&step, &plan, plan.input, &got, runner.read(&plan, plan.input), None));
     round_to_f16(&mut runner, &plan, plan.input);
@@ -96,7 +100,7 @@ pub fn compare(model: Model, device: Box<dyn Device>, image: &Image) -> Result<C
             network.write(&plan, view, runner.read(&plan, view))?;
         }
         let step = network.step(&plan, node)?;
-        run(&network, &step)?;
+        run(network, &step)?;
         runner.step(&plan, node);
         let got = network.read(&plan, node.output)?;
         let wide = node.output.buffer == plan.logits.buffer;
@@ -110,10 +114,16 @@ pub fn compare(model: Model, device: Box<dyn Device>, image: &Image) -> Result<C
 
     network.write(&plan, plan.logits, runner.read(&plan, plan.logits))?;
     let step = network.head(&plan)?;
-    run(&network, &step)?;
-    ops.push(head_error(&step, &network, &plan, classes, runner.read(&plan, plan.logits))?);
+    run(network, &step)?;
+    ops.push(head_error(&step, network, &plan, classes, runner.read(&plan, plan.logits))?);
 
-    let end_to_end = end_to_end(model, network, &plan, image)?;
+    network.write_pictures(&plan, &[image])?;
+    for step in network.steps(&plan)? {
+        run(network, &step)?;
+    }
+    let logits = network.read(&plan, plan.logits)?;
+    let maps = network.maps(&plan, 0)?;
+    let end_to_end = end_to_end(engine.into_model(), &plan, image, logits, maps)?;
     Ok(Comparison { ops, end_to_end })
 }
 
@@ -147,7 +157,7 @@ struct Errors {
     error: f64,
     plain: f64,
     want: f64,
-    most: f64,
+    max_abs: f64,
     worst: usize,
     finite: bool,
 }
@@ -160,10 +170,10 @@ impl Errors {
             let (got, exact) = (f64::from(got), f64::from(want));
             let off = (got - exact).abs();
             if !off.is_finite() && sums.finite {
-                (sums.finite, sums.most, sums.worst) = (false, f64::INFINITY, i);
+                (sums.finite, sums.max_abs, sums.worst) = (false, f64::INFINITY, i);
             }
-            if off > sums.most {
-                (sums.most, sums.worst) = (off, i);
+            if off > sums.max_abs {
+                (sums.max_abs, sums.worst) = (off, i);
             }
             sums.error += off * off;
             sums.want += exact * exact;
@@ -209,9 +219,9 @@ fn op_error(step: &Step, shape: [usize; 4], errors: &Errors, limit: f64) -> OpEr
     let nrms = errors.nrms(errors.error);
     OpError {
         name: step.name.into(),
-        kernels: step.launches.iter().map(|launch| launch.kernel.name).collect(),
+        kernels: step.launches.iter().map(|launch| launch.kernel().name).collect(),
         shape,
-        max_abs: errors.most,
+        max_abs: errors.max_abs,
         worst: [i / (h * w * c), i / (w * c) % h, i / c % w, i % c],
         nrms,
         limit,
@@ -238,7 +248,7 @@ fn head_error(
     // makes of a slip in the logits at most 2 slip ln C of entropy; exponentials, sums and logarithm add
     // (C + 8) u (1 + ln C). The nrms of errors that all keep this bound is at most bound / rms(want).
     let u = 2f64.powi(-24);
-    let s = logits.iter().fold(0.0, |most, l| f64::max(most, f64::from(l.abs())));
+    let s = logits.iter().fold(0.0, |max, l| f64::max(max, f64::from(l.abs())));
     let slip = 12.0 * u * (head.grid.h.max(head.grid.w) + 1) as f64 * s + 8.0 * u * s;
     let ln_c = (classes as f64).ln();
     let bound = 2.0 * slip * ln_c + (classes as f64 + 8.0) * u * (1.0 + ln_c);
@@ -247,18 +257,18 @@ fn head_error(
     Ok(op_error(step, [1, plan.image.h, plan.image.w, 1], &errors, limit))
 }
 
-fn end_to_end(model: Model, network: Network, plan: &Plan, image: &Image) -> Result<EndToEnd> {
-    network.write_pictures(plan, &[image])?;
-    for step in network.steps(plan)? {
-        run(&network, &step)?;
-    }
-    let got = network.read(plan, plan.logits)?;
-    let (label, entropy) = network.maps(plan, 0)?;
-
+/// The device's logits, labels and entropy against those of the CPU path.
+fn end_to_end(
+    model: Model,
+    plan: &Plan,
+    image: &Image,
+    logits: Vec<f32>,
+    (label, entropy): (Vec<u8>, Vec<f32>),
+) -> Result<EndToEnd> {
     let mut engine = Engine::new(model);
     let output = engine.run(&[image])?;
     let maps = output.maps(0)?;
-    let errors = Errors::of(got.into_iter().zip(output.logits(0)?.iter().copied()), false);
+    let errors = Errors::of(logits.into_iter().zip(output.logits(0)?.iter().copied()), false);
     let equal = label.iter().zip(&maps.label).filter(|(a, b)| a == b).count();
     let labels_equal = equal as f64 / label.len() as f64;
     let entropies = Errors::of(entropy.into_iter().zip(maps.entropy), false);
@@ -267,12 +277,12 @@ fn end_to_end(model: Model, network: Network, plan: &Plan, image: &Image) -> Res
     let labels_limit = 0.995;
     let logits_nrms = errors.nrms(errors.error);
     Ok(EndToEnd {
-        logits_max_abs: errors.most,
+        logits_max_abs: errors.max_abs,
         logits_nrms,
         logits_limit,
         labels_equal,
         labels_limit,
-        entropy_max_abs: entropies.most,
+        entropy_max_abs: entropies.max_abs,
         pass: errors.finite
             && entropies.finite
             && logits_nrms <= logits_limit

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::cpu;
 use crate::data::Image;
-use crate::density::{Evaluator, Gaussians, Options, Score};
+use crate::density::{Evaluator, ModelGaussians, Options};
 use crate::device::Device;
 use crate::device::launch::density::Precision;
 use crate::error::{Error, Result};
@@ -16,6 +16,7 @@ use crate::host;
 use crate::model::Model;
 use crate::ops::Size;
 use crate::plan::{Folded, Plan, View, compile};
+use crate::score::{Needs, Score};
 
 pub struct Engine {
     model: Model,
@@ -25,17 +26,17 @@ pub struct Engine {
 
 /// What runs the plans.
 enum Backend {
-    Cpu { runner: cpu::Runner, scoring: Option<Scoring> },
+    Cpu { runner: cpu::Runner, density: Option<CpuDensity> },
     Device(Box<Network>),
 }
 
-/// What scores features on the CPU.
-struct Scoring {
+/// A density on the CPU, and the scores that are asked of it.
+struct CpuDensity {
     evaluator: Evaluator,
     scores: Vec<Score>,
 }
 
-/// Class and entropy (nats) of every pixel, row-major.
+/// Class and softmax entropy (nats) of every pixel, row-major `[H, W]`.
 #[derive(Clone, Debug)]
 pub struct Maps {
     pub size: Size,
@@ -43,11 +44,13 @@ pub struct Maps {
     pub entropy: Vec<f32>,
 }
 
-/// One score of every pixel, and how many cells of the feature grid had a feature that is not finite.
+/// One score of every pixel.
 #[derive(Clone, Debug)]
 pub struct ScoreMap {
-    /// `[H, W]`, nats.
+    /// `[H, W]`, in the score's unit.
     pub values: Vec<f32>,
+    /// Cells of the feature grid with a feature that is not finite, whose density is -inf; 0 for a score
+    /// that needs no density.
     pub non_finite: usize,
 }
 
@@ -72,7 +75,7 @@ pub struct Output<'a> {
 /// Where the results lie.
 enum Source<'a> {
     /// In the CPU's arena; scores are made when they are asked for.
-    Cpu { runner: &'a cpu::Runner, scoring: Option<&'a Scoring> },
+    Cpu { runner: &'a cpu::Runner, density: Option<&'a CpuDensity> },
     /// On a device, read when asked for.
     Device(&'a Network),
 }
@@ -81,7 +84,7 @@ impl Engine {
     /// On the CPU path.
     pub fn new(model: Model) -> Self {
         let runner = cpu::Runner::new(Folded::new(&model));
-        let backend = Backend::Cpu { runner, scoring: None };
+        let backend = Backend::Cpu { runner, density: None };
         Engine { model, backend, plans: HashMap::new() }
     }
 
@@ -100,7 +103,19 @@ impl Engine {
         &self.model
     }
 
-    /// Where it runs; None: on the CPU path.
+    /// The network where it lies on a device.
+    pub(crate) fn network_mut(&mut self) -> Option<&mut Network> {
+        match &mut self.backend {
+            Backend::Cpu { .. } => None,
+            Backend::Device(network) => Some(network),
+        }
+    }
+
+    pub(crate) fn into_model(self) -> Model {
+        self.model
+    }
+
+    /// The device that it runs on; None for the CPU path.
     pub fn device(&self) -> Option<Arc<dyn Device>> {
         match &self.backend {
             Backend::Cpu { .. } => None,
@@ -108,31 +123,33 @@ impl Engine {
         }
     }
 
-    /// From now on a run's features are scored by these Gaussians: [`Output::density`] has a map of each
-    /// of `scores`. On a device that is part of the run.
+    /// From now on [`Output::score`] also has those of `scores` that need a density. On a device they are
+    /// computed as part of the run.
     ///
     /// # Errors
-    /// Features of another model, [`Precision::Fast`] on the CPU, and on a device as
+    /// A density of another model, [`Precision::Fast`] on the CPU, and on a device as
     /// [`DeviceDensity::new`](crate::gpu::density::DeviceDensity::new).
     pub fn score_with(
         &mut self,
-        gaussians: &Gaussians,
+        density: &ModelGaussians,
         scores: &[Score],
         precision: Precision,
     ) -> Result<()> {
+        density.check_model(&self.model.hash())?;
+        let gaussians = &density.gaussians;
         let channels = self.model.config().feature_channels();
         if gaussians.channels != channels {
             let expected = format!("{channels} channels, as the model's features have");
             return Err(Error::invalid("density", expected, gaussians.channels));
         }
         match &mut self.backend {
-            Backend::Cpu { scoring, .. } => {
+            Backend::Cpu { density, .. } => {
                 if precision == Precision::Fast {
                     return Err(Error::invalid("--precision fast", "a device with kernels", "cpu")
                         .fix("the CPU path computes in f32: leave it out"));
                 }
                 let evaluator = Evaluator::new(gaussians);
-                *scoring = Some(Scoring { evaluator, scores: scores.to_vec() });
+                *density = Some(CpuDensity { evaluator, scores: scores.to_vec() });
                 Ok(())
             }
             Backend::Device(network) => network.score_with(gaussians, scores, precision),
@@ -153,7 +170,7 @@ impl Engine {
         Ok(plan)
     }
 
-    /// Bytes that an arena may take, that of earlier runs included; None where nobody knows.
+    /// Bytes that an arena may take, that of earlier runs included; None if unknown.
     pub fn available_memory(&self) -> Option<u64> {
         match &self.backend {
             Backend::Cpu { runner, .. } => available(runner),
@@ -171,7 +188,7 @@ impl Engine {
         let config = self.model.config();
         let (start, preprocess);
         let source = match &mut self.backend {
-            Backend::Cpu { runner, scoring } => {
+            Backend::Cpu { runner, density } => {
                 if !runner.fits(&plan) {
                     check_memory(&plan, available(runner))?;
                 }
@@ -184,7 +201,7 @@ impl Engine {
                 for node in &plan.nodes {
                     runner.step(&plan, node);
                 }
-                Source::Cpu { runner, scoring: scoring.as_ref() }
+                Source::Cpu { runner, density: density.as_ref() }
             }
             Backend::Device(network) => {
                 network.prepare(&plan)?;
@@ -213,8 +230,8 @@ impl Engine {
 }
 
 fn available(runner: &cpu::Runner) -> Option<u64> {
-    // What the system calls available it partly takes from its own caches, and others take from it:
-    // the last sixteenth is not ours.
+    // Part of what the system calls available lies in caches, and other programs take from it: a
+    // sixteenth is left alone.
     host::memory().map(|memory| memory.available / 16 * 15 + runner.arena_bytes())
 }
 
@@ -224,7 +241,7 @@ pub fn check_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
     let Some(available) = available.filter(|available| needed > *available) else {
         return Ok(());
     };
-    // It grows with the area; a tenth is left for everything else.
+    // Memory grows with the area; a tenth is left for everything else.
     let scale = (0.9 * available as f64 / needed as f64).sqrt();
     let short = (plan.image.h.min(plan.image.w) as f64 * scale) as usize;
     let fix = match plan.batch {
@@ -238,6 +255,11 @@ pub fn check_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
 
 /// What lies on a device is copied at each call: an error is the device's.
 impl Output<'_> {
+    /// Images that ran together.
+    pub fn batch(&self) -> usize {
+        self.plan.batch
+    }
+
     /// `[grid.h, grid.w, C]`
     pub fn logits(&self, image: usize) -> Result<Cow<'_, [f32]>> {
         self.values(image, self.plan.logits, self.classes)
@@ -248,7 +270,7 @@ impl Output<'_> {
         self.values(image, self.plan.features, self.channels)
     }
 
-    /// Where the run lies on a device.
+    /// The network and plan of a run on a device.
     pub(crate) fn on_device(&self) -> Option<(&Network, &Plan)> {
         match self.source {
             Source::Cpu { .. } => None,
@@ -288,20 +310,25 @@ impl Output<'_> {
     /// A score of every pixel, at the images' size.
     ///
     /// # Errors
-    /// One that [`Engine::score_with`] was not asked for.
-    pub fn density(&self, image: usize, score: Score) -> Result<ScoreMap> {
-        let made = match self.source {
-            Source::Cpu { scoring, .. } => match scoring.filter(|s| s.scores.contains(&score)) {
-                Some(scoring) => Some(self.evaluate(&scoring.evaluator, image, score)?),
-                None => None,
-            },
-            Source::Device(network) => network.density(&self.plan, image, score)?,
+    /// One that needs a density and that [`Engine::score_with`] was not asked for.
+    pub fn score(&self, image: usize, score: Score) -> Result<ScoreMap> {
+        let computed = match (&self.source, score) {
+            (_, Score::Entropy) => Some((self.maps(image)?.entropy, 0)),
+            (Source::Cpu { density, .. }, Score::Density | Score::Relative) => {
+                match density.filter(|density| density.scores.contains(&score)) {
+                    Some(density) => Some(self.evaluate(&density.evaluator, image, score)?),
+                    None => None,
+                }
+            }
+            (Source::Device(network), Score::Density | Score::Relative) => {
+                network.density(&self.plan, image, score)?
+            }
         };
-        match made {
+        match computed {
             Some((values, non_finite)) => Ok(ScoreMap { values, non_finite }),
             None => {
                 let expected = "one that Engine::score_with was asked for";
-                Err(Error::invalid("score", expected, format!("{score:?}")))
+                Err(Error::invalid("score", expected, score.info().name))
             }
         }
     }
@@ -317,7 +344,8 @@ impl Output<'_> {
             .chunks_exact(self.classes)
             .map(|l| (0..l.len()).max_by(|&a, &b| l[a].total_cmp(&l[b])).unwrap_or(0) as u8)
             .collect();
-        let options = Options { score, ..Options::default() };
+        let relative = score.info().needs == Needs::Background;
+        let options = Options { relative, ..Options::default() };
         let found = evaluator.evaluate(&self.features(image)?, &predicted, options);
         Ok((self.upsample(&found.score), found.non_finite))
     }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use half::f16;
 
-use crate::data::{LabelRule, Mask, label_grid};
+use crate::data::{Mask, label_grid};
 use crate::density::{Density, Tally};
 use crate::device::launch::{self, LabelGrid};
 use crate::device::{Buffer, Device, Tensor, grow};
 use crate::engine::{Engine, Output};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::moments::DeviceMoments;
 use crate::gpu::network::Network;
 use crate::plan::Plan;
@@ -22,24 +22,24 @@ pub struct Fit {
     device: Option<OnDevice>,
 }
 
+/// What is known of an image of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Annotation<'a> {
+    /// Of the image's content: an image is fitted once.
+    pub hash: u64,
+    /// In the model's classes, of the image's size before any `--resize`.
+    pub mask: &'a Mask,
+}
+
 struct OnDevice {
     device: Arc<dyn Device>,
     moments: DeviceMoments,
     /// Pixels of the density that the fit started from.
     before: Tally,
-    /// Images of the last run that are still to be folded in.
-    taken: Vec<Taken>,
     /// Masks and the labels of the grid.
     labels: Vec<Buffer>,
     /// Indices of the sample's pixels, their features, their labels.
     sample: Vec<Buffer>,
-}
-
-struct Taken {
-    /// Its place in the run.
-    at: usize,
-    image: u64,
-    mask: Mask,
 }
 
 impl Fit {
@@ -52,7 +52,6 @@ impl Fit {
             Ok(OnDevice {
                 moments: DeviceMoments::new(&*device, &density.moments)?,
                 before: density.origin.pixels.clone(),
-                taken: Vec::new(),
                 labels: Vec::new(),
                 sample: Vec::new(),
                 device,
@@ -62,45 +61,52 @@ impl Fit {
         Ok(Fit { density, device })
     }
 
-    /// Takes image `at` of a run in: its content's hash and its mask in the model's classes. False, and
-    /// nothing done, if an image of this content is already in. [`Self::fold`] is to follow before the
-    /// engine's next run.
-    ///
-    /// # Panics
-    /// If it did not.
-    pub fn add(&mut self, output: &Output, at: usize, image: u64, mask: Mask) -> Result<bool> {
-        let Some(device) = &mut self.device else {
-            let rule = self.density.origin.label_rule;
-            let labels = label_grid(&mask, output.size, output.padded, output.grid, rule);
-            return Ok(self.density.add(image, &output.features(at)?, &labels));
-        };
-        let new = self.density.claim(image);
-        if new {
-            let last = device.taken.last();
-            assert!(last.is_none_or(|last| last.at < at), "the last run was not folded");
-            device.taken.push(Taken { at, image, mask });
-        }
-        Ok(new)
-    }
-
-    /// Folds in what [`Self::add`] took of this run: whatever the batch, the moments are the same.
+    /// Takes in a run: an annotation for each of its images, in order; None leaves an image out. Says of
+    /// each whether it was taken in: one whose content is already in changes nothing. Images are folded
+    /// in one after another, so the moments do not depend on how they are spread over runs and calls.
     ///
     /// # Errors
-    /// The device's; the fit cannot go on then.
-    pub fn fold(&mut self, output: &Output) -> Result<()> {
+    /// Annotations that are not as many as the images, a run of another engine than the fit was made
+    /// for; the device's, after which the fit cannot go on.
+    pub fn add(
+        &mut self,
+        output: &Output,
+        annotations: &[Option<Annotation>],
+    ) -> Result<Vec<bool>> {
+        if annotations.len() != output.batch() {
+            let expected = format!("{} annotations, one for each image", output.batch());
+            return Err(Error::invalid("fit", expected, annotations.len()));
+        }
         match (&mut self.device, output.on_device()) {
-            (Some(device), Some((network, plan))) => device.fold(&mut self.density, network, plan),
-            _ => Ok(()),
+            (Some(device), Some((network, plan))) => {
+                let mut claim = |a: &Annotation| self.density.claim(a.hash);
+                let new: Vec<Option<Annotation>> =
+                    annotations.iter().map(|a| a.filter(&mut claim)).collect();
+                device.add(&mut self.density, network, plan, &new)?;
+                Ok(new.iter().map(Option::is_some).collect())
+            }
+            (None, None) => {
+                let rule = self.density.origin.label_rule;
+                let add = |(at, annotation): (usize, &Option<Annotation>)| {
+                    let Some(Annotation { hash, mask }) = annotation else { return Ok(false) };
+                    let labels = label_grid(mask, output.size, output.padded, output.grid, rule);
+                    Ok(self.density.add(*hash, &output.features(at)?, &labels))
+                };
+                annotations.iter().enumerate().map(add).collect()
+            }
+            _ => {
+                let found = "one of an engine on another device";
+                Err(Error::invalid("fit", "a run of the engine that it was made for", found))
+            }
         }
     }
 
     /// The density so far.
     ///
-    /// # Panics
-    /// If something was added and not folded.
+    /// # Errors
+    /// The device's.
     pub fn density(&mut self) -> Result<&Density> {
         if let Some(device) = &mut self.device {
-            assert!(device.taken.is_empty(), "the last run was not folded");
             let (moments, tally) = device.moments.read(&*device.device)?;
             self.density.moments = moments;
             self.density.origin.pixels = device.before.clone();
@@ -111,31 +117,45 @@ impl Fit {
 }
 
 impl OnDevice {
-    fn fold(&mut self, density: &mut Density, network: &Network, plan: &Plan) -> Result<()> {
-        let taken = std::mem::take(&mut self.taken);
+    /// Folds in the images that have an annotation.
+    fn add(
+        &mut self,
+        density: &mut Density,
+        network: &Network,
+        plan: &Plan,
+        annotations: &[Option<Annotation>],
+    ) -> Result<()> {
         let all = network.features(plan)?;
-        let align_corners = density.origin.label_rule == LabelRule::AlignCorners;
-        // `--resize` may have made pictures equal whose masks are not.
-        for run in taken.chunk_by(|a, b| a.at + 1 == b.at && a.mask.size == b.mask.size) {
-            let features = all.images(run[0].at..run[0].at + run.len())?;
+        let mask_size = |a: &Option<Annotation>| a.map(|a| a.mask.size);
+        let mut first = 0;
+        // A launch takes consecutive images with masks of one size: `--resize` may have made pictures equal
+        // whose masks are not.
+        for run in annotations.chunk_by(|a, b| mask_size(a) == mask_size(b)) {
+            let images = first..first + run.len();
+            first = images.end;
+            let run: Vec<Annotation> = run.iter().flatten().copied().collect();
+            let Some(mask) = run.first().map(|a| a.mask.size) else { continue };
+            let features = all.images(images)?;
             let op = LabelGrid {
                 batch: run.len(),
-                mask: run[0].mask.size,
+                mask,
                 image: plan.image,
                 padded: plan.padded,
                 grid: plan.grid(),
-                align_corners,
+                rule: density.origin.label_rule,
             };
             let bytes = op.mask.pixels();
             grow(&*self.device, &mut self.labels, &[run.len() * bytes, features.pixels()])?;
-            for (i, taken) in run.iter().enumerate() {
-                self.device.write(self.labels[0].slice(i * bytes, bytes)?, &taken.mask.label)?;
+            for (i, annotation) in run.iter().enumerate() {
+                let to = self.labels[0].slice(i * bytes, bytes)?;
+                self.device.write(to, &annotation.mask.label)?;
             }
             let launch = launch::label_grid(&op, self.labels[0].all(), self.labels[1].all())?;
             self.device.launch(&launch)?;
-            // First what is waited for: the moments may then run beside the next pictures' decoding.
-            for (i, taken) in run.iter().enumerate() {
-                self.sample(density, features, i, taken.image)?;
+            // The sample waits for the device; the moments come after it, so that they may run while the
+            // next pictures are decoded.
+            for (i, annotation) in run.iter().enumerate() {
+                self.sample(density, features, i, annotation.hash)?;
             }
             self.moments.add(&*self.device, features, self.labels[1].all())?;
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ddu::demo::{self, Extent, Summary};
+use ddu::score::Score;
 
 const EXTENT: Extent = Extent { fit: 24, test: 8, pictures: 2 };
 
@@ -22,15 +23,15 @@ fn it_shows_what_the_paper_claims_and_writes_the_same_files_twice() {
     assert!(border.entropy_mean.unwrap() > 2.0 * inside.entropy_mean.unwrap(), "{summary:?}");
     assert!(unknown.log_density_median < inside.log_density_median, "{summary:?}");
     assert!(unknown.pixels > 1000 && unknown.accuracy.is_none(), "{summary:?}");
-    assert!(summary.unknown.density.unwrap().auroc > 0.75, "{summary:?}");
-    assert!(summary.errors.entropy.unwrap().auroc > 0.8, "{summary:?}");
+    assert!(summary.unknown.get(Score::Density).unwrap().auroc > 0.75, "{summary:?}");
+    assert!(summary.errors.get(Score::Entropy).unwrap().auroc > 0.8, "{summary:?}");
 
     // Every pixel is counted once, everywhere.
     let pixels = EXTENT.test * demo::scenes::SIZE.pixels();
     let zones: usize = summary.zones.iter().map(|z| z.pixels).sum();
     let strange: usize = summary.strangers.iter().map(|s| s.pixels).sum();
-    let found = summary.unknown.entropy.unwrap();
-    let errors = summary.errors.density.unwrap();
+    let found = summary.unknown.get(Score::Entropy).unwrap();
+    let errors = summary.errors.get(Score::Density).unwrap();
     assert_eq!((zones, strange), (pixels, unknown.pixels));
     assert_eq!(found.positives as usize, strange);
     assert_eq!((found.positives + found.negatives) as usize, pixels);
@@ -70,6 +71,12 @@ fn it_shows_what_the_paper_claims_and_writes_the_same_files_twice() {
     assert!(summary.findings.iter().all(|finding| page.contains(finding.as_str())));
     // Self-contained: no address, and the only source is inline.
     assert!(!page.contains("http") && page.matches("src=").count() == 1);
+    // For readers of small and dark screens, and for those who listen.
+    assert!(page.contains("prefers-color-scheme: dark") && page.contains("overflow-x: auto"));
+    let tables = page.matches("<table>").count();
+    assert!(tables == 4 && page.matches("<table><caption>").count() == tables, "{tables}");
+    assert!(page.matches("<th ").count() == page.matches("<th scope=").count());
+    assert!(!page.contains("<th>"));
     for name in ["sheet.png", "01.density.png"] {
         image::open(folders[0].path().join(name)).unwrap();
     }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use ddu::data::LabelRule;
+use ddu::data::{LabelRule, content_hash};
 use ddu::density::{Density, Progress};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -57,8 +57,12 @@ fn what_is_saved_is_loaded_and_saved_again_to_the_same_bytes() {
 fn a_checkpoint_continues_and_is_not_a_density() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("d");
-    let progress =
-        Progress { inputs: "list".into(), done: 3, skipped: vec!["x.png: cannot read".into()] };
+    let progress = Progress {
+        inputs: "list".into(),
+        files: "state".into(),
+        done: 3,
+        skipped: vec!["x.png: cannot read".into()],
+    };
     fitted(1..3).checkpoint(&path, &progress).unwrap();
     let error = Density::load(&path).unwrap_err().to_string();
     assert!(error.contains("--resume") && error.contains("3 pairs"), "{error}");
@@ -116,7 +120,8 @@ fn a_density_of_another_model_is_refused() {
     assert!(error.contains("model a") && error.contains("model c"), "{error}");
 }
 
-/// A file with this metadata and, of the tensors of `density`, those that `edit` leaves.
+/// A file with this metadata and, of the tensors of a density, those that `edit` leaves; its hash is
+/// right, as that of a faulty writer would be.
 fn write(path: &Path, metadata: &[(&str, &str)], edit: impl Fn(&mut Tensors)) {
     let good = path.with_extension("good");
     fitted(1..4).save(&good).unwrap();
@@ -127,12 +132,15 @@ fn write(path: &Path, metadata: &[(&str, &str)], edit: impl Fn(&mut Tensors)) {
         .map(|(name, v)| (name.to_owned(), (v.dtype(), v.shape().to_vec(), v.data().to_vec())))
         .collect();
     edit(&mut tensors);
-    let views = tensors.iter().map(|(name, (dtype, shape, data))| {
-        (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())
-    });
+    let views: Vec<_> = tensors
+        .iter()
+        .map(|(name, (dtype, shape, data))| {
+            (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())
+        })
+        .collect();
     let metadata: HashMap<String, String> =
         metadata.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-    std::fs::write(path, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
+    std::fs::write(path, content_hash::serialize("file", &views, metadata).unwrap()).unwrap();
 }
 
 type Tensors = HashMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
@@ -173,8 +181,20 @@ fn what_is_no_density_is_refused_in_one_line() {
     refused("a model", &["a model"]);
     write(&path, &[(key, "{")], |_| ());
     refused("broken JSON", &["metadata"]);
-    write(&path, &[(key, &origin.replace("ddu-density-1", "ddu-density-9"))], |_| ());
-    refused("a later format", &["ddu-density-1", "ddu-density-9"]);
+    write(&path, &[(key, &origin.replace("ddu-density-2", "ddu-density-9"))], |_| ());
+    refused("a later format", &["ddu-density-2", "ddu-density-9"]);
+    write(&path, &[(key, &origin.replace("ddu-density-2", "ddu-density-1"))], |_| ());
+    refused("the format before", &["ddu-density-2", "ddu-density-1", "fit again"]);
+    write(&path, &[(key, &origin.replace("\"image_count\":3", "\"image_count\":4"))], |_| ());
+    refused("a wrong number of images", &["images", "4"]);
+    write(&path, &[(key, &origin.replace("\"fitted\":72", "\"fitted\":73"))], |_| ());
+    refused("other pixels than the classes'", &["72", "73 fitted"]);
+    let twice = origin.replace("0000000000000002", "0000000000000001");
+    write(&path, &[(key, &twice)], |_| ());
+    refused("an image twice", &["each image once"]);
+    let huge = origin.replace("\"void\":24", &format!("\"void\":{}", u64::MAX));
+    write(&path, &[(key, &huge)], |_| ());
+    refused("more pixels than there are", &["2^53"]);
     write(&path, &[(key, &origin.replace("align-corners", "nearest"))], |_| ());
     refused("an unknown label rule", &["nearest"]);
     write(&path, &[(key, &origin.replace(r#""tree"]"#, r#""tree","x"]"#))], |_| ());
@@ -198,6 +218,20 @@ fn what_is_no_density_is_refused_in_one_line() {
     };
     patch("count", 1, (-1i64).to_le_bytes());
     refused("a negative count", &["-1"]);
+    patch("count", 1, (1i64 << 62).to_le_bytes());
+    refused("a count of 2^62", &["2^53", "4611686018427387952"]);
+    patch("count", 1, 0i64.to_le_bytes());
+    refused("moments of a class without pixels", &["no pixels"]);
+    patch("count", 1, 25i64.to_le_bytes());
+    refused("a count of other pixels", &["73", "72 fitted"]);
+    patch("scatter", 7, (-1e-9f64).to_le_bytes());
+    refused("a negative variance", &["diagonal", "class 0"]);
+    patch("scatter", 36 + 1, 3.25f64.to_le_bytes());
+    refused("a scatter that is not symmetric", &["[j, i]", "3.25", "class 1"]);
+    patch("sample_hash", 1, u64::MAX.to_le_bytes());
+    refused("hashes out of order", &["increasing hashes"]);
+    patch("sample_hash", 1, 0u64.to_le_bytes());
+    refused("hashes out of order", &["increasing hashes"]);
     patch("scatter", 7, f64::NAN.to_le_bytes());
     refused("NaN in the scatter", &["NaN"]);
     patch("mean", 0, f64::INFINITY.to_le_bytes());
@@ -206,4 +240,50 @@ fn what_is_no_density_is_refused_in_one_line() {
     refused("an infinite sample", &["sample"]);
     assert!(Density::load(folder.path().join("missing")).is_err());
     assert!(Density::load(folder.path()).is_err());
+}
+
+/// Flipped means, negative variances and what else a flipped bit can make: none of it loads.
+#[test]
+fn a_flipped_bit_anywhere_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d.safetensors");
+    fitted(1..4).save(&path).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let text = whole[..header].trim_ascii_end().len();
+    for at in (0..text).chain((header..whole.len()).step_by(11)) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        std::fs::write(&path, &bytes).unwrap();
+        let error = Density::load(&path).expect_err(&format!("byte {at}")).to_string();
+        assert!(error.contains("d.safetensors: ") && !error.contains('\n'), "{error}");
+        if at >= header {
+            assert!(error.contains("SHA-256") && error.contains("damaged"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn what_merges_to_infinity_is_refused_and_leaves_no_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d.safetensors");
+    fitted(1..4).save(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let origin = header.metadata().clone().unwrap()["ddu.density"].clone();
+    let large = |images: &str| {
+        write(&path, &[("ddu.density", &origin.replace("000000000000000", images))], |tensors| {
+            tensors.get_mut("scatter").unwrap().2[..8].copy_from_slice(&1.2e308f64.to_le_bytes());
+        });
+        Density::load(&path).unwrap()
+    };
+    let (mut a, b) = (large("000000000000000"), large("00000000000000a"));
+    let before = a.clone();
+    let error = a.merge("b.safetensors", &b).unwrap_err().to_string();
+    assert!(error.contains("b.safetensors, merged") && error.contains("inf"), "{error}");
+    assert_eq!(a, before);
+    // Nor is what cannot be loaded written, wherever it comes from.
+    a.moments.merge(&b.moments);
+    assert!(a.save(folder.path().join("e.safetensors")).is_err());
+    assert!(!folder.path().join("e.safetensors").exists());
 }

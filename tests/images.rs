@@ -3,11 +3,14 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use ddu::data::{Image, decode, decode_bytes};
+use ddu::data::{Image, decode, decode_bytes, decode_size, decode_size_within, decode_within};
 use ddu::ops::Size;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ImageBuffer, ImageEncoder, ImageFormat, Luma, LumaA, Rgb, Rgba};
 use proptest::prelude::*;
+
+#[path = "common/shared.rs"]
+mod shared;
 
 const W: u32 = 23;
 const H: u32 = 17;
@@ -173,6 +176,49 @@ fn resizing_keeps_the_ratio_and_a_plane() {
     assert!(error.starts_with("ramp resized: expected"), "{error}");
 }
 
+/// Its decoder would allocate what a chunk's header claims: 4 GB for a file of a few hundred bytes.
+#[test]
+fn a_webp_chunk_beyond_its_file_is_refused() {
+    let plain = encoded(&rgb(), ImageFormat::WebP);
+    let extended = |claim: u32| {
+        let mut bytes = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\x08\0\0\0".to_vec();
+        bytes.extend([W as u8 - 1, 0, 0, H as u8 - 1, 0, 0]);
+        bytes.extend(&plain[12..]);
+        bytes.extend(b"EXIF");
+        bytes.extend(claim.to_le_bytes());
+        bytes.extend(exif(1));
+        let length = bytes.len() as u32 - 8;
+        bytes[4..8].copy_from_slice(&length.to_le_bytes());
+        bytes
+    };
+    let length = exif(1).len() as u32;
+    assert_eq!(decoded(&extended(length)).rgb, rgb().into_bytes());
+    for claim in [0xffff_0000, 1 << 20, length + 2] {
+        let text = message(&extended(claim));
+        assert!(text.contains("larger than the file"), "{text}");
+    }
+}
+
+#[test]
+fn the_limit_of_pixels_is_the_users_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.png");
+    std::fs::write(&path, encoded(&rgb(), ImageFormat::Png)).unwrap();
+    let pixels = u64::from(W * H);
+    let size = Size::new(H as usize, W as usize);
+    assert_eq!(decode_size(&path, true).unwrap(), size);
+    assert_eq!(decode_within(&path, true, pixels).unwrap().size, size);
+    assert_eq!(decode_size_within(&path, true, pixels).unwrap(), size);
+    for error in [
+        decode_within(&path, true, pixels - 1).unwrap_err(),
+        decode_size_within(&path, true, pixels - 1).unwrap_err(),
+    ] {
+        let text = error.to_string();
+        let end = format!("1 to {} pixels, found 17 x 23; --max-pixels sets the limit", pixels - 1);
+        assert!(text.ends_with(&end), "{text}");
+    }
+}
+
 #[test]
 fn truncation_anywhere_is_an_error() {
     let mut jpeg = Vec::new();
@@ -187,6 +233,89 @@ fn truncation_anywhere_is_an_error() {
             let text = message(&bytes[..end]);
             assert!(text.starts_with("picture: expected") && !text.contains('\n'), "{text}");
         }
+    }
+}
+
+/// A JPEG of the golden folder, as some encoder writes it.
+fn golden(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images");
+    std::fs::read(folder.join(name)).unwrap()
+}
+
+const JPEGS: [&str; 6] = [
+    "baseline-420.jpg",
+    "progressive-420.jpg",
+    "restart-422.jpg",
+    "progressive-restart-444.jpg",
+    "gray-progressive.jpg",
+    "cmyk.jpg",
+];
+
+/// Where the next marker of this code lies, from `start` on.
+fn marker(bytes: &[u8], start: usize, codes: std::ops::RangeInclusive<u8>) -> Option<usize> {
+    let found = |pair: &[u8]| pair[0] == 0xff && codes.contains(&pair[1]);
+    bytes[start..].windows(2).position(found).map(|at| start + at)
+}
+
+fn refused(name: &str, bytes: &[u8]) {
+    let decoded = decode_bytes("picture", bytes, true).map(|image| image.size);
+    let text = decoded.expect_err(name).to_string();
+    assert!(text.starts_with("picture: expected an undamaged JPEG, found"), "{name}: {text}");
+}
+
+#[test]
+fn a_jpeg_cut_short_is_refused_though_an_end_marker_follows() {
+    for name in JPEGS {
+        let whole = golden(name);
+        decoded(&whole);
+        let scan = marker(&whole, 0, 0xda..=0xda).unwrap();
+        // The last byte before the end marker may hold nothing but padding.
+        for end in scan..whole.len() - 3 {
+            let cut = [&whole[..end], &[0xff, 0xd9]].concat();
+            refused(&format!("{name} cut to {end}"), &cut);
+        }
+        // Without its end marker a picture is whole; the decoder takes that of sequential ones.
+        if !name.contains("progressive") {
+            decoded(&whole[..whole.len() - 2]);
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_of_another_size_than_its_data_is_refused() {
+    for name in JPEGS {
+        let whole = golden(name);
+        let frame = marker(&whole, 0, 0xc0..=0xc2).unwrap();
+        for (side, at) in [("height", frame + 5), ("width", frame + 7)] {
+            let size = u16::from_be_bytes([whole[at], whole[at + 1]]);
+            for other in [2 * size, size + 16, size - 16] {
+                let mut bytes = whole.clone();
+                bytes[at..at + 2].copy_from_slice(&other.to_be_bytes());
+                refused(&format!("{name}, {side} {other}"), &bytes);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_without_some_of_its_blocks_is_refused() {
+    for name in ["restart-422.jpg", "progressive-restart-444.jpg"] {
+        let whole = golden(name);
+        let first = marker(&whole, 0, 0xd0..=0xd7).unwrap();
+        let second = marker(&whole, first + 2, 0xd0..=0xd7).unwrap();
+        refused(name, &[&whole[..first], &whole[second..]].concat());
+        refused(name, &[&whole[..second], &whole[first..]].concat());
+        // The markers count up again, a blocks' interval is gone.
+        let emptied = [&whole[..first + 2], &whole[second..]].concat();
+        refused(name, &emptied);
+    }
+}
+
+#[test]
+fn no_photograph_of_a_real_dataset_is_refused() {
+    let Some(folder) = shared::shared("data/camvid/JPEGImages") else { return };
+    for file in std::fs::read_dir(folder).unwrap() {
+        decode(&file.unwrap().path(), true).unwrap();
     }
 }
 

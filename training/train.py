@@ -136,14 +136,16 @@ def evaluate(args, network, keep, relabel):
         return hit.sum() / counts.sum(), hit / (counts.sum(0) + counts.sum(1) - hit)
 
 
-def export(network, path, names):
+def export(network, path, names, args):
     """Weights of convolutions are rounded to f16 (ddu then stores them in half the space, and what
-    was measured is what runs); norms and biases stay f32."""
+    was measured is what runs); norms and biases stay f32. The weights do not tell the output stride
+    and the atrous rates: they lie beside them."""
     weights = folded(network.cpu())
     for name, value in weights.items():
         if value.dim() == 4:
             weights[name] = value.half().float().contiguous()
-    save(path, weights)
+    save(path, {"state_dict": weights, "output_stride": args.output_stride,
+                "atrous_rates": list(args.atrous_rates)})
     Path(path).with_suffix(".classes.txt").write_text("".join(f"{n}\n" for n in names))
 
 
@@ -162,7 +164,7 @@ def main():
     for seed in range(args.seed, args.seed + args.members):
         folder = output / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        export(train(args, seed, folder, keep, relabel), output / f"seed-{seed}.pth", keep)
+        export(train(args, seed, folder, keep, relabel), output / f"seed-{seed}.pth", keep, args)
         print(f"wrote {output / f'seed-{seed}.pth'}")
 
 

@@ -18,8 +18,6 @@ struct DensityParams {
     int32_t pixels, feature_stride, channels, panels, classes, splits, per_split;
     float tau;  // infinity: no early exit
 };
-static_assert(sizeof(DensityParams) == 128 && offsetof(DensityParams, pixels) == 96 && offsetof(DensityParams, tau) == 124,
-              "twin: src/device/params.rs");
 
 constexpr int PANEL = 64;  // rows of W that are squared together
 constexpr int VOID = 255;

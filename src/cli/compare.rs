@@ -38,6 +38,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "--device cpu is what the others are compared with: take simt or cuda:N".into(),
         )
     })?;
+    if let Some(file) = args.json.as_ref().filter(|file| file.as_os_str() != "-") {
+        data::Reads::new([&*args.model, &args.input]).refuse(file)?;
+    }
     let model = Model::load(&args.model)?;
     let image = data::decode(&args.input, true)?;
     let comparison = compare(model, device?, &image)?;

@@ -6,32 +6,34 @@ use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddu::Error;
-use ddu::data::read_class_names;
-use ddu::import::{Imported, Options, import};
-use ddu::model::{Backbone, Config, Family};
+use ddu::data::{Reads, read_class_names};
+use ddu::import::{Imported, Options, families, import};
+use ddu::model::{Backbone, Config};
 
 /// Convert a trained DeepLab checkpoint into a model
 ///
 /// Reads PyTorch files (zip and legacy), .safetensors and hub folders of
 /// segmentation-models-pytorch. Nothing in a checkpoint is ever executed. Family, backbone, widths
-/// and classes are detected; what the weights do not say is printed as assumed.
+/// and classes are detected; the output stride and the ASPP rates, which the weights do not say, are
+/// the family's defaults unless stated, with a warning.
 #[derive(clap::Args)]
 pub struct Args {
     /// PyTorch file, .safetensors, or folder with config.json and model.safetensors
     checkpoint: PathBuf,
     /// Whose code trained it [default: detected]
-    #[arg(long, value_parser = family())]
-    family: Option<Family>,
+    #[arg(long, value_parser = families())]
+    family: Option<String>,
     /// ResNet of the network [default: detected]
     #[arg(long, value_parser = backbone())]
     backbone: Option<Backbone>,
-    /// Stride of the backbone's last features, 8 or 16 [default: the family's]
+    /// Stride of the backbone's last features, 8 or 16 [default: as stated in the file, else the family's]
     #[arg(long, value_name = "STRIDE", value_parser = stride())]
     output_stride: Option<usize>,
-    /// Dilations of the three ASPP branches [default: the family's]
+    /// Dilations of the three ASPP branches [default: as stated in the file, else the family's]
     #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
     atrous_rates: Option<Vec<usize>>,
-    /// Text file with one class name a line, in index order
+    /// Text file with one class name per line, in index order [default: CHECKPOINT's name with
+    /// .classes.txt, or classes.txt, beside it]
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
     /// Model file to write
@@ -40,11 +42,6 @@ pub struct Args {
     /// Overwrite an existing model file
     #[arg(long)]
     force: bool,
-}
-
-fn family() -> impl TypedValueParser<Value = Family> {
-    PossibleValuesParser::new(Family::ALL.map(Family::name))
-        .map(|name| Family::ALL.into_iter().find(|f| f.name() == name).expect("a listed name"))
 }
 
 fn backbone() -> impl TypedValueParser<Value = Backbone> {
@@ -57,8 +54,12 @@ fn stride() -> impl TypedValueParser<Value = usize> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    check_output(&args)?;
-    let classes = args.classes.as_deref().map(read_class_names).transpose()?;
+    let classes_path = args.classes.clone().or_else(|| default_classes(&args.checkpoint));
+    check_output(&args, classes_path.as_deref())?;
+    if let (None, Some(path)) = (&args.classes, &classes_path) {
+        super::note(format!("class names from {}", path.display()));
+    }
+    let classes = classes_path.as_deref().map(read_class_names).transpose()?;
     let options = Options {
         family: args.family,
         backbone: args.backbone,
@@ -68,18 +69,40 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let imported = import(&args.checkpoint, &options)?;
     imported.model.save(&args.output)?;
+    if !imported.assumed.is_empty() {
+        super::warn(format!(
+            "{}: assumed {}, which the file does not state; a network trained with others gives poor maps",
+            args.checkpoint.display(),
+            imported.assumed.join(" and ")
+        ));
+    }
     super::print(&summary(&args.checkpoint, &args.output, &imported))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Before any work: an existing output needs `--force`, and is never the checkpoint itself.
-fn check_output(args: &Args) -> Result<(), Error> {
+/// `X.classes.txt` or else `classes.txt` beside `X.pth`; `classes.txt` in a hub folder.
+fn default_classes(checkpoint: &Path) -> Option<PathBuf> {
+    let candidates = match checkpoint.is_dir() {
+        true => vec![checkpoint.join("classes.txt")],
+        false => {
+            vec![checkpoint.with_extension("classes.txt"), checkpoint.with_file_name("classes.txt")]
+        }
+    };
+    candidates.into_iter().find(|path| path.is_file())
+}
+
+/// Before any work: an existing output needs `--force`, and is never a file that is read.
+fn check_output(args: &Args, classes: Option<&Path>) -> Result<(), Error> {
     let output = args.output.display();
-    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    // The checkpoint may be a folder of these; smp's config.json lies beside a file.
+    let checkpoint = &args.checkpoint;
+    let hub = ["model.safetensors", "config.json"].map(|name| checkpoint.join(name));
+    let config = checkpoint.with_file_name("config.json");
+    let mut reads = Reads::new([&**checkpoint, &hub[0], &hub[1], &config]);
+    reads.extend(classes);
+    reads.refuse(&args.output)?;
     if args.output.is_dir() {
         Err(Error::Usage(format!("{output}: is a folder; name the model file to write")))
-    } else if same(&args.checkpoint, &args.output) {
-        Err(Error::Usage(format!("{output}: is the checkpoint itself; write the model elsewhere")))
     } else if args.output.exists() && !args.force {
         Err(Error::invalid(output, "no such file yet", "it there already")
             .fix("give another -o, or --force to overwrite"))
@@ -107,6 +130,9 @@ fn summary(checkpoint: &Path, output: &Path, imported: &Imported) -> String {
         ),
     ];
     lines.extend(imported.assumed.iter().map(|what| format!("  assumed       {what}")));
+    lines.extend(
+        imported.hub_config.iter().map(|path| format!("  read          {}", path.display())),
+    );
     if !imported.nested.is_empty() {
         lines.push(format!("  found under   {}", imported.nested.join(" ")));
     }

@@ -49,9 +49,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    print!("{}", table(&summary));
-    let page = args.output.join("index.html");
-    println!("\n{:.1} s; see {}", start.elapsed().as_secs_f64(), page.display());
+    let (page, seconds) = (args.output.join("index.html"), start.elapsed().as_secs_f64());
+    super::print(&format!("{}\n{seconds:.1} s; see {}\n", table(&summary), page.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -112,7 +112,7 @@ impl std::fmt::Display for Device {
 }
 
 impl Device {
-    /// What a message says of the device beside its name.
+    /// What a message says of the device after its name.
     pub fn describe(self) -> String {
         match self {
             Device::Cpu => cpu_line(),
@@ -120,7 +120,9 @@ impl Device {
             Device::Simt => format!("the CUDA kernels on {}", cpu_line()),
             #[cfg(feature = "cuda")]
             Device::Cuda(ordinal) => match gpus::find().gpus.get(ordinal) {
-                // As long as benches/results/ holds no run on one.
+                Some(gpu) if gpu.confirmed() => {
+                    format!("{}, {}", gpu.name, gigabytes(gpu.memory_total_bytes))
+                }
                 Some(gpu) => format!(
                     "{}, {}; no GPU has confirmed these kernels yet, `ddu compare` holds them \
                      against the CPU here",
@@ -155,12 +157,34 @@ impl Device {
     }
 }
 
+/// The device of `--device auto`; says how to try a GPU that is not taken.
+fn auto() -> Device {
+    let Ok(device) = cuda(0) else { return Device::Cpu };
+    match gpus::find().gpus.first() {
+        Some(gpu) if gpu.confirmed() => device,
+        Some(gpu) => {
+            super::warn(untried(gpu));
+            Device::Cpu
+        }
+        None => Device::Cpu,
+    }
+}
+
+/// Why `--device auto` does not take a GPU that could run the kernels, and how to try it.
+pub fn untried(gpu: &gpus::Gpu) -> String {
+    format!(
+        "cuda:{} ({}) is not used: no GPU of compute capability {} has confirmed the kernels yet; try it with \
+         --device cuda:{0}, and check it with `ddu compare --device cuda:{0}`",
+        gpu.ordinal, gpu.name, gpu.compute_capability
+    )
+}
+
 impl Choice {
-    /// The device to run on. `auto` takes cuda:0 where that can run this build's kernels, else the CPU; what
-    /// was asked for by name is taken or refused.
+    /// The device to run on. `auto` takes cuda:0 where that can run this build's kernels and a GPU of its
+    /// compute capability has confirmed them, else the CPU; an explicit device never falls back.
     pub fn resolve(self) -> ddu::Result<Device> {
         match self {
-            Choice::Auto => Ok(cuda(0).unwrap_or(Device::Cpu)),
+            Choice::Auto => Ok(auto()),
             Choice::Cpu => Ok(Device::Cpu),
             #[cfg(feature = "simt")]
             Choice::Simt => Ok(Device::Simt),
@@ -180,10 +204,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_gpu_that_auto_does_not_take_is_told_how_to_be_tried() {
+        let gpu = gpus::Gpu {
+            ordinal: 0,
+            name: "a GPU".into(),
+            compute_capability: "9.0".into(),
+            major: 9,
+            memory_total_bytes: 1 << 34,
+        };
+        assert!(!gpu.confirmed());
+        let line = untried(&gpu);
+        assert!(!line.contains('\n'), "{line}");
+        for word in ["a GPU", "9.0", "--device cuda:0", "`ddu compare --device cuda:0`"] {
+            assert!(line.contains(word), "no {word} in: {line}");
+        }
+    }
+
+    #[test]
     fn names_are_parsed_and_a_named_device_never_falls_back() {
         let auto = "auto".parse::<Choice>().unwrap().resolve().unwrap();
-        let gpu = if unusable(0).is_none() { "cuda:0" } else { "cpu" };
-        assert_eq!(auto.to_string(), gpu);
+        // No GPU has confirmed the kernels: an explicit device is the only way to one.
+        assert_eq!((gpus::CONFIRMED.len(), auto.to_string().as_str()), (0, "cpu"));
         assert_eq!("cuda:3".parse(), Ok(Choice::Cuda(3)));
         for bad in ["", "gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
             assert!(bad.parse::<Choice>().is_err(), "{bad}");

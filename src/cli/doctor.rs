@@ -95,8 +95,10 @@ fn advice(report: &Report) -> Vec<String> {
     let no_gpu = "no GPU that this build can ask: networks run on the CPU";
     add(report.cuda.gpus.is_empty(), no_gpu);
     for gpu in &report.cuda.gpus {
-        let problem = super::devices::unusable(gpu.ordinal);
-        add(problem.is_some(), &problem.unwrap_or_default());
+        match super::devices::unusable(gpu.ordinal) {
+            Some(problem) => add(true, &problem),
+            None => add(!gpu.confirmed(), &super::devices::untried(gpu)),
+        }
     }
     advice
 }

@@ -1,4 +1,4 @@
-//! `ddu fit`: a model and labelled images in, a density out; and joining densities fitted apart.
+//! `ddu fit`: a model and labelled images in, a density out; and joining densities of several fits.
 
 mod run;
 mod table;
@@ -6,58 +6,39 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use ddu::data::{Dataset, FileState, Reads, regular_target};
 use ddu::density::{Density, Progress};
 use ddu::{Error, Result};
 
-use super::{devices, note};
+use super::{labelled, note, pipeline};
 
-/// Fit the feature density of a model: one Gaussian a class over the pixels of a labelled data set
+/// Fit the feature density of a model: one Gaussian per class over the pixels of a labelled data set
 ///
 /// One pass, in memory that does not grow with the number of images. Masks are palette or gray PNGs
 /// of class indices, 255 being void; index k is the model's class k. A pair that cannot be used is
-/// named and skipped; so are labels that the model has no class for. Ends with a table of the
-/// classes.
+/// named and skipped; pixels of classes that the model does not have are counted and skipped. Ends
+/// with a table of the classes.
 #[derive(clap::Args)]
 pub struct Args {
     /// Model written by `ddu convert`
     #[arg(short, long, value_name = "MODEL", required_unless_present = "merge")]
     model: Option<PathBuf>,
-    /// Folder in Pascal VOC's layout
-    #[arg(long, value_name = "VOC_ROOT", requires = "split", required_unless_present_any = ["merge", "images"])]
-    data: Option<PathBuf>,
-    /// List of the VOC folder: train, val ..
-    #[arg(long, value_name = "SPLIT", requires = "data")]
-    split: Option<String>,
-    /// Folder of images, searched recursively, instead of a VOC folder
-    #[arg(long, value_name = "DIR", requires = "masks", conflicts_with = "data")]
-    images: Option<PathBuf>,
-    /// Their masks: PNGs of the same relative paths and stems
-    #[arg(long, value_name = "DIR", requires = "images")]
-    masks: Option<PathBuf>,
+    #[command(flatten)]
+    labelled: labelled::Args,
+    #[command(flatten)]
+    running: pipeline::Args,
     /// Join densities of different images instead of fitting
-    #[arg(long, value_name = "DENSITY", num_args = 1.., conflicts_with_all = ["model", "data", "images", "resume"])]
+    #[arg(long, value_name = "DENSITY", num_args = 1.., conflicts_with_all = ["model", "data", "images", "class_map", "resize", "resume"])]
     merge: Vec<PathBuf>,
     /// Density file to write
     #[arg(short, long, value_name = "DENSITY")]
     output: PathBuf,
-    /// Dataset's class FROM is the model's class TO, each an index or a name; TO may be void
-    #[arg(long, value_name = "FROM=TO", value_delimiter = ',', conflicts_with = "merge")]
-    class_map: Vec<String>,
-    /// Scale the shorter side of the images to SHORT pixels first (bilinear)
-    #[arg(long, value_name = "SHORT", conflicts_with = "merge", value_parser = clap::value_parser!(u32).range(1..=65535))]
-    resize: Option<u32>,
     /// Continue an interrupted fit from its checkpoint
     #[arg(long)]
     resume: bool,
-    /// Write a checkpoint, DENSITY.partial, every N pairs
+    /// Write a checkpoint, DENSITY.partial, after every N pairs (of a batch, when it is through)
     #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
     checkpoint_every: u32,
-    /// auto, cpu, simt or cuda:N; what is named is used or refused, never replaced
-    #[arg(long, default_value = "auto")]
-    device: devices::Choice,
-    /// Run up to N consecutive images of one size together
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
-    batch: u16,
     /// Overwrite an existing density, and drop an unfinished one
     #[arg(long)]
     force: bool,
@@ -77,6 +58,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn merge(args: &Args) -> anyhow::Result<ExitCode> {
+    Reads::new(args.merge.iter().map(PathBuf::as_path)).refuse(&args.output)?;
     refuse_existing(&args.output, args.force)?;
     let mut shards = args.merge.iter();
     let first = shards.next().ok_or_else(|| Error::Usage("--merge: name densities".into()))?;
@@ -99,6 +81,7 @@ fn refuse_existing(output: &Path, force: bool) -> Result<()> {
         let message = format!("{}: is a folder; name the density file to write", output.display());
         return Err(Error::Usage(message));
     }
+    regular_target(output)?;
     if output.exists() && !force {
         let message = format!("{}: exists already; pass --force to overwrite it", output.display());
         return Err(Error::Usage(message));
@@ -114,9 +97,20 @@ fn checkpoint_path(output: &Path) -> PathBuf {
 }
 
 /// What an earlier run left, or none: an empty density that starts at the first pair.
-fn start(args: &Args, empty: Density, inputs: String) -> Result<(Density, Progress)> {
-    let path = checkpoint_path(&args.output);
-    let fresh = |empty| (empty, Progress { inputs: inputs.clone(), done: 0, skipped: Vec::new() });
+fn start(
+    args: &Args,
+    empty: Density,
+    inputs: String,
+    data: &Dataset,
+) -> Result<(Density, Progress)> {
+    let (path, pairs) = (checkpoint_path(&args.output), &data.pairs);
+    let mut reads = Reads::new(data.files());
+    reads.extend(args.model.as_deref());
+    reads.refuse(&args.output)?;
+    reads.refuse(&path)?;
+    let files = FileState::default().hash();
+    let progress = Progress { inputs: inputs.clone(), files, done: 0, skipped: Vec::new() };
+    let fresh = |empty| (empty, progress);
     if !path.exists() {
         refuse_existing(&args.output, args.force)?;
         if args.resume && !args.quiet {
@@ -131,6 +125,8 @@ fn start(args: &Args, empty: Density, inputs: String) -> Result<(Density, Progre
                 path.display()
             )));
         }
+        // Else a later --resume would go on from it.
+        std::fs::remove_file(&path).map_err(|e| Error::io(&path, "remove", e))?;
         return Ok(fresh(empty));
     }
     let (density, progress) = Density::resume(&path)?;
@@ -138,6 +134,19 @@ fn start(args: &Args, empty: Density, inputs: String) -> Result<(Density, Progre
         let found = "that of another model, list of pairs, --resize or --class-map";
         return Err(Error::invalid(path.display(), "the checkpoint of this fit", found)
             .fix("repeat the options it was started with, or drop it with --force"));
+    }
+    if progress.done > pairs.len() {
+        let expected = format!("at most {} pairs done", pairs.len());
+        return Err(Error::invalid(path.display(), expected, progress.done));
+    }
+    if progress.files != FileState::of(&pairs[..progress.done]).hash() {
+        let found = "images or masks that changed since";
+        return Err(Error::invalid(
+            path.display(),
+            "the files that this checkpoint took in",
+            found,
+        )
+        .fix("fit anew: drop the checkpoint with --force"));
     }
     if !args.quiet {
         note(format_args!("{}: {} pairs are done", path.display(), progress.done));

@@ -1,29 +1,31 @@
-//! `ddu infer`: images in; for each a label map and an entropy map out, and pictures of them.
+//! `ddu infer`: images in; for each a label map and maps of its scores out, and pictures of them.
 
 mod dry_run;
-mod pipeline;
+mod files;
 mod report;
+mod run;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use ddu::data::{self, Input};
-use ddu::density::colour_range;
+use ddu::data::{self, Input, Reads, regular_target};
 use ddu::model::Model;
 use ddu::report::json;
+use ddu::score::Score;
 use ddu::{Error, Result};
 
-use super::{devices, exit, note, progress_bar, scoring, warn};
-use pipeline::{Job, Kind, Scoring};
+use super::{exit, interrupt, note, pipeline, progress_bar, scoring, warn};
+use files::{Files, Kind};
+use run::Task;
 
 /// Segment images: the class and the softmax entropy (nats) of every pixel
 ///
 /// Writes STEM.label.png (class indices, with a palette) and STEM.entropy.npy (f32 [H, W]) for each
-/// image, and with --density STEM.density.npy (f32 [H, W], nats; low = unfamiliar). JPEG, PNG, BMP, TIFF and WebP are told by their content; gray is repeated, alpha is
-/// dropped, 16-bit samples are rounded to 8, EXIF orientation is respected, of several frames the
-/// first is taken. An image that cannot be processed is named and skipped.
+/// image, and with --density STEM.density.npy (f32 [H, W], nats; low = unfamiliar); other scores are
+/// named as --score names them. JPEG, PNG, BMP, TIFF and WebP are told by their content; gray is
+/// repeated, alpha is dropped, 16-bit samples are rounded to 8, EXIF orientation is respected, of
+/// several frames the first is taken. An image that cannot be processed is named and skipped.
 #[derive(clap::Args)]
 pub struct Args {
     /// Model written by `ddu convert`
@@ -37,24 +39,20 @@ pub struct Args {
     output: PathBuf,
     #[command(flatten)]
     scoring: scoring::Args,
-    /// Also write pictures: STEM.overlay.png (classes), STEM.entropy.png, STEM.density.png
+    /// Also write pictures: STEM.overlay.png (classes), and of each score, as STEM.entropy.png
     #[arg(long)]
     overlay: bool,
-    /// Scale the shorter side to SHORT pixels first (bilinear); the maps have the scaled size
-    #[arg(long, value_name = "SHORT", value_parser = clap::value_parser!(u32).range(1..=65535))]
-    resize: Option<u32>,
-    /// auto, cpu, simt or cuda:N; what is named is used or refused, never replaced
-    #[arg(long, default_value = "auto")]
-    device: devices::Choice,
-    /// Run up to N consecutive images of one size together
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
-    batch: u16,
+    #[command(flatten)]
+    running: pipeline::Args,
     /// Write a report with timings to FILE, or to stdout for -
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
     /// Overwrite existing results
     #[arg(long)]
     force: bool,
+    /// Go on with an interrupted run: leave out images whose results are all there
+    #[arg(long, conflicts_with = "force")]
+    skip_existing: bool,
     /// Stop at the first image that cannot be processed
     #[arg(long)]
     fail_fast: bool,
@@ -67,14 +65,19 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let device = args.device.resolve()?;
+    let device = args.running.device.resolve()?;
     let model = Model::load(&args.model)?;
-    let resize = args.resize.map(|short| short as usize);
-    let density = args.scoring.load(&model, resize)?;
+    let config = model.config().clone();
+    let resize = args.running.resize();
+    let mut scores = args.scoring.scores(|score| score == Score::Density)?;
+    if !scores.contains(&Score::Entropy) {
+        scores.insert(0, Score::Entropy);
+    }
+    let density = args.scoring.load(&model)?;
     let mut engine = device.engine(model)?;
-    let score = args.scoring.score.score();
     if let Some(density) = &density {
-        density.attach(&mut engine, &[score])?;
+        density.check_resize(resize);
+        density.attach(&mut engine, &scores)?;
     }
     let mut inputs = data::resolve(&args.inputs, &args.output, std::io::stdin().lock())?;
     if args.fail_fast && !inputs.failed.is_empty() {
@@ -87,14 +90,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let (count, first) = (inputs.left_out.len(), first.display());
         note(format_args!("left out: {count} files that are no {} ({first})", data::FORMATS));
     }
-    let kinds = &Kind::all(args.overlay, density.is_some());
+    let kinds = &Kind::all(args.overlay, &scores);
     if args.dry_run {
         return dry_run::run(&args, &mut engine, device, &inputs, kinds);
     }
 
-    if !args.force {
+    let listed = inputs.images.len();
+    if args.skip_existing {
+        inputs.images.retain(|image| !outputs(&args, image, kinds).all(|path| path.exists()));
+    } else if !args.force {
         refuse_existing(&args, &inputs.images, kinds)?;
     }
+    let there = listed - inputs.images.len();
     refuse_inputs(&args, &inputs.images, kinds)?;
     prepare_folder(&args.output)?;
     if let Some(file) = args.json.as_ref().filter(|file| file.as_os_str() != "-") {
@@ -106,39 +113,48 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let start = Instant::now();
     let bar = progress_bar(inputs.images.len(), args.quiet);
-    let job = Job {
+    let parts = density.as_ref().map(|loaded| loaded.parts());
+    let range = |score: &Score| Some((*score, score.colour_range(config.classes.len(), parts)?));
+    let scores: Vec<(Score, [f32; 2])> = scores.iter().filter_map(range).collect();
+    let task = Task {
         inputs: &inputs.images,
-        folder: &args.output,
-        kinds,
+        files: Files { folder: &args.output, kinds, scores: &scores, config: &config },
         resize,
-        scoring: density.as_ref().map(|loaded| Scoring {
-            score,
-            range: colour_range(&loaded.density.sample, &loaded.gaussians, score),
-        }),
-        batch: usize::from(args.batch),
+        batch: args.running.batch(),
         fail_fast: args.fail_fast,
         bar: &bar,
     };
-    let mut done = pipeline::run(&job, &mut engine);
+    let mut done = run::run(&task, &mut engine);
     bar.finish_and_clear();
     let wall = start.elapsed();
 
+    let interrupted = interrupt::requested()
+        && done.fatal.is_none()
+        && done.written.len() + done.failed.len() < inputs.images.len();
     let early = inputs.failed.into_iter().map(|(path, error)| report::Failed::new(&path, &error));
     done.failed.splice(0..0, early);
     if !args.quiet {
-        note(report::summary(&done, &args.output, wall));
+        note(report::summary(&done, there, &args.output, wall));
     }
     let code = if done.failed.is_empty() { 0 } else { exit::SOME_FAILED };
     let fatal = done.fatal.take();
     if let Some(target) = &args.json {
         json::write(target, &report::Report::new(&args, engine.model(), device, done, wall))?;
     }
+    if interrupted {
+        warn("interrupted: the same command with --skip-existing goes on");
+        return Ok(interrupt::exit_code());
+    }
     fatal.map_or(Ok(ExitCode::from(code)), |error| Err(error.into()))
 }
 
+/// The files that an image gets.
+fn outputs<'a>(args: &Args, image: &'a Input, kinds: &'a [Kind]) -> impl Iterator<Item = PathBuf> {
+    kinds.iter().map(|kind| image.output(&args.output, &kind.suffix()))
+}
+
 fn refuse_existing(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
-    let outputs =
-        images.iter().flat_map(|i| kinds.iter().map(|k| i.output(&args.output, k.suffix())));
+    let outputs = images.iter().flat_map(|image| outputs(args, image, kinds));
     let report = args.json.iter().filter(|file| file.as_os_str() != "-").cloned();
     let mut existing = outputs.chain(report).filter(|path| path.symlink_metadata().is_ok());
     let Some(first) = existing.next() else { return Ok(()) };
@@ -152,19 +168,17 @@ fn refuse_existing(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> 
 
 /// Not even `--force` overwrites what is read.
 fn refuse_inputs(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
-    let read: HashSet<PathBuf> =
-        images.iter().filter_map(|input| input.path.canonicalize().ok()).collect();
+    let mut reads = Reads::new(images.iter().map(|input| &*input.path));
+    reads.extend([&*args.model]);
+    reads.extend(args.scoring.density.as_deref());
     for input in images {
         for kind in kinds {
-            let output = input.output(&args.output, kind.suffix());
-            if output.canonicalize().is_ok_and(|output| read.contains(&output)) {
-                let (input, output) = (input.path.display(), output.display());
-                return Err(Error::Usage(format!(
-                    "{output} is an input and would be overwritten by a result of {input}; \
-                     give another -o"
-                )));
-            }
+            reads.refuse(&input.output(&args.output, &kind.suffix()))?;
         }
+    }
+    if let Some(report) = args.json.as_ref().filter(|file| file.as_os_str() != "-") {
+        reads.refuse(report)?;
+        regular_target(report)?;
     }
     Ok(())
 }

@@ -4,13 +4,16 @@
 mod compare;
 mod completions;
 mod convert;
+#[cfg(feature = "demo")]
 mod demo;
 mod devices;
 mod doctor;
 mod eval;
 mod fit;
 mod infer;
+mod interrupt;
 mod labelled;
+mod pipeline;
 mod profile;
 mod scoring;
 
@@ -20,7 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Semantic segmentation with an uncertainty a pixel: class, softmax entropy and feature density
+/// Semantic segmentation with an uncertainty per pixel: class, softmax entropy and feature density
 /// in one forward pass of a DeepLab.
 #[derive(Parser)]
 #[command(name = "ddu", version, propagate_version = true, after_help = EXIT_CODES)]
@@ -37,6 +40,7 @@ enum Command {
     Eval(eval::Args),
     Devices(devices::Args),
     Doctor(doctor::Args),
+    #[cfg(feature = "demo")]
     Demo(demo::Args),
     Compare(compare::Args),
     Profile(profile::Args),
@@ -44,7 +48,8 @@ enum Command {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok; 1 fatal; 2 usage; 3 some inputs failed; \
-                          4 out of tolerance.";
+                          4 out of tolerance; \
+                          130 and 143 interrupted.";
 
 /// Exit codes of every subcommand.
 #[allow(dead_code)]
@@ -57,20 +62,23 @@ pub mod exit {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match cli.command {
+    let started = interrupt::install().map_err(anyhow::Error::from);
+    let started = started.and_then(|()| Ok(ddu::host::start_threads()?));
+    let result = started.and_then(|()| match cli.command {
         Command::Convert(args) => convert::run(args),
         Command::Infer(args) => infer::run(args),
         Command::Fit(args) => fit::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Doctor(args) => doctor::run(args),
+        #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Profile(args) => profile::run(args),
         Command::Completions(args) => completions::run(args),
-    };
+    });
     result.unwrap_or_else(|error| {
-        // The reader of a pipe may leave early (`ddu ... | head`): nobody is left to tell.
+        // The reader of a pipe may leave early.
         if broken_pipe(&error) {
             return ExitCode::SUCCESS;
         }
@@ -79,10 +87,16 @@ pub fn main() -> ExitCode {
             Some(error) => error.to_string(),
             None => format!("{error:#}"),
         };
-        let _ = writeln!(std::io::stderr(), "error: {line}");
-        let usage = matches!(error.downcast_ref(), Some(ddu::Error::Usage(_)));
-        ExitCode::from(if usage { exit::USAGE } else { exit::FATAL })
+        let _ = writeln!(std::io::stderr(), "error: {}", ddu::error::line(line));
+        ExitCode::from(exit_code(&error))
     })
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(ddu::Error::Usage(_)) => exit::USAGE,
+        _ => exit::FATAL,
+    }
 }
 
 fn broken_pipe(error: &anyhow::Error) -> bool {
@@ -92,21 +106,24 @@ fn broken_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// Text on stdout. Not `println!`, which panics when nobody reads.
+/// Text on stdout. That nobody reads it (`ddu ... | head`) is no error: the exit code is that of the work.
+/// Not `println!`, which panics then.
 fn print(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// A line on stderr that `--quiet` does not silence.
 fn warn(message: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "warning: {message}");
+    let _ = writeln!(std::io::stderr(), "warning: {}", ddu::error::line(message));
 }
 
 /// A line on stderr for people.
 fn note(message: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{message}");
+    let _ = writeln!(std::io::stderr(), "{}", ddu::error::line(message));
 }
 
 /// A bar on stderr where that is a terminal.

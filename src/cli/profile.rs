@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use ddu::data::Image;
-use ddu::device::dry_run::Paper;
-use ddu::gpu::network::Network;
+use ddu::data::{Image, Reads};
+use ddu::engine::Engine;
 use ddu::model::Model;
 use ddu::ops::Size;
-use ddu::plan::{Folded, compile};
-use ddu::profile::{Profile, Row, profile};
+use ddu::profile::{self, Profile, Row};
 use ddu::report::json;
+use ddu::score::Score;
 use ddu::{Error, data};
 use serde::Serialize;
 
@@ -86,28 +85,44 @@ struct Report {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let device = match args.device.filter(|_| !args.dry_run) {
-        None => Box::new(Paper),
-        Some(choice) => choice.resolve()?.open().ok_or_else(|| {
+        None => None,
+        Some(choice) => Some(choice.resolve()?.open().ok_or_else(|| {
             let fix = "take simt or cuda:N (`cargo bench` times the CPU path)";
             Error::Usage(format!("--device cpu has no kernels to profile: {fix}"))
-        })??,
+        })??),
     };
+    let mut reads = Reads::new([&*args.model]);
+    reads.extend(args.input.as_deref());
+    reads.extend(args.scoring.density.as_deref());
+    for output in args.csv.iter().chain(&args.json).filter(|file| file.as_os_str() != "-") {
+        reads.refuse(output)?;
+    }
     let model = Model::load(&args.model)?;
-    let config = model.config();
-    let folded = Folded::new(&model);
+    let model_sha256 = model.hash();
+    let batch = usize::from(args.batch);
+    let scores = args.scoring.scores(|score| score == Score::Density)?;
+    let loaded = args.scoring.load(&model)?;
     let picture = match &args.input {
         Some(path) => data::decode(path, true)?,
         None => stripes(args.size.0),
     };
-    let (batch, size) = (usize::from(args.batch), picture.size);
-    let plan = compile(config, &folded, batch, size)?;
-    let name = device.name();
-    let mut network = Network::new(device, folded, config.mean, config.std, config.classes.len())?;
-    let score = args.scoring.score.score();
-    if let Some(loaded) = args.scoring.load(&model, None)? {
-        network.score_with(&loaded.gaussians, &[score], loaded.precision)?;
-    }
-    let profile = profile(&mut network, &plan, (!args.dry_run).then_some(&picture))?;
+    let size = picture.size;
+    let scoring = loaded.as_ref().map(|loaded| profile::Scoring {
+        density: &loaded.ready,
+        scores: &scores,
+        precision: loaded.precision,
+    });
+    let (name, profile) = match device {
+        None => ("paper".into(), profile::dry_run(model, scoring, batch, size)?),
+        Some(device) => {
+            let name = device.name();
+            let mut engine = Engine::on(model, device)?;
+            if let Some(profile::Scoring { density, scores, precision }) = scoring {
+                engine.score_with(density, scores, precision)?;
+            }
+            (name, profile::profile(&mut engine, batch, &picture)?)
+        }
+    };
     if let Some(file) = &args.csv {
         let text = csv(&profile.launches)?;
         data::write_atomic(file, |out| out.write_all(text.as_bytes()))?;
@@ -118,7 +133,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 schema: 1,
                 device: name,
                 host: json::Host::here(),
-                model_sha256: model.hash(),
+                model_sha256,
                 density: args.scoring.density,
                 input: args.input,
                 image_px: size,

@@ -1,11 +1,15 @@
-//! The options that say how a density is evaluated, for `infer`, `eval` and `profile`.
+//! The options that say which scores are computed and how a density is evaluated, for `infer`, `eval`
+//! and `profile`.
 
 use std::path::PathBuf;
 
-use ddu::density::{Covariance, Density, Gaussians, Prior, Score};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use ddu::density::{Covariance, Density, ModelGaussians, Prior};
 use ddu::device::launch::density::Precision;
 use ddu::engine::Engine;
 use ddu::model::Model;
+use ddu::score::{Needs, SCORES, Score, ScoreInfo};
+use ddu::{Error, Result};
 
 use super::warn;
 
@@ -15,101 +19,108 @@ pub struct Args {
     /// Density written by `ddu fit` for this model: adds the epistemic uncertainty
     #[arg(short, long, value_name = "DENSITY")]
     pub density: Option<PathBuf>,
-    /// density: log q(z); relative: minus the log-density of all classes taken as one Gaussian
-    #[arg(long, value_enum, default_value = "density", requires = "density")]
-    pub score: ScoreName,
-    /// full: a covariance a class; tied: one for all; diagonal: variances alone
-    #[arg(long, value_enum, default_value = "full", requires = "density")]
-    covariance: CovarianceName,
-    /// empirical: classes weigh as often as they were fitted; uniform: all the same
-    #[arg(long, value_enum, default_value = "empirical", requires = "density")]
-    prior: PriorName,
+    /// Scores to compute, by default the density where there is one, and every one in `eval`; `infer`
+    /// always has the entropy
+    #[arg(long, value_name = "SCORES", value_delimiter = ',', value_parser = a_score())]
+    score: Vec<Score>,
+    /// full: a covariance for each class; tied: one for all; diagonal: variances alone
+    #[arg(long, default_value = "full", requires = "density", value_parser = one_of(&Covariance::NAMES))]
+    covariance: Covariance,
+    /// empirical: prior proportional to the fitted pixels of a class; uniform: the same for all
+    #[arg(long, default_value = "empirical", requires = "density", value_parser = one_of(&Prior::NAMES))]
+    prior: Prior,
     /// How a device holds the covariances: exact in two fp16 terms; fast in one, half the work
-    #[arg(long, value_enum, default_value = "exact", requires = "density")]
-    precision: PrecisionName,
+    #[arg(long, default_value = "exact", requires = "density", value_parser = one_of(&Precision::NAMES))]
+    precision: Precision,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum PrecisionName {
-    Exact,
-    Fast,
+/// Parses one of a list of names to its value.
+fn one_of<T: Copy + Send + Sync + 'static>(
+    names: &'static [(&'static str, T)],
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(names.iter().map(|(name, _)| *name)).map(|word| {
+        let named = names.iter().find(|(name, _)| *name == word);
+        named.expect("a value that the parser allows").1
+    })
+}
+
+/// Parses a score's name; `--help` has their equations.
+fn a_score() -> impl TypedValueParser<Value = Score> {
+    let value =
+        |s: &ScoreInfo| PossibleValue::new(s.name).help(format!("{} ({})", s.equation, s.unit));
+    PossibleValuesParser::new(SCORES.iter().map(value)).map(|word| {
+        let named = SCORES.iter().find(|info| info.name == word);
+        named.expect("a value that the parser allows").score
+    })
 }
 
 /// A density, and what it is evaluated with.
 pub struct Loaded {
+    /// The file.
+    source: String,
     pub density: Density,
-    pub gaussians: Gaussians,
+    pub ready: ModelGaussians,
     pub precision: Precision,
 }
 
 impl Loaded {
-    /// Lets the engine score what it runs.
-    pub fn attach(&self, engine: &mut Engine, scores: &[Score]) -> ddu::Result<()> {
-        engine.score_with(&self.gaussians, scores, self.precision)
+    /// Lets the engine compute these scores of what it runs.
+    pub fn attach(&self, engine: &mut Engine, scores: &[Score]) -> Result<()> {
+        engine.score_with(&self.ready, scores, self.precision)
     }
-}
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum ScoreName {
-    Density,
-    Relative,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum CovarianceName {
-    Full,
-    Tied,
-    Diagonal,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum PriorName {
-    Empirical,
-    Uniform,
-}
-
-impl ScoreName {
-    pub fn score(self) -> Score {
-        match self {
-            ScoreName::Density => Score::Density,
-            ScoreName::Relative => Score::Relative,
+    /// Warns if the density was fitted at another scale than that of a run.
+    pub fn check_resize(&self, resize: Option<usize>) {
+        if self.density.origin.resize != resize {
+            let say = |short: Option<usize>| {
+                short.map_or("without --resize".into(), |short| format!("with --resize {short}"))
+            };
+            let (fitted, now) = (say(self.density.origin.resize), say(resize));
+            let source = &self.source;
+            warn(format_args!("{source}: fitted {fitted}, this run is {now}: scores shift"));
         }
+    }
+
+    /// What colour ranges are made from.
+    pub fn parts(&self) -> (&ddu::density::Sample, &ddu::density::Gaussians) {
+        (&self.density.sample, &self.ready.gaussians)
     }
 }
 
 impl Args {
-    /// The density, checked against the model and made ready; None where none is named. `resize` is
-    /// the run's.
-    pub fn load(&self, model: &Model, resize: Option<usize>) -> anyhow::Result<Option<Loaded>> {
+    /// The scores to compute, in the order of [`SCORES`]: those that were named, else those of `default`
+    /// that can be computed.
+    ///
+    /// # Errors
+    /// One that was named and needs a density, without --density.
+    pub fn scores(&self, default: impl Fn(Score) -> bool) -> Result<Vec<Score>> {
+        let possible = |info: &ScoreInfo| info.needs == Needs::Logits || self.density.is_some();
+        let mut scores = Vec::new();
+        for info in &SCORES {
+            let named = self.score.contains(&info.score);
+            if named && !possible(info) {
+                let name = info.name;
+                return Err(Error::Usage(format!("--score {name} needs --density DENSITY")));
+            }
+            if named || (self.score.is_empty() && default(info.score) && possible(info)) {
+                scores.push(info.score);
+            }
+        }
+        Ok(scores)
+    }
+
+    /// The density, checked against the model and made ready; None if there is none.
+    pub fn load(&self, model: &Model) -> Result<Option<Loaded>> {
         let Some(path) = &self.density else { return Ok(None) };
         let source = path.display().to_string();
         let density = Density::load(path)?;
+        // The engine checks it too; this names the file, and comes before the weights go to a device.
         density.check_model(&source, &model.hash())?;
-        if density.origin.resize != resize {
-            let say = |short: Option<usize>| {
-                short.map_or("without --resize".into(), |short| format!("with --resize {short}"))
-            };
-            let (fitted, now) = (say(density.origin.resize), say(resize));
-            warn(format_args!("{source}: fitted {fitted}, this run is {now}: scores shift"));
-        }
-        let covariance = match self.covariance {
-            CovarianceName::Full => Covariance::Full,
-            CovarianceName::Tied => Covariance::Tied,
-            CovarianceName::Diagonal => Covariance::Diagonal,
-        };
-        let prior = match self.prior {
-            PriorName::Empirical => Prior::Empirical,
-            PriorName::Uniform => Prior::Uniform,
-        };
-        let precision = match self.precision {
-            PrecisionName::Exact => Precision::Exact,
-            PrecisionName::Fast => Precision::Fast,
-        };
-        let (gaussians, warnings) = Gaussians::new(&density.moments, covariance, prior)?;
+        let (ready, warnings) = density.gaussians(self.covariance, self.prior)?;
         for warning in warnings {
             let name = &density.origin.classes[warning.class()];
             warn(format_args!("{source}: {}", warning.message(name)));
         }
-        Ok(Some(Loaded { density, gaussians, precision }))
+        Ok(Some(Loaded { source, density, ready, precision: self.precision }))
     }
 }

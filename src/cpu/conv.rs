@@ -2,7 +2,7 @@
 //! read in place from the NHWC input, one contiguous run of channels a tap; taps outside the image
 //! read a row of zeros, and a tap that is outside for the whole tile is skipped.
 //!
-//! Bias, residual and ReLU are applied to the accumulators. Depths beyond [`DEPTH_BLOCK`] are split
+//! Bias, residual and ReLU are applied to the accumulators. Depths beyond `DEPTH_BLOCK` are split
 //! so that a panel stays in the L2 cache; the partial sums wait in the output.
 
 use std::ops::Range;

@@ -65,7 +65,8 @@ impl WithSimd for Row<'_> {
 
 /// Arg max and entropy of each pixel of a block.
 ///
-/// With m = max l and e_c = exp(l_c - m): H = ln sum e_c - sum (l_c - m) e_c / sum e_c.
+/// With m = max l and e_c = exp(l_c - m): H = ln sum e_c - sum (l_c - m) e_c / sum e_c. NaN is never
+/// the maximum; H is NaN where a logit is not finite, since (l_c - m) e_c then is.
 #[inline(always)]
 fn finish(block: &[f32], label: &mut [u8], entropy: &mut [f32]) {
     let mut best = [f32::NEG_INFINITY; BLOCK];
@@ -89,8 +90,9 @@ fn finish(block: &[f32], label: &mut [u8], entropy: &mut [f32]) {
     }
     for i in 0..label.len() {
         label[i] = class[i];
-        // Rounding can leave a sure pixel a hair below 0.
-        entropy[i] = (sum[i].ln() - weighted[i] / sum[i]).max(0.0);
+        let h = sum[i].ln() - weighted[i] / sum[i];
+        // Rounding can leave a sure pixel a hair below 0. Not `max`, which makes 0 of NaN.
+        entropy[i] = if h < 0.0 { 0.0 } else { h };
     }
 }
 

@@ -48,7 +48,7 @@ pub fn pays(conv: &Conv2d, h: usize, w: usize) -> bool {
         && conv.out_channels >= 16
         && conv.in_channels.is_multiple_of(16)
         && conv.out_channels.is_multiple_of(16);
-    // Multiplications against the direct sum's 9 a pixel; the transforms cost about a third more.
+    // Multiplications against the direct sum's 9 per pixel; the transforms cost about a third more.
     fits && POINTS * tiles(conv, h, w) * 4 < 9 * h * w * 3
 }
 

@@ -1,9 +1,8 @@
 //! How the class indices of a dataset become those of a model: index k is class k, unless
 //! `--class-map` says otherwise. Where both sides have names they must agree.
 
+use super::VOID;
 use crate::error::{Error, Result};
-
-const VOID: u8 = 255;
 
 /// The model's class for each value of a mask; a value beyond the model's classes stays itself, an
 /// unknown class.
@@ -11,8 +10,9 @@ const VOID: u8 = 255;
 pub struct ClassMap([u8; 256]);
 
 impl ClassMap {
-    /// `dataset` and `model` are class names in index order, where there are any. `entries` are
-    /// `FROM=TO` of a dataset's and a model's class, each an index or a name; TO may be `void`.
+    /// `dataset` and `model` are class names in index order, where there are any; the model has
+    /// `classes`. `entries` are `FROM=TO` of a dataset's and a model's class, each an index or a name;
+    /// TO may be `void`.
     ///
     /// # Errors
     /// An entry that names no class or comes twice; names that disagree at an index that no entry
@@ -20,6 +20,7 @@ impl ClassMap {
     pub fn new(
         dataset: Option<&[String]>,
         model: Option<&[String]>,
+        classes: usize,
         entries: &[String],
     ) -> Result<Self> {
         let mut map: [u8; 256] = std::array::from_fn(|value| value as u8);
@@ -36,7 +37,11 @@ impl ClassMap {
                 return wrong(format!("{from} is no index and no class of the dataset"));
             };
             let target = if to == "void" { Some(VOID) } else { index_of(to, model) };
-            let Some(target) = target else {
+            let exists = |index: u8| index == VOID || usize::from(index) < classes;
+            let Some(target) = target.filter(|index| exists(*index)) else {
+                if target.is_some() {
+                    return wrong(format!("the model has the classes 0 to {}", classes - 1));
+                }
                 return wrong(format!("{to} is no index, no class of the model and not void"));
             };
             if std::mem::replace(&mut mapped[usize::from(source)], true) {
@@ -45,16 +50,16 @@ impl ClassMap {
             map[usize::from(source)] = target;
         }
         let names = dataset.unwrap_or_default().iter().zip(model.unwrap_or_default());
-        for (index, (own, its)) in names.enumerate().filter(|(index, _)| !mapped[*index]) {
-            if !own.eq_ignore_ascii_case(its) {
+        for (index, (dataset, model)) in names.enumerate().filter(|(index, _)| !mapped[*index]) {
+            if !dataset.eq_ignore_ascii_case(model) {
                 return Err(Error::invalid(
                     format!("class {index} of the dataset"),
-                    format!("{its}, as the model has it"),
-                    own,
+                    format!("{model}, as the model has it"),
+                    dataset,
                 )
                 .fix(format!(
                     "if they mean the same, --class-map {index}={index}; else say which is \
-                     which, as in {own}=CLASS or {own}=void"
+                     which, as in {dataset}=CLASS or {dataset}=void"
                 )));
             }
         }
@@ -92,7 +97,8 @@ mod tests {
 
     fn map(dataset: &str, model: &str, entries: &[&str]) -> Result<ClassMap> {
         let entries: Vec<String> = entries.iter().map(|e| e.to_string()).collect();
-        ClassMap::new(Some(&names(dataset)), Some(&names(model)), &entries)
+        let model = names(model);
+        ClassMap::new(Some(&names(dataset)), Some(&model), model.len(), &entries)
     }
 
     #[test]
@@ -101,7 +107,7 @@ mod tests {
             let map = map(dataset, model, &[]).unwrap();
             assert!(map.table().iter().enumerate().all(|(k, v)| k == usize::from(*v)));
         }
-        assert!(ClassMap::new(None, Some(&names("a b")), &[]).is_ok());
+        assert!(ClassMap::new(None, Some(&names("a b")), 2, &[]).is_ok());
     }
 
     #[test]
@@ -121,10 +127,17 @@ mod tests {
 
     #[test]
     fn entries_that_mean_nothing_are_refused() {
-        for entry in ["sky", "sky=", "=sky", "moon=sky", "sky=moon", "256=0", "0=-1"] {
+        for entry in
+            ["sky", "sky=", "=sky", "moon=sky", "sky=moon", "256=0", "0=-1", "0=2", "sky=254"]
+        {
             let error = map("sky road", "sky road", &[entry]).unwrap_err();
             assert!(matches!(&error, Error::Usage(text) if text.contains(entry)), "{error}");
         }
         assert!(map("sky road", "sky road", &["sky=1", "0=0"]).is_err());
+        // A model without names has classes all the same.
+        let unnamed = |entry: &str| ClassMap::new(None, None, 3, &[entry.to_owned()]);
+        assert!(unnamed("7=2").is_ok() && unnamed("7=255").is_ok());
+        let error = unnamed("7=3").unwrap_err().to_string();
+        assert!(error.contains("the model has the classes 0 to 2"), "{error}");
     }
 }

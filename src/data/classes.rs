@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::read_file;
 use crate::error::{Error, Result};
 
 /// Reads class names; blank lines at the end do not count.
@@ -9,8 +10,8 @@ use crate::error::{Error, Result};
 /// # Errors
 /// A file that is no text, a blank line between names, a name given twice.
 pub fn read_class_names(path: &Path) -> Result<Vec<String>> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
     let expected = "text with one class name a line";
+    let bytes = read_file(path, expected, 1 << 20)?;
     let text = String::from_utf8(bytes)
         .map_err(|_| Error::invalid(path.display(), expected, "bytes that are no UTF-8"))?;
     let names: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{Image, Mask, decode, read_class_names, read_mask, resolve};
+use super::{
+    Image, MAX_PIXELS, Mask, decode_within, read_class_names, read_file, read_mask_within, resolve,
+};
 use crate::error::{Error, Result};
 
 /// An image and its mask.
@@ -22,6 +24,8 @@ pub struct Dataset {
     pub pairs: Vec<Pair>,
     /// From `classes.txt`, where there is one.
     pub classes: Option<Vec<String>>,
+    /// The split's list and `classes.txt`, where they were read.
+    lists: Vec<PathBuf>,
 }
 
 /// A pair, read.
@@ -44,10 +48,14 @@ impl Dataset {
     pub fn voc(root: &Path, split: &str) -> Result<Self> {
         let sets = root.join("ImageSets/Segmentation");
         let list = sets.join(format!("{split}.txt"));
-        let text = std::fs::read_to_string(&list).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => no_split(&sets, &list),
-            _ => Error::io(&list, "read", e),
+        let text = read_file(&list, "a list of ids", 1 << 30).map_err(|e| match &e {
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                no_split(&sets, &list)
+            }
+            _ => e,
         })?;
+        let text = String::from_utf8(text)
+            .map_err(|_| Error::invalid(list.display(), "text", "bytes that are no UTF-8"))?;
         let ids: Vec<&str> = text.lines().map(str::trim).filter(|id| !id.is_empty()).collect();
         if ids.is_empty() {
             return Err(Error::invalid(list.display(), "ids, one a line", "none"));
@@ -65,7 +73,11 @@ impl Dataset {
         };
         let names = root.join("classes.txt");
         let classes = names.exists().then(|| read_class_names(&names)).transpose()?;
-        Ok(Dataset { pairs: ids.into_iter().map(pair).collect(), classes })
+        Ok(Dataset {
+            pairs: ids.into_iter().map(pair).collect(),
+            classes,
+            lists: vec![list, names],
+        })
     }
 
     /// Every image beneath `images`, by path; its mask is the PNG of the same relative path and stem
@@ -76,7 +88,8 @@ impl Dataset {
     pub fn folders(images: &Path, masks: &Path) -> Result<Self> {
         for folder in [images, masks] {
             if !folder.is_dir() {
-                return Err(Error::invalid(folder.display(), "a folder", "none"));
+                let found = if folder.exists() { "a file" } else { "nothing of that name" };
+                return Err(Error::invalid(folder.display(), "a folder", found));
             }
         }
         let mut inputs = resolve(&[images.to_owned()], Path::new(""), std::io::empty())?;
@@ -88,7 +101,14 @@ impl Dataset {
             mask: input.output(masks, ".png"),
             image: input.path,
         };
-        Ok(Dataset { pairs: inputs.images.into_iter().map(pair).collect(), classes: None })
+        let pairs = inputs.images.into_iter().map(pair).collect();
+        Ok(Dataset { pairs, classes: None, lists: Vec::new() })
+    }
+
+    /// Every file that it reads or has read: none of them may be overwritten.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let pairs = self.pairs.iter().flat_map(|pair| [&*pair.image, &*pair.mask]);
+        pairs.chain(self.lists.iter().map(PathBuf::as_path))
     }
 }
 
@@ -98,9 +118,14 @@ impl Pair {
     /// # Errors
     /// A file that cannot be read, or a mask of another size than its image.
     pub fn read(&self, resize: Option<usize>) -> Result<Labelled> {
+        self.read_within(resize, MAX_PIXELS)
+    }
+
+    /// [`Self::read`] with a limit of the user's: `--max-pixels`.
+    pub fn read_within(&self, resize: Option<usize>, max_pixels: u64) -> Result<Labelled> {
         // Masks know no EXIF orientation, so the image's is left alone.
-        let image = decode(&self.image, false)?;
-        let mask = read_mask(&self.mask)?;
+        let image = decode_within(&self.image, false, max_pixels)?;
+        let mask = read_mask_within(&self.mask, max_pixels)?;
         if mask.size != image.size {
             let expected = format!("{} as its image", image.size);
             return Err(Error::invalid(self.mask.display(), expected, mask.size));
@@ -111,6 +136,37 @@ impl Pair {
             None => image,
         };
         Ok(Labelled { image, mask, hash })
+    }
+}
+
+/// A running hash over the sizes and modification times of the files of pairs: whether labels or images
+/// changed since a checkpoint took them in.
+#[derive(Clone, Default)]
+pub struct FileState(Sha256);
+
+impl FileState {
+    /// Of the first pairs of a list, in order.
+    pub fn of(pairs: &[Pair]) -> Self {
+        let mut state = FileState::default();
+        pairs.iter().for_each(|pair| state.add(pair));
+        state
+    }
+
+    /// Takes in the next pair, as its files are now.
+    pub fn add(&mut self, pair: &Pair) {
+        for path in [&pair.image, &pair.mask] {
+            // A file that is not there is a state too: the pair was skipped.
+            let metadata = path.metadata().ok();
+            let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
+            let since = modified.map(|time| time.duration_since(std::time::UNIX_EPOCH));
+            let text = format!("{:?} {since:?}\0", metadata.map(|metadata| metadata.len()));
+            self.0.update(text);
+        }
+    }
+
+    /// In hex.
+    pub fn hash(&self) -> String {
+        self.0.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -213,6 +269,29 @@ mod tests {
         assert_eq!(hash, content_hash(&image(2, 3, 5)));
         assert_ne!(hash, content_hash(&image(3, 2, 5)));
         assert_ne!(hash, content_hash(&image(2, 3, 6)));
+    }
+
+    #[test]
+    fn changed_files_show_in_the_state_of_the_pairs() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        for id in ["a", "b", "c"] {
+            write(root, "i", "m", id, Size::new(4, 2));
+        }
+        let data = Dataset::folders(&root.join("i"), &root.join("m")).unwrap();
+        let before = FileState::of(&data.pairs[..2]);
+        let mut again = FileState::of(&data.pairs[..1]);
+        again.add(&data.pairs[1]);
+        assert_eq!(again.hash(), before.hash());
+        // What comes later does not count.
+        std::fs::remove_file(root.join("m/c.png")).unwrap();
+        assert_eq!(FileState::of(&data.pairs[..2]).hash(), before.hash());
+        let touched = std::fs::File::options().append(true).open(root.join("m/b.png")).unwrap();
+        touched.set_modified(std::time::UNIX_EPOCH).unwrap();
+        let other = FileState::of(&data.pairs[..2]).hash();
+        assert_ne!(other, before.hash());
+        std::fs::remove_file(root.join("i/a.png")).unwrap();
+        assert_ne!(FileState::of(&data.pairs[..2]).hash(), other);
     }
 
     #[test]

@@ -14,17 +14,22 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use super::read_file;
 use crate::error::{Error, Result};
+use crate::host;
 use crate::ops::Size;
 
 /// What `decode` takes, for messages.
 pub const FORMATS: &str = "JPEG, PNG, BMP, TIFF or WebP";
 
-/// A picture of more pixels is refused before anything is allocated for it.
+/// A picture of more pixels is refused before anything is allocated for it, unless a caller of
+/// [`decode_within`] says otherwise.
 pub const MAX_PIXELS: u64 = 1 << 27;
 
-/// The decoder may allocate what 16-bit RGBA of [`MAX_PIXELS`] needs.
-const MAX_DECODER_BYTES: u64 = 8 * MAX_PIXELS;
+/// Most bytes a pixel that a decoder holds beside the 3 of the result: 16-bit RGBA.
+const DECODER_BYTES: u64 = 8;
+/// A picture of fewer pixels is decoded without asking how much memory is free.
+const SMALL_PIXELS: u64 = 1 << 22;
 const SAMPLES: &str = "8- or 16-bit gray or RGB samples";
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
@@ -46,43 +51,43 @@ pub struct Image {
 /// One line for anything that is not such a picture, is damaged, holds float samples or has more
 /// than [`MAX_PIXELS`].
 pub fn decode(path: &Path, respect_orientation: bool) -> Result<Image> {
+    decode_within(path, respect_orientation, MAX_PIXELS)
+}
+
+/// [`decode`] with a limit of the user's: `--max-pixels`.
+pub fn decode_within(path: &Path, respect_orientation: bool, max_pixels: u64) -> Result<Image> {
     let bytes = read(path)?;
     let source = path.display().to_string();
-    // A decoder's bug must cost this picture, not the run.
-    catch_unwind(AssertUnwindSafe(|| decode_bytes(&source, &bytes, respect_orientation)))
-        .unwrap_or_else(|_| Err(damaged(&source, "image", "one that breaks its decoder")))
+    guarded(&source, || decode_all(&source, &bytes, respect_orientation, max_pixels))
+}
+
+/// A decoder's bug must cost this picture, not the run.
+fn guarded<T>(source: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(damaged(source, "image", "one that breaks its decoder")))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    let fail = |e| Error::io(path, "read", e);
-    let metadata = std::fs::metadata(path).map_err(fail)?;
-    let wrong = |found: &str| Err(Error::invalid(path.display(), "an image file", found));
-    if metadata.is_dir() {
-        return wrong("a folder");
-    }
-    // A pipe could block for ever, a device could have no end.
-    if !metadata.is_file() {
-        return wrong("a pipe, socket or device");
-    }
-    if metadata.len() > MAX_FILE_BYTES {
-        let found = format!("{} MiB", metadata.len() >> 20);
-        let expected = format!("an image file of at most {} MiB", MAX_FILE_BYTES >> 20);
-        return Err(Error::invalid(path.display(), expected, found));
-    }
-    std::fs::read(path).map_err(fail)
+    read_file(path, "an image file", MAX_FILE_BYTES)
 }
 
-/// The size that [`decode`] would give, from the header alone; the rest may still be damaged.
+/// The size that [`decode`] would give, from the header alone: nothing is decoded, and the rest may
+/// still be damaged.
 pub fn decode_size(path: &Path, respect_orientation: bool) -> Result<Size> {
+    decode_size_within(path, respect_orientation, MAX_PIXELS)
+}
+
+/// [`decode_size`] with a limit of the user's: `--max-pixels`.
+pub fn decode_size_within(path: &Path, respect_orientation: bool, max_pixels: u64) -> Result<Size> {
     let bytes = read(path)?;
     let source = path.display().to_string();
-    catch_unwind(AssertUnwindSafe(|| {
+    guarded(&source, || {
         let (header, orientation) = match format_of(&source, &bytes)? {
-            ImageFormat::Jpeg => {
-                let mut decoder = jpeg_decoder(&bytes);
-                jpeg_header(&source, &mut decoder)?
+            ImageFormat::Jpeg => jpeg_header(&source, &mut jpeg_decoder(&bytes), max_pixels)?,
+            format => {
+                let (_, size, turn) = other_header(&source, &bytes, format, max_pixels)?;
+                (size, turn)
             }
-            format => other_header(&source, &bytes, format).map(|(_, size, turn)| (size, turn))?,
         };
         use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
         let turned = matches!(orientation, Rotate90 | Rotate90FlipH | Rotate270 | Rotate270FlipH);
@@ -90,15 +95,23 @@ pub fn decode_size(path: &Path, respect_orientation: bool) -> Result<Size> {
             true => Size::new(header.w, header.h),
             false => header,
         })
-    }))
-    .unwrap_or_else(|_| Err(damaged(&source, "image", "one that breaks its decoder")))
+    })
 }
 
 /// [`decode`] for a file's content; `source` names it in messages.
 pub fn decode_bytes(source: &str, bytes: &[u8], respect_orientation: bool) -> Result<Image> {
+    decode_all(source, bytes, respect_orientation, MAX_PIXELS)
+}
+
+fn decode_all(
+    source: &str,
+    bytes: &[u8],
+    respect_orientation: bool,
+    max_pixels: u64,
+) -> Result<Image> {
     let (picture, orientation) = match format_of(source, bytes)? {
-        ImageFormat::Jpeg => decode_jpeg(source, bytes)?,
-        format => decode_other(source, bytes, format)?,
+        ImageFormat::Jpeg => decode_jpeg(source, bytes, max_pixels)?,
+        format => decode_other(source, bytes, format, max_pixels)?,
     };
     let mut picture = to_rgb8(source, picture)?;
     if respect_orientation {
@@ -106,6 +119,22 @@ pub fn decode_bytes(source: &str, bytes: &[u8], respect_orientation: bool) -> Re
     }
     let size = Size::new(picture.height() as usize, picture.width() as usize);
     Ok(Image { size, rgb: picture.into_bytes() })
+}
+
+/// Refuses a large picture that does not fit the memory that is free.
+fn check_memory(source: &str, size: Size) -> Result<()> {
+    let pixels = size.pixels() as u64;
+    let Some(memory) = host::memory().filter(|_| pixels > SMALL_PIXELS) else { return Ok(()) };
+    let needed = (3 + DECODER_BYTES) * pixels;
+    if needed <= memory.available {
+        return Ok(());
+    }
+    Err(Error::Memory {
+        what: format!("{source}: decoding {size}"),
+        needed,
+        available: memory.available,
+        fix: "scale the file down, or free memory".into(),
+    })
 }
 
 fn format_of(source: &str, bytes: &[u8]) -> Result<ImageFormat> {
@@ -127,10 +156,15 @@ pub(super) fn supported_format(head: &[u8]) -> Option<ImageFormat> {
     image::guess_format(head).ok().filter(|f| matches!(f, Jpeg | Png | Bmp | Tiff | WebP))
 }
 
-/// Decodes strictly, which the `image` crate does not offer: it fills what is missing with gray.
-fn decode_jpeg(source: &str, bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
+/// Decodes strictly, which the `image` crate does not offer: it fills what is missing with gray. What
+/// even a strict decoder lets pass, `jpeg::damage` finds.
+fn decode_jpeg(source: &str, bytes: &[u8], max_pixels: u64) -> Result<(DynamicImage, Orientation)> {
     let mut decoder = jpeg_decoder(bytes);
-    let (size, orientation) = jpeg_header(source, &mut decoder)?;
+    let (size, orientation) = jpeg_header(source, &mut decoder, max_pixels)?;
+    check_memory(source, size)?;
+    if let Some(found) = super::jpeg::damage(bytes) {
+        return Err(damaged(source, "JPEG", found));
+    }
     let pixels = decoder.decode().map_err(|e| damaged(source, "JPEG", format!("{e:?}")))?;
     let picture = RgbImage::from_raw(size.w as u32, size.h as u32, pixels)
         .ok_or_else(|| damaged(source, "JPEG", "other than three channels"))?;
@@ -149,10 +183,11 @@ fn jpeg_decoder(bytes: &[u8]) -> JpegDecoder<ZCursor<&[u8]>> {
 fn jpeg_header(
     source: &str,
     decoder: &mut JpegDecoder<ZCursor<&[u8]>>,
+    max_pixels: u64,
 ) -> Result<(Size, Orientation)> {
     decoder.decode_headers().map_err(|e| damaged(source, "JPEG", format!("{e:?}")))?;
     let (w, h) = decoder.dimensions().unwrap_or_default();
-    let size = check_dimensions(source, h as u64, w as u64)?;
+    let size = check_dimensions(source, h as u64, w as u64, max_pixels)?;
     let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
     Ok((size, orientation.unwrap_or(Orientation::NoTransforms)))
 }
@@ -161,8 +196,10 @@ fn decode_other(
     source: &str,
     bytes: &[u8],
     format: ImageFormat,
+    max_pixels: u64,
 ) -> Result<(DynamicImage, Orientation)> {
-    let (decoder, _, orientation) = other_header(source, bytes, format)?;
+    let (decoder, size, orientation) = other_header(source, bytes, format, max_pixels)?;
+    check_memory(source, size)?;
     let picture =
         DynamicImage::from_decoder(decoder).map_err(|e| other_error(source, format, e))?;
     Ok((picture, orientation))
@@ -172,16 +209,33 @@ fn other_header(
     source: &str,
     bytes: &[u8],
     format: ImageFormat,
+    max_pixels: u64,
 ) -> Result<(impl ImageDecoder, Size, Orientation)> {
+    if format == ImageFormat::WebP && !webp_chunks_fit(bytes) {
+        return Err(damaged(source, "WEBP", "a part that is larger than the file"));
+    }
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_DECODER_BYTES);
+    limits.max_alloc = Some(DECODER_BYTES.saturating_mul(max_pixels));
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(|e| other_error(source, format, e))?;
     let (w, h) = decoder.dimensions();
-    let size = check_dimensions(source, h.into(), w.into())?;
+    let size = check_dimensions(source, h.into(), w.into(), max_pixels)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     Ok((decoder, size, orientation))
+}
+
+/// Whether each chunk lies within the file: the decoder allocates what a chunk's header says.
+fn webp_chunks_fit(bytes: &[u8]) -> bool {
+    let mut rest = bytes.get(12..).unwrap_or_default();
+    while let Some((&[_, _, _, _, a, b, c, d], after)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        if length > after.len() {
+            return false;
+        }
+        rest = after.get(length + length % 2..).unwrap_or_default();
+    }
+    true
 }
 
 fn other_error(source: &str, format: ImageFormat, error: image::ImageError) -> Error {
@@ -196,13 +250,14 @@ fn other_error(source: &str, format: ImageFormat, error: image::ImageError) -> E
     }
 }
 
-fn check_dimensions(source: &str, h: u64, w: u64) -> Result<Size> {
+fn check_dimensions(source: &str, h: u64, w: u64, max_pixels: u64) -> Result<Size> {
     let pixels = w.saturating_mul(h);
-    if pixels == 0 || pixels > MAX_PIXELS {
-        let expected = format!("1 to {MAX_PIXELS} pixels");
-        return Err(Error::invalid(source, expected, format!("{h} x {w}")));
+    if pixels == 0 || pixels > max_pixels {
+        let expected = format!("1 to {max_pixels} pixels");
+        let error = Error::invalid(source, expected, format!("{h} x {w}"));
+        return Err(if pixels == 0 { error } else { error.fix("--max-pixels sets the limit") });
     }
-    // Both are at most MAX_PIXELS.
+    // Headers hold sides of at most 32 bits.
     Ok(Size::new(h as usize, w as usize))
 }
 
@@ -249,7 +304,7 @@ fn one_line(message: impl ToString) -> String {
 pub fn resized(source: &str, size: Size, short: usize) -> Result<Size> {
     let old = size.h.min(size.w).max(1) as u64;
     let scale = |n: usize| (n as u64).saturating_mul(short as u64).saturating_add(old / 2) / old;
-    check_dimensions(&format!("{source} resized"), scale(size.h), scale(size.w))
+    check_dimensions(&format!("{source} resized"), scale(size.h), scale(size.w), MAX_PIXELS)
 }
 
 impl Image {

@@ -4,7 +4,9 @@
 //! folders on stdin, one a line). The results of a file carry its stem; those of a folder or glob
 //! mirror the tree beneath the folder, or beneath the part of the glob before its first wildcard.
 //! A file that is named is always attempted; of what is found in a folder or by a glob, hidden
-//! files and files that are no images are left out.
+//! files and files that are no images are left out. Results of an earlier run are no inputs, even where
+//! they are named (as by a shell's `photos/*`), so that a command can be repeated that writes beside its
+//! inputs.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -41,7 +43,7 @@ pub struct Inputs {
     pub images: Vec<Input>,
     /// Arguments and folder entries that are not there or cannot be looked at.
     pub failed: Vec<(PathBuf, Error)>,
-    /// Found in a folder or by a glob, and no images.
+    /// Found in a folder or by a glob, and no images; or results of an earlier run.
     pub left_out: Vec<PathBuf>,
 }
 
@@ -57,12 +59,18 @@ pub fn resolve(arguments: &[PathBuf], output: &Path, stdin: impl BufRead) -> Res
         if argument.as_os_str() != "-" {
             search.argument(argument);
         } else if let Some(list) = stdin.take() {
+            let mut empty = true;
             for line in list.split(b'\n') {
                 let line = line.map_err(|e| Error::io("stdin", "read", e))?;
                 let line = line.strip_suffix(b"\r").unwrap_or(&line);
                 if !line.is_empty() {
                     search.path(&path_of(line));
+                    empty = false;
                 }
+            }
+            if empty {
+                let error = Error::invalid("stdin", "paths of images, one a line", "none");
+                search.fail(argument, error);
             }
         }
     }
@@ -108,9 +116,17 @@ impl Search {
                 let expected = format!("{} files", super::FORMATS);
                 self.fail(path, Error::invalid(path.display(), expected, "none in this folder"));
             }
-        } else if !present(path) {
-            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-            self.fail(path, Error::io(path, "read", missing));
+        } else if let Err(error) = path.symlink_metadata() {
+            let error = match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    let expected = "an image file, a folder or a glob";
+                    Error::invalid(path.display(), expected, "nothing of that name")
+                }
+                _ => Error::io(path, "read", error),
+            };
+            self.fail(path, error);
+        } else if lies_among_results(path) {
+            self.inputs.left_out.push(path.into());
         } else {
             let stem = Path::new(path.file_name().unwrap_or(path.as_os_str())).with_extension("");
             self.inputs.images.push(Input { path: path.into(), stem });
@@ -169,11 +185,11 @@ impl Search {
 
     /// A file in a folder or matched by a glob.
     fn found(&mut self, path: &Path, root: &Path) {
-        let ours = self.is_result(path);
-        if ours || !looks_like_image(path) {
-            if !ours {
-                self.inputs.left_out.push(path.into());
-            }
+        if self.in_output(path) && result_stem(path).is_some() || lies_among_results(path) {
+            return;
+        }
+        if !looks_like_image(path) {
+            self.inputs.left_out.push(path.into());
             return;
         }
         let name = Path::new(path.file_name().unwrap_or_default());
@@ -181,19 +197,36 @@ impl Search {
         self.inputs.images.push(Input { path: path.into(), stem });
     }
 
-    /// An earlier run's picture, where the output folder is itself searched.
-    fn is_result(&self, path: &Path) -> bool {
-        const SUFFIXES: [&str; 4] = [".label.png", ".overlay.png", ".entropy.png", ".density.png"];
-        let name = path.to_string_lossy();
-        SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
-            && self.output.as_ref().is_some_and(|output| {
-                path.canonicalize().is_ok_and(|path| path.starts_with(output))
-            })
+    fn in_output(&self, path: &Path) -> bool {
+        let output = self.output.as_ref();
+        output.is_some_and(|output| path.canonicalize().is_ok_and(|p| p.starts_with(output)))
     }
 
     fn fail(&mut self, path: &Path, error: Error) {
         self.inputs.failed.push((path.into(), error));
     }
+}
+
+/// The image's name in the name of a file that `ddu infer` may have written.
+fn result_stem(path: &Path) -> Option<String> {
+    const SUFFIXES: [&str; 6] = [
+        ".label.png",
+        ".overlay.png",
+        ".entropy.png",
+        ".density.png",
+        ".entropy.npy",
+        ".density.npy",
+    ];
+    let name = path.file_name()?.to_str()?;
+    SUFFIXES.iter().find_map(|suffix| Some(name.strip_suffix(suffix)?.to_owned()))
+}
+
+/// Whether the file is a result of a run: the two that every image gets lie beside it.
+fn lies_among_results(path: &Path) -> bool {
+    result_stem(path).is_some_and(|stem| {
+        let beside = |suffix: &str| path.with_file_name(format!("{stem}{suffix}")).is_file();
+        beside(".label.png") && beside(".entropy.npy")
+    })
 }
 
 /// Whether the name exists, a dangling link included.
@@ -295,6 +328,47 @@ mod tests {
         std::fs::remove_dir_all(folder.path().join("out")).unwrap();
         let inputs = resolve(&[folder.path().into()], folder.path(), &b""[..]).unwrap();
         assert_eq!(stems(&inputs), ["a"]);
+    }
+
+    #[test]
+    fn a_repeated_run_does_not_read_its_results() {
+        let results = ["a.label.png", "a.entropy.npy", "a.overlay.png", "a.entropy.png"];
+        let folder = tree(&[&["a.png", "b.label.png"], &results[..]].concat());
+        let path = |name: &str| folder.path().join(name);
+        // The folder, a glob, and what a shell makes of one; into the folder or elsewhere.
+        let shell: Vec<PathBuf> =
+            results.iter().chain(&["a.png", "b.label.png"]).map(|name| path(name)).collect();
+        for output in [folder.path(), Path::new("elsewhere")] {
+            for arguments in [&[folder.path().to_owned()][..], &[path("*.png")], &shell] {
+                let inputs = resolve(arguments, output, &b""[..]).unwrap();
+                let mut found = stems(&inputs);
+                // Alone it is a result only where it is found in the output folder.
+                found.retain(|stem| *stem != "b.label");
+                assert_eq!(found, ["a"], "{arguments:?}");
+                let own = output == folder.path() && arguments.len() == 1;
+                assert_eq!(inputs.images.len(), if own { 1 } else { 2 });
+                assert!(inputs.failed.is_empty(), "{:?}", inputs.failed);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_and_empty_lists_say_what_was_expected() {
+        let folder = tree(&["photos/1.png", "empty/note.txt"]);
+        let message = |argument: PathBuf, stdin: &str| {
+            let inputs = resolve(&[argument], Path::new("none"), stdin.as_bytes()).unwrap();
+            assert_eq!((inputs.images.len(), inputs.failed.len()), (0, 1));
+            inputs.failed[0].1.to_string()
+        };
+        let typo = message(folder.path().join("fotos"), "");
+        assert!(typo.ends_with(
+            "fotos: expected an image file, a folder or a glob, found nothing of that name"
+        ));
+        assert!(message(folder.path().join("empty"), "").ends_with("found none in this folder"));
+        for list in ["", "\n\r\n"] {
+            let empty = message("-".into(), list);
+            assert_eq!(empty, "stdin: expected paths of images, one a line, found none");
+        }
     }
 
     #[test]

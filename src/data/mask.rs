@@ -1,18 +1,23 @@
 //! Masks: PNG files whose pixels are class indices. The indices are kept as stored; a palette is
 //! never expanded to its colours.
 
-use std::fs::File;
-use std::io::BufReader;
+use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use png::{ColorType, Decoder, DecodingError, Limits, Transformations};
 
 use super::image::MAX_PIXELS;
+use super::read_file;
 use crate::error::{Error, Result};
 use crate::ops::Size;
 
-/// A class index a pixel, row-major; 255 is void.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// The label of "no class", and of padding.
+pub const VOID: u8 = 255;
+
+/// A class index per pixel, row-major; [`VOID`] has no class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
     pub size: Size,
@@ -24,23 +29,26 @@ pub struct Mask {
 /// # Errors
 /// One line for a file that is no PNG, is damaged, or holds colours or 16-bit samples.
 pub fn read_mask(path: &Path) -> Result<Mask> {
-    let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
+    read_mask_within(path, MAX_PIXELS)
+}
+
+/// [`read_mask`] with a limit of the user's: `--max-pixels`.
+pub fn read_mask_within(path: &Path, max_pixels: u64) -> Result<Mask> {
+    let bytes = read_file(path, "a mask: a PNG file", MAX_FILE_BYTES)?;
     // A decoder's bug must cost this mask, not the run.
-    catch_unwind(AssertUnwindSafe(|| read(path, BufReader::new(file)))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| read(path, &bytes, max_pixels))).unwrap_or_else(|_| {
         Err(Error::invalid(path.display(), "an undamaged PNG", "one that breaks its decoder"))
     })
 }
 
-fn read(path: &Path, file: BufReader<File>) -> Result<Mask> {
+fn read(path: &Path, bytes: &[u8], max_pixels: u64) -> Result<Mask> {
     let expected = "a palette or 8-bit gray PNG";
-    let fail = |error: DecodingError| match error {
-        DecodingError::IoError(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => {
-            Error::io(path, "read", e)
-        }
-        other => Error::invalid(path.display(), format!("an undamaged {expected}"), other),
+    let fail = |error: DecodingError| {
+        Error::invalid(path.display(), "an undamaged PNG, palette or 8-bit gray", error)
     };
-    let limits = Limits { bytes: usize::try_from(8 * MAX_PIXELS).unwrap_or(usize::MAX) };
-    let mut decoder = Decoder::new_with_limits(file, limits);
+    let limits =
+        Limits { bytes: usize::try_from(max_pixels.saturating_mul(8)).unwrap_or(usize::MAX) };
+    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), limits);
     decoder.set_transformations(Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(fail)?;
     let info = reader.info();
@@ -51,9 +59,10 @@ fn read(path: &Path, file: BufReader<File>) -> Result<Mask> {
             Error::invalid(path.display(), expected, found).fix("store class indices, not colours")
         );
     }
-    if u64::from(w) * u64::from(h) > MAX_PIXELS {
-        let expected = format!("at most {MAX_PIXELS} pixels");
-        return Err(Error::invalid(path.display(), expected, format!("{h} x {w}")));
+    if u64::from(w) * u64::from(h) > max_pixels {
+        let expected = format!("at most {max_pixels} pixels");
+        return Err(Error::invalid(path.display(), expected, format!("{h} x {w}"))
+            .fix("--max-pixels sets the limit"));
     }
     let size = Size::new(h as usize, w as usize);
     let len = reader.output_buffer_size().unwrap_or(size.pixels());
@@ -77,6 +86,8 @@ fn read(path: &Path, file: BufReader<File>) -> Result<Mask> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn write(path: &Path, color: ColorType, depth: png::BitDepth, size: Size, data: &[u8]) {

@@ -1,6 +1,7 @@
 //! What the numbers of a summary say about the paper's claims, in words chosen by the numbers.
 
 use super::measure::Summary;
+use crate::score::Score;
 
 /// Two AUROCs nearer than this are called equal.
 const EQUAL: f64 = 0.01;
@@ -25,10 +26,11 @@ fn borders(summary: &Summary) -> Option<String> {
 
 /// Claim: epistemic uncertainty, and not the entropy, tells what was never taught.
 fn unknown(summary: &Summary) -> Option<String> {
-    let (density, entropy) = (summary.unknown.density?, summary.unknown.entropy?);
+    let (density, entropy) =
+        (summary.unknown.get(Score::Density)?, summary.unknown.get(Score::Entropy)?);
     let verdict = compare(density.auroc, entropy.auroc, "density", "entropy", "density");
     Some(format!(
-        "Unknown objects: a pixel of theirs has a lower log-density than a known one in {:.1} % of \
+        "Unknown objects: one of their pixels has a lower log-density than a known one in {:.1} % of \
          pairs, a higher entropy in {:.1} %; {verdict}.",
         100.0 * density.auroc,
         100.0 * entropy.auroc
@@ -37,7 +39,8 @@ fn unknown(summary: &Summary) -> Option<String> {
 
 /// Claim: errors on known classes are mostly ambiguity, so the entropy finds them.
 fn errors(summary: &Summary) -> Option<String> {
-    let (density, entropy) = (summary.errors.density?, summary.errors.entropy?);
+    let (density, entropy) =
+        (summary.errors.get(Score::Density)?, summary.errors.get(Score::Entropy)?);
     let verdict = compare(entropy.auroc, density.auroc, "entropy", "density", "entropy");
     Some(format!(
         "Errors on known classes: AUROC {:.3} by entropy, {:.3} by density; {verdict}.",
@@ -46,7 +49,8 @@ fn errors(summary: &Summary) -> Option<String> {
 }
 
 fn relative(summary: &Summary) -> Option<String> {
-    let (density, relative) = (summary.unknown.density?, summary.unknown.relative_density?);
+    let (density, relative) =
+        (summary.unknown.get(Score::Density)?, summary.unknown.get(Score::Relative)?);
     let verdict = match relative.auroc - density.auroc {
         d if d > EQUAL => "better than",
         d if d < -EQUAL => "worse than",

@@ -3,11 +3,12 @@
 use serde::Serialize;
 
 use super::scenes::STRANGERS;
-use super::{Extent, FIT_SEED, Seen, TEST_SEED, findings};
+use super::{Extent, FIT_SEED, Seen, TEST_SEED};
 use crate::density::Origin;
 use crate::error::Result;
-use crate::eval::{Confusion, Detection, Detections, Scores};
+use crate::eval::{Confusion, Detections, Histogram, Scores};
 use crate::ops::Size;
+use crate::score::Score;
 
 /// Pixels this near (in rows and columns) to another class are at a border.
 const BORDER: usize = 2;
@@ -33,7 +34,7 @@ pub struct Summary {
     /// Positives: pixels of unknown classes, among all.
     pub unknown: Detections,
     pub strangers: Vec<Stranger>,
-    /// What the numbers say, in words.
+    /// What the numbers say, in words; [`super::run`] adds them.
     pub findings: Vec<String>,
 }
 
@@ -91,7 +92,9 @@ impl Measure {
                 None if border[pixel] => &mut self.border[wrong],
                 None => &mut self.inside[wrong],
             };
-            set.push(seen.maps.entropy[pixel], seen.density[pixel], seen.relative[pixel]);
+            set.push(Score::Entropy, seen.maps.entropy[pixel]);
+            set.push(Score::Density, seen.density[pixel]);
+            set.push(Score::Relative, seen.relative[pixel]);
         }
         Ok(())
     }
@@ -103,17 +106,17 @@ impl Measure {
         let known = [&inside[0], &inside[1], &border[0], &border[1]];
         let strangers = STRANGERS.iter().zip(strange).map(|(name, scores)| {
             let found = Detections::of(&[scores], &known);
-            let auroc = |d: Option<Detection>| d.map(|d| d.auroc);
+            let auroc = |score| found.get(score).map(|d| d.auroc);
             Stranger {
                 name,
-                pixels: scores.entropy.len(),
-                entropy_auroc: auroc(found.entropy),
-                density_auroc: auroc(found.density),
-                relative_density_auroc: auroc(found.relative_density),
+                pixels: count(scores),
+                entropy_auroc: auroc(Score::Entropy),
+                density_auroc: auroc(Score::Density),
+                relative_density_auroc: auroc(Score::Relative),
             }
         });
         let unknown: Vec<&Scores> = strange.iter().collect();
-        let mut summary = Summary {
+        Summary {
             schema_version: 1,
             model_sha256: fit.model.clone(),
             fit_first_seed: FIT_SEED,
@@ -133,29 +136,31 @@ impl Measure {
             unknown: Detections::of(&unknown, &known),
             strangers: strangers.collect(),
             findings: Vec::new(),
-        };
-        summary.findings = findings::of(&summary);
-        summary
+        }
     }
 }
 
 impl Zone {
     fn of(name: &'static str, all: &[&Scores], right: Option<&Scores>) -> Zone {
-        let entropy = all.iter().flat_map(|s| &s.entropy);
-        let sum: f64 = entropy.map(|&h| f64::from(h)).sum();
-        let pixels: usize = all.iter().map(|s| s.entropy.len()).sum();
+        let of = |score| all.iter().map(|s| s.histogram(score)).collect::<Vec<&Histogram>>();
+        let sum: f64 = of(Score::Entropy).iter().map(|entropy| entropy.sum()).sum();
+        let pixels: usize = all.iter().map(|set| count(set)).sum();
         let share = |x: f64| (pixels > 0).then(|| x / pixels as f64);
-        let mut density: Vec<f32> =
-            all.iter().flat_map(|s| &s.density).map(|score| -score).collect();
-        density.sort_unstable_by(f32::total_cmp);
+        // From the least log-density, which is the greatest score.
+        let median = Histogram::descending(&of(Score::Density), pixels as u64 / 2);
         Zone {
             name,
             pixels,
-            accuracy: right.and_then(|right| share(right.entropy.len() as f64)),
+            accuracy: right.and_then(|right| share(count(right) as f64)),
             entropy_mean: share(sum),
-            log_density_median: density.get(pixels / 2).copied(),
+            log_density_median: median.map(|score| -score),
         }
     }
+}
+
+/// Pixels of a set.
+fn count(set: &Scores) -> usize {
+    set.histogram(Score::Entropy).count() as usize
 }
 
 /// Whether another label is within [`BORDER`] rows and columns of a pixel.
@@ -164,9 +169,9 @@ fn borders(size: Size, label: &[u8]) -> Vec<bool> {
     let mut border = Vec::with_capacity(label.len());
     for row in 0..size.h {
         for column in 0..size.w {
-            let own = label[row * size.w + column];
+            let class = label[row * size.w + column];
             let mut rows = near(row, size.h);
-            border.push(rows.any(|r| near(column, size.w).any(|c| label[r * size.w + c] != own)));
+            border.push(rows.any(|r| near(column, size.w).any(|c| label[r * size.w + c] != class)));
         }
     }
     border

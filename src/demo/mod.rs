@@ -14,12 +14,13 @@ pub mod scenes;
 use std::path::Path;
 
 use crate::data::{LabelRule, Mask};
-use crate::density::{Covariance, Density, Gaussians, Prior, Score, colour_range};
+use crate::density::{Covariance, Density, Prior, colour_range};
 use crate::device::launch::density::Precision;
 use crate::engine::{Engine, Maps, Output};
 use crate::error::{Error, Result};
-use crate::fit::Fit;
+use crate::fit::{Annotation, Fit};
 use crate::model::Model;
+use crate::score::Score;
 pub use measure::{Stranger, Summary, Zone};
 use scenes::Scene;
 
@@ -77,13 +78,12 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
         let scene = scenes::draw(seed, false);
         let output = engine.run(&[&scene.image])?;
         let mask = Mask { size: scenes::SIZE, label: scene.label };
-        fit.add(&output, 0, seed, mask)?;
-        fit.fold(&output)?;
+        fit.add(&output, &[Some(Annotation { hash: seed, mask: &mask })])?;
         progress(i + 1, scenes);
     }
     let density = fit.density()?;
-    let (gaussians, _) = Gaussians::new(&density.moments, Covariance::Full, Prior::Empirical)?;
-    engine.score_with(&gaussians, &[Score::Density, Score::Relative], Precision::Exact)?;
+    let (ready, _) = density.gaussians(Covariance::Full, Prior::Empirical)?;
+    engine.score_with(&ready, &[Score::Density, Score::Relative], Precision::Exact)?;
 
     let mut summary = measure::Measure::new(&classes);
     let mut pictured = Vec::new();
@@ -97,14 +97,15 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
         }
         progress(extent.fit + i + 1, scenes);
     }
-    let summary = summary.summary(extent, &density.origin);
-    let range = colour_range(&density.sample, &gaussians, Score::Density);
+    let mut summary = summary.summary(extent, &density.origin);
+    summary.findings = findings::of(&summary);
+    let range = colour_range(&density.sample, &ready.gaussians, false);
     page::write(folder, &summary, &pictured, range)?;
     Ok(summary)
 }
 
 fn look(scene: Scene, output: &Output) -> Result<Seen> {
-    let map = |score| output.density(0, score).map(|map| map.values);
+    let map = |score| output.score(0, score).map(|map| map.values);
     Ok(Seen {
         maps: output.maps(0)?,
         density: map(Score::Density)?,

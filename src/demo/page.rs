@@ -14,16 +14,20 @@ use crate::report::{json, palette};
 
 pub fn write(folder: &Path, summary: &Summary, seen: &[Seen], density: [f32; 2]) -> Result<()> {
     let mut names: Vec<String> = scenes::CLASSES.map(String::from).into();
-    let mut colors = palette::of(&names);
     let known = names.len();
     names.push("unknown object".into());
-    colors.push([236, 28, 36]);
+    let colors = palette::of(&names);
 
     let top = (known as f32).ln();
     let entropy =
         Scale { range: [0.0, top], gradient: colorous::INFERNO, label: "softmax entropy (nats)" };
-    let density =
-        Scale { range: density, gradient: colorous::VIRIDIS, label: "log-density (nats)" };
+    let [low, high] = density;
+    // Bright where the network is unsure, as the entropy is: the low end last.
+    let density = Scale {
+        range: [high, low],
+        gradient: colorous::VIRIDIS,
+        label: "unfamiliar = low log-density (nats)",
+    };
     let mut rows = Vec::new();
     for (i, seen) in seen.iter().enumerate() {
         let image = &seen.scene.image;
@@ -53,12 +57,16 @@ pub fn write(folder: &Path, summary: &Summary, seen: &[Seen], density: [f32; 2])
         ]);
     }
     let column = |title, scale| Column { title, scale };
+    let all = |map: fn(&Seen) -> &[f32]| -> Vec<f32> {
+        seen.iter().flat_map(|seen| map(seen)).copied().collect()
+    };
+    let (entropies, densities) = (all(|s| &s.maps.entropy), all(|s| &s.density));
     let columns = [
         column("Scene, not seen in training", None),
         column("Label", None),
         column("Predicted class", None),
-        column("Entropy: what is ambiguous", Some(&entropy)),
-        column("Density: what is familiar", Some(&density)),
+        column("Entropy: what is ambiguous", Some((&entropy, &entropies))),
+        column("Density: what is unfamiliar", Some((&density, &densities))),
     ];
     let legend: Vec<_> = names.into_iter().zip(colors).collect();
     let sheet = folder.join("sheet.png");
@@ -87,68 +95,92 @@ fn html(summary: &Summary, sheet: &str) -> String {
         put(format_args!("<li>{finding}</li>"));
     }
     put(format_args!(
-        "</ul>\n<img alt=\"Scene, label, prediction, entropy and density\" \
-         src=\"data:image/png;base64,{sheet}\">\n<h2>Where</h2>\n<table><tr><th>Pixels<th>Count\
-         <th>Accuracy<th>Mean entropy (nats)<th>Median log-density (nats)</tr>"
+        "</ul>\n<div class=\"wide\" tabindex=\"0\"><img alt=\"A row per scene: the scene, its label, \
+         the predicted class, the entropy (bright where ambiguous) and the density (bright where \
+         unfamiliar)\" src=\"data:image/png;base64,{sheet}\"></div>\n<h2>Where</h2>"
     ));
-    for zone in &summary.zones {
-        put(format_args!(
-            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}</tr>",
-            zone.name,
-            zone.pixels,
+    let zones = summary.zones.iter().map(|zone| {
+        vec![
+            zone.name.into(),
+            zone.pixels.to_string(),
             percent(zone.accuracy),
             number(zone.entropy_mean, 3),
-            number(zone.log_density_median.map(f64::from), 1)
-        ));
-    }
-    put(format_args!(
-        "</table>\n<h2>Detection</h2>\n<table><tr><th>Of<th>By<th>AUROC<th>AP<th>FPR95</tr>"
-    ));
-    for (what, found) in [("errors", &summary.errors), ("unknown objects", &summary.unknown)] {
-        for (name, detection) in found.rows() {
+            number(zone.log_density_median.map(f64::from), 1),
+        ]
+    });
+    let header = ["Pixels", "Count", "Accuracy", "Mean entropy", "Median log-density"];
+    put(format_args!("{}", table("Both uncertainties, in nats, by place", &header, zones)));
+    put(format_args!("<h2>Detection</h2>"));
+    let detections = [("errors", &summary.errors), ("unknown objects", &summary.unknown)];
+    let detections = detections.iter().flat_map(|(what, found)| {
+        found.rows().into_iter().map(move |(name, detection)| {
             let [auroc, ap, fpr95] = match detection {
                 Some(d) => [Some(d.auroc), Some(d.average_precision), Some(d.fpr95)],
                 None => [None; 3],
             }
             .map(|value| number(value, 3));
-            put(format_args!("<tr><td>{what}<td>{name}<td>{auroc}<td>{ap}<td>{fpr95}</tr>"));
-        }
-    }
-    put(format_args!(
-        "</table>\n<h2>Unknown classes</h2>\n<table><tr><th>Class<th>Pixels<th>AUROC by entropy\
-         <th>by density<th>by relative density</tr>"
-    ));
-    for stranger in &summary.strangers {
-        let [e, d, r] =
+            vec![format!("{what} by {name}"), auroc, ap, fpr95]
+        })
+    });
+    let header = ["Found", "AUROC", "AP", "FPR95"];
+    put(format_args!("{}", table("How well a score finds what", &header, detections)));
+    put(format_args!("<h2>Unknown classes</h2>"));
+    let strangers = summary.strangers.iter().map(|stranger| {
+        let [entropy, density, relative] =
             [stranger.entropy_auroc, stranger.density_auroc, stranger.relative_density_auroc]
                 .map(|value| number(value, 3));
-        let (name, pixels) = (stranger.name, stranger.pixels);
-        put(format_args!("<tr><td>{name}<td>{pixels}<td>{e}<td>{d}<td>{r}</tr>"));
-    }
+        vec![stranger.name.into(), stranger.pixels.to_string(), entropy, density, relative]
+    });
+    let header = ["Class", "Pixels", "Entropy", "Density", "Relative density"];
+    let caption = "AUROC of each score for pixels of an unknown class";
+    put(format_args!("{}", table(caption, &header, strangers)));
     put(format_args!(
-        "</table>\n<h2>Known classes</h2>\n<p>Pixel accuracy {}, mean IoU {}.</p>\n<table><tr>\
-         <th>Class<th>IoU</tr>",
+        "<h2>Known classes</h2>\n<p>Pixel accuracy {}, mean IoU {}.</p>",
         percent(summary.pixel_accuracy),
         percent(summary.mean_iou)
     ));
-    for (name, iou) in &summary.iou {
-        put(format_args!("<tr><td>{name}<td>{}</tr>", percent(*iou)));
-    }
-    put(format_args!("</table>\n<p>Model {}</p>\n</html>", summary.model_sha256));
+    let iou = summary.iou.iter().map(|(name, iou)| vec![name.clone(), percent(*iou)]);
+    put(format_args!("{}", table("Intersection over union by class", &["Class", "IoU"], iou)));
+    put(format_args!("<p class=\"model\">Model {}</p>\n</html>", summary.model_sha256));
     page
 }
 
+/// A table whose first column heads its rows.
+fn table(caption: &str, header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let cell = |text: &str| format!("<th scope=\"col\">{text}</th>");
+    let header: String = header.iter().map(|text| cell(text)).collect();
+    let row = |cells: Vec<String>| {
+        let values: String = cells[1..].iter().map(|text| format!("<td>{text}</td>")).collect();
+        format!("<tr><th scope=\"row\">{}</th>{values}</tr>\n", cells[0])
+    };
+    let rows: String = rows.map(row).collect();
+    format!(
+        "<div class=\"wide\" tabindex=\"0\"><table><caption>{caption}</caption>\n\
+         <thead><tr>{header}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>"
+    )
+}
+
+/// Colours by the reader's scheme; what is wider than the window scrolls by itself.
 const HEAD: &str = "<!doctype html>
 <html lang=\"en\"><meta charset=\"utf-8\"><title>ddu demo</title>
-<meta name=\"viewport\" content=\"width=device-width\">
+<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">
+<meta name=\"color-scheme\" content=\"light dark\">
 <style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #262626; max-width: 96rem; margin: 2rem auto;
-  padding: 0 1rem }
-img { width: 100% }
+:root { color-scheme: light dark; --text: #262626; --paper: #fff; --line: #ddd; --faint: #666 }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e4e4; --paper: #161616; --line: #444; --faint: #a0a0a0 }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--paper);
+  max-width: 96rem; margin: 2rem auto; padding: 0 1rem }
+.wide { overflow-x: auto }
+img { display: block; width: 100%; min-width: 60rem }
 table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: 0.15rem 0.9rem; border-bottom: 1px solid #ddd }
+caption { text-align: left; color: var(--faint); padding-bottom: 0.3rem }
+th, td { text-align: right; padding: 0.15rem 0.9rem; border-bottom: 1px solid var(--line) }
 th { font-weight: 600 }
-th:first-child, td:first-child { text-align: left; padding-left: 0 }
+tbody th { font-weight: 400 }
+th:first-child { text-align: left; padding-left: 0 }
+.model { color: var(--faint); overflow-wrap: anywhere }
 </style>
 ";
 fn number(value: Option<f64>, decimals: usize) -> String {

@@ -32,20 +32,11 @@ const ROWS: usize = 8;
 /// Tiles that share a scratch allocation.
 const STRIP: usize = 8 * TILE;
 
-/// Which value a pixel gets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Score {
-    /// log q(z)
-    #[default]
-    Density,
-    /// log q(z) - ln N(z; mu_0, Sigma_0), mu_0 and Sigma_0 of all fitted pixels (Ren et al. 2021,
-    /// arXiv 2106.09022).
-    Relative,
-}
-
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    pub score: Score,
+    /// Subtract the log-density of the one Gaussian over all classes: log q(z) - ln N(z; mu_0, Sigma_0),
+    /// mu_0 and Sigma_0 of all fitted pixels (Ren et al. 2021, arXiv 2106.09022).
+    pub relative: bool,
     pub early_exit: bool,
     /// Also find the class of the least Mahalanobis distance.
     pub nearest: bool,
@@ -53,14 +44,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { score: Score::Density, early_exit: true, nearest: false }
+        Options { relative: false, early_exit: true, nearest: false }
     }
 }
 
-/// One value a pixel.
+/// One value per pixel.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
-    /// The chosen score, nats; -inf for a pixel with a feature that is not finite in fp16.
+    /// log q(z), or the relative log-density, nats; -inf for a pixel with a feature that is not finite in fp16.
     pub score: Vec<f32>,
     /// With [`Options::nearest`], else empty: the class of the least Mahalanobis distance (255 for a
     /// pixel that is not finite) ...
@@ -243,7 +234,7 @@ impl Strip<'_> {
                 }
             }
             let mut score = state.log_density();
-            if options.score == Score::Relative {
+            if options.relative {
                 let packed = &evaluator.background;
                 centre::<S, VECTORS>(simd, &tile, &packed.mean, &mut centred);
                 let partial = distances::<S, VECTORS>(simd, packed, &centred, None, &mut counts);
@@ -262,7 +253,7 @@ impl Strip<'_> {
                     self.nearest[at.start + pixel] =
                         if finite[pixel] { state.nearest[pixel] } else { super::VOID };
                     self.distance[at.start + pixel] =
-                        if finite[pixel] { state.least[pixel].sqrt() } else { f32::INFINITY };
+                        if finite[pixel] { state.min_square[pixel].sqrt() } else { f32::INFINITY };
                 }
             }
         }
@@ -341,27 +332,27 @@ fn distances<S: Simd, const VECTORS: usize>(
     let blocks = padded / ROWS;
     let mut partial = [0.0f32; TILE];
     let mut weights = packed.weights.as_slice();
-    let mut left = false;
+    let mut exceeded = false;
     for block in 0..blocks {
         let channels = first_channel(block, packed.diagonal)..(block + 1) * ROWS;
         counts.all += channels.len() as u64;
-        if left {
+        if exceeded {
             continue;
         }
         counts.done += channels.len() as u64;
-        let (own, rest) = weights.split_at(channels.len() * ROWS);
+        let (rows, rest) = weights.split_at(channels.len() * ROWS);
         weights = rest;
         for (group, partial) in partial.chunks_exact_mut(wide).enumerate() {
             let at = (group * padded + channels.start) * VECTORS;
             let x = &centred[at..at + channels.len() * VECTORS];
             let (partial, _) = S::as_mut_simd_f32s(partial);
-            squares::<S, VECTORS>(simd, own, x, partial);
+            squares::<S, VECTORS>(simd, rows, x, partial);
         }
         if let Some(limit) = limit {
-            left = partial.iter().zip(limit).fold(true, |all, (p, l)| all & (p > l));
+            exceeded = partial.iter().zip(limit).fold(true, |all, (p, l)| all & (p > l));
         }
     }
-    (!left).then_some(partial)
+    (!exceeded).then_some(partial)
 }
 
 /// `partial` += the squares of [`ROWS`] rows of W times x, held in registers.
@@ -372,17 +363,17 @@ fn squares<S: Simd, const VECTORS: usize>(
     x: &[S::f32s],
     partial: &mut [S::f32s],
 ) {
-    let mut held = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    let mut products = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
     for (w, x) in weights.as_chunks::<ROWS>().0.iter().zip(x.as_chunks::<VECTORS>().0) {
         for r in 0..ROWS {
             let w = simd.splat_f32s(w[r]);
             for v in 0..VECTORS {
-                held[r][v] = simd.mul_add_e_f32s(w, x[v], held[r][v]);
+                products[r][v] = simd.mul_add_e_f32s(w, x[v], products[r][v]);
             }
         }
     }
     for v in 0..VECTORS {
-        for row in &held {
+        for row in &products {
             partial[v] = simd.mul_add_e_f32s(row[v], row[v], partial[v]);
         }
     }
@@ -391,22 +382,22 @@ fn squares<S: Simd, const VECTORS: usize>(
 /// The online log-sum-exp of a tile.
 struct State {
     options: Options,
-    /// The greatest term so far, and the sum of exp(term - most).
-    most: [f32; TILE],
+    /// The greatest term so far, and the sum of exp(term - max).
+    max: [f32; TILE],
     sum: [f32; TILE],
     nearest: [u8; TILE],
     /// The least squared distance so far.
-    least: [f32; TILE],
+    min_square: [f32; TILE],
 }
 
 impl State {
     fn new(options: Options) -> Self {
         State {
             options,
-            most: [f32::NEG_INFINITY; TILE],
+            max: [f32::NEG_INFINITY; TILE],
             sum: [0.0; TILE],
             nearest: [super::VOID; TILE],
-            least: [f32::INFINITY; TILE],
+            min_square: [f32::INFINITY; TILE],
         }
     }
 
@@ -416,11 +407,10 @@ impl State {
         let mut limit = [f32::INFINITY; TILE];
         if self.options.early_exit {
             for pixel in 0..TILE {
-                let reach = 2.0 * (constant - self.most[pixel] + TAU);
-                limit[pixel] = match self.options.nearest {
-                    true => reach.max(self.least[pixel]),
-                    false => reach,
-                };
+                limit[pixel] = 2.0 * (constant - self.max[pixel] + TAU);
+                if self.options.nearest {
+                    limit[pixel] = limit[pixel].max(self.min_square[pixel]);
+                }
             }
         }
         limit
@@ -430,14 +420,14 @@ impl State {
     fn visit(&mut self, packed: &Packed, partial: &[f32; TILE]) {
         for pixel in 0..TILE {
             let term = packed.constant - 0.5 * partial[pixel];
-            let most = self.most[pixel].max(term);
-            if most > f32::NEG_INFINITY {
-                let old = self.sum[pixel] * (self.most[pixel] - most).exp();
-                self.sum[pixel] = old + (term - most).exp();
-                self.most[pixel] = most;
+            let max = self.max[pixel].max(term);
+            if max > f32::NEG_INFINITY {
+                let old = self.sum[pixel] * (self.max[pixel] - max).exp();
+                self.sum[pixel] = old + (term - max).exp();
+                self.max[pixel] = max;
             }
-            if partial[pixel] < self.least[pixel] {
-                self.least[pixel] = partial[pixel];
+            if partial[pixel] < self.min_square[pixel] {
+                self.min_square[pixel] = partial[pixel];
                 self.nearest[pixel] = packed.class;
             }
         }
@@ -445,6 +435,6 @@ impl State {
 
     #[inline(always)]
     fn log_density(&self) -> [f32; TILE] {
-        std::array::from_fn(|pixel| self.most[pixel] + self.sum[pixel].ln())
+        std::array::from_fn(|pixel| self.max[pixel] + self.sum[pixel].ln())
     }
 }

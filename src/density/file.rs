@@ -1,6 +1,7 @@
 //! The density file: safetensors with `count [C] i64`, `mean [C, D] f64`, `scatter [C, D, D] f64`,
 //! `sample [<= 8192, D] f16` and `sample_hash [<= 8192] u64` (by which samples merge), and the origin
-//! as JSON under the metadata key `ddu.density`.
+//! as JSON under the metadata key `ddu.density`. A SHA-256 over all of it (`data::content_hash`) tells
+//! damage; what is stored is checked for sense besides, which a hash cannot tell.
 //!
 //! It holds moments, not Gaussians: they merge, and covariance, prior and score are chosen when they
 //! are evaluated. Equal content gives equal bytes.
@@ -15,17 +16,23 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::{Density, Moments, Origin, Sample, Tally};
-use crate::data::LabelRule;
+use crate::data::{LabelRule, content_hash, read_file};
 use crate::error::{Error, Result};
 
-const FORMAT: &str = "ddu-density-1";
+const FORMAT: &str = "ddu-density-2";
 const KEY: &str = "ddu.density";
+const EXPECTED: &str = "a density written by `ddu fit`";
+const FIT: &str = "fit one: ddu fit --model M --data VOC_ROOT --split train -o density.safetensors";
+/// 256 classes of 2048 channels would be 8 GiB.
+const MAX_FILE_BYTES: u64 = 1 << 34;
 
 /// Where an unfinished fit stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Hash of the list of pairs and of what is done with them.
     pub inputs: String,
+    /// [`crate::data::FileState`] of the pairs that are done: their labels may not change meanwhile.
+    pub files: String,
     /// Pairs taken from the front of the list.
     pub done: usize,
     /// Those of them that were skipped, and why.
@@ -49,6 +56,9 @@ struct Header {
 
 impl Density {
     /// Writes a temporary file beside `path` and renames it.
+    ///
+    /// # Errors
+    /// A density that could not be loaded again; what the system refuses.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.write(path.as_ref(), None)
     }
@@ -59,8 +69,8 @@ impl Density {
     }
 
     /// # Errors
-    /// A file that is no finished density: another format, truncated, tensors that contradict each
-    /// other or are not finite.
+    /// A file that is no finished density: another format, damaged, or tensors that contradict each
+    /// other or that no features can have.
     pub fn load(path: impl AsRef<Path>) -> Result<Density> {
         let path = path.as_ref();
         match read(path)? {
@@ -85,6 +95,7 @@ impl Density {
     }
 
     fn write(&self, path: &Path, progress: Option<Progress>) -> Result<()> {
+        self.check(&path.display().to_string())?;
         let Density { moments, sample, origin } = self;
         let header = Header {
             format: FORMAT.into(),
@@ -120,21 +131,16 @@ impl Density {
             ("sample", view(Dtype::F16, &[sample.len(), channels], &rows)),
             ("sample_hash", view(Dtype::U64, &[sample.len()], &hash)),
         ];
-        // One key only: the order of several would change from run to run.
         let metadata = HashMap::from([(KEY.to_owned(), text)]);
-        let bytes = safetensors::serialize(tensors, Some(metadata))
-            .map_err(|e| Error::invalid(path.display(), "tensors that can be stored", e))?;
+        let bytes = content_hash::serialize(&path.display().to_string(), &tensors, metadata)?;
         crate::data::write_atomic(path, |file| file.write_all(&bytes))
     }
 }
 
 fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
     let source = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    let foreign = |found: String| {
-        Error::invalid(&source, "a density written by `ddu fit`", found)
-            .fix("fit one: ddu fit --model M --data VOC_ROOT --split train -o density.safetensors")
-    };
+    let bytes = read_file(path, EXPECTED, MAX_FILE_BYTES)?;
+    let foreign = |found: String| Error::invalid(&source, EXPECTED, found).fix(FIT);
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| foreign(e.to_string()))?;
     let metadata = metadata.metadata().clone().unwrap_or_default();
     let text = metadata.get(KEY).ok_or_else(|| {
@@ -146,12 +152,15 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
     let value: serde_json::Value =
         serde_json::from_str(text).map_err(|e| foreign(format!("{KEY} metadata: {e}")))?;
     if value["format"] != FORMAT {
-        return Err(Error::invalid(&source, format!("format {FORMAT}"), &value["format"]));
+        let found = value["format"].as_str().unwrap_or("none").to_owned();
+        return Err(Error::invalid(&source, format!("format {FORMAT}"), found)
+            .fix("this version of ddu cannot read it: fit again with `ddu fit`"));
     }
     let header: Header = serde_json::from_value(value)
         .map_err(|e| Error::invalid(format!("{source}: {KEY}"), "the origin of a density", e))?;
 
     let file = SafeTensors::deserialize(&bytes).map_err(|e| foreign(e.to_string()))?;
+    content_hash::check(&source, &file, &metadata, "copy it again, or fit again with `ddu fit`")?;
     let tensors = Tensors { source: &source, file };
     let classes = header.classes.len();
     let count = tensors.values("count", Dtype::I64, &[Some(classes)], i64::from_le_bytes)?.1;
@@ -168,7 +177,7 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
     if let Some(v) = rows.iter().find(|v| !v.is_finite()) {
         return Err(Error::invalid(format!("{source}: tensor sample"), "finite values", v));
     }
-    let sample = Sample::from_parts(channels, &hash, &rows);
+    let sample = Sample::from_parts(&source, channels, &hash, &rows)?;
     let mut images = header
         .images
         .iter()
@@ -176,6 +185,10 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| Error::invalid(format!("{source}: images"), "hashes in hex", e))?;
     images.sort_unstable();
+    if images.len() != header.image_count {
+        let expected = format!("{}, as image_count says", header.image_count);
+        return Err(Error::invalid(format!("{source}: images"), expected, images.len()));
+    }
     let origin = Origin {
         model: header.model,
         classes: header.classes,
@@ -184,7 +197,9 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
         pixels: header.pixels,
         images,
     };
-    Ok((Density { moments, sample, origin }, header.progress))
+    let density = Density { moments, sample, origin };
+    density.check(&source)?;
+    Ok((density, header.progress))
 }
 
 fn le_bytes<const N: usize>(values: impl Iterator<Item = [u8; N]>) -> Vec<u8> {

@@ -36,6 +36,12 @@ pub enum Covariance {
     Diagonal,
 }
 
+impl Covariance {
+    /// As they are written.
+    pub const NAMES: [(&str, Self); 3] =
+        [("full", Self::Full), ("tied", Self::Tied), ("diagonal", Self::Diagonal)];
+}
+
 /// The weight pi_c of each class in q(z).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Prior {
@@ -44,6 +50,12 @@ pub enum Prior {
     Empirical,
     /// None: pi_c = 1, as the authors' code has it. A prior of 1 / C would lower every value by ln C.
     Uniform,
+}
+
+impl Prior {
+    /// As they are written.
+    pub const NAMES: [(&str, Self); 2] =
+        [("empirical", Self::Empirical), ("uniform", Self::Uniform)];
 }
 
 /// One Gaussian, ready to evaluate.

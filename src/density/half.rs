@@ -4,7 +4,7 @@
 /// Least magnitude that rounds to an fp16 infinity: halfway between 65504, fp16's largest, and 65536.
 pub const OVERFLOW: f32 = 65520.0;
 
-/// `x` rounded to the nearest fp16 value, ties to even; needs |x| < [`OVERFLOW`].
+/// `x` rounded to the nearest fp16 value, ties to even; needs |x| < `OVERFLOW`.
 ///
 /// Free of branches, so that loops over it vectorise.
 #[inline(always)]

@@ -20,7 +20,7 @@ mod syrk;
 
 use crate::data::LabelRule;
 use crate::error::{Error, Result};
-pub use evaluate::{Evaluation, Evaluator, Options, Score, TAU};
+pub use evaluate::{Evaluation, Evaluator, Options, TAU};
 pub use file::Progress;
 pub use gaussian::{CONDITION_CAP, ClassGaussian, Covariance, Gaussian, Gaussians, Prior, Warning};
 pub use half::{finite_in_half, round_to_half};
@@ -53,7 +53,28 @@ pub struct Density {
     pub origin: Origin,
 }
 
+/// The Gaussians of a density and the model that its features come from.
+#[derive(Clone, Debug)]
+pub struct ModelGaussians {
+    /// [`crate::model::Model::hash`]
+    pub model: String,
+    pub gaussians: Gaussians,
+}
+
 impl Density {
+    /// Made ready to evaluate, and what is doubtful about its classes.
+    ///
+    /// # Errors
+    /// As [`Gaussians::new`].
+    pub fn gaussians(
+        &self,
+        covariance: Covariance,
+        prior: Prior,
+    ) -> Result<(ModelGaussians, Vec<Warning>)> {
+        let (gaussians, warnings) = Gaussians::new(&self.moments, covariance, prior)?;
+        Ok((ModelGaussians { model: self.origin.model.clone(), gaussians }, warnings))
+    }
+
     /// An empty density: no images yet.
     pub fn new(
         model: String,
@@ -99,55 +120,87 @@ impl Density {
     /// Joins a shard; `source` names its file in the message.
     ///
     /// # Errors
-    /// A shard of another model, class list, label rule or resize, or one that shares images.
+    /// A shard of another model, class list, label rule or resize, one that shares images, or one
+    /// whose sums with these leave the range of their numbers; nothing is joined then.
     pub fn merge(&mut self, source: &str, other: &Density) -> Result<()> {
-        let (own, its) = (&self.origin, &other.origin);
-        let foreign = |what: &str, own: String, its: String| {
-            Err(Error::invalid(format!("{source}: {what}"), own, its)
+        let (ours, theirs) = (&self.origin, &other.origin);
+        let foreign = |what: &str, expected: String, found: String| {
+            Err(Error::invalid(format!("{source}: {what}"), expected, found)
                 .fix("only shards of one model, fitted alike, can be merged"))
         };
-        if own.model != its.model {
-            return foreign("model", own.model.clone(), its.model.clone());
+        if ours.model != theirs.model {
+            return foreign("model", ours.model.clone(), theirs.model.clone());
         }
-        if own.classes != its.classes {
-            return foreign("classes", own.classes.join(", "), its.classes.join(", "));
+        if ours.classes != theirs.classes {
+            return foreign("classes", ours.classes.join(", "), theirs.classes.join(", "));
         }
         if self.moments.channels() != other.moments.channels() {
             let channels = |d: &Density| d.moments.channels().to_string();
             return foreign("channels", channels(self), channels(other));
         }
-        if (own.label_rule, own.resize) != (its.label_rule, its.resize) {
+        if (ours.label_rule, ours.resize) != (theirs.label_rule, theirs.resize) {
             let rule = |o: &Origin| match o.resize {
                 Some(side) => format!("{:?} at --resize {side}", o.label_rule),
                 None => format!("{:?} at native size", o.label_rule),
             };
-            return foreign("label rule", rule(own), rule(its));
+            return foreign("label rule", rule(ours), rule(theirs));
         }
-        let shared = its.images.iter().filter(|i| own.images.binary_search(i).is_ok()).count();
+        let shared = theirs.images.iter().filter(|i| ours.images.binary_search(i).is_ok()).count();
         if shared > 0 {
-            let found = format!("{shared} of {} already merged", its.images.len());
-            return Err(Error::invalid(format!("{source}: images"), "images of its own", found)
-                .fix("shards must not overlap: leave it out, or fit the remaining images"));
+            let found = format!("{shared} of {} already merged", theirs.images.len());
+            return Err(Error::invalid(
+                format!("{source}: images"),
+                "images that no other shard has",
+                found,
+            )
+            .fix("shards must not overlap: leave it out, or fit the remaining images"));
         }
-        self.moments.merge(&other.moments);
+        let mut moments = self.moments.clone();
+        moments.merge(&other.moments);
+        let mut pixels = ours.pixels.clone();
+        pixels += theirs.pixels.clone();
+        moments.check(&format!("{source}, merged"))?;
+        pixels.check(&format!("{source}, merged"), &moments)?;
+        (self.moments, self.origin.pixels) = (moments, pixels);
         self.sample.merge(&other.sample);
-        self.origin.pixels += its.pixels.clone();
-        self.origin.images.extend(&its.images);
+        self.origin.images.extend(&theirs.images);
         self.origin.images.sort_unstable();
+        Ok(())
+    }
+
+    /// Refuses what no fit gives; `source` names the file in the message.
+    fn check(&self, source: &str) -> Result<()> {
+        self.moments.check(source)?;
+        self.origin.pixels.check(source, &self.moments)?;
+        if let Some(pair) = self.origin.images.windows(2).find(|pair| pair[0] == pair[1]) {
+            let found = format!("{:016x} twice", pair[0]);
+            return Err(Error::invalid(format!("{source}: images"), "each image once", found));
+        }
         Ok(())
     }
 
     /// Refuses a model that this density was not fitted with; `source` names the density's file.
     pub fn check_model(&self, source: &str, model: &str) -> Result<()> {
-        if self.origin.model == model {
-            return Ok(());
-        }
-        let short = |hash: &str| hash.chars().take(16).collect::<String>();
-        Err(Error::invalid(
-            format!("{source}: model"),
-            format!("a density of this model ({})", short(model)),
-            format!("one of {}", short(&self.origin.model)),
-        )
-        .fix("fit a density with this model: ddu fit"))
+        same_model(source, &self.origin.model, model)
     }
+}
+
+impl ModelGaussians {
+    /// Refuses a model that the density was not fitted with.
+    pub fn check_model(&self, model: &str) -> Result<()> {
+        same_model("density", &self.model, model)
+    }
+}
+
+fn same_model(source: &str, fitted: &str, model: &str) -> Result<()> {
+    if fitted == model {
+        return Ok(());
+    }
+    let short = |hash: &str| hash.chars().take(16).collect::<String>();
+    Err(Error::invalid(
+        format!("{source}: model"),
+        format!("a density of this model ({})", short(model)),
+        format!("one of {}", short(fitted)),
+    )
+    .fix("fit a density with this model: ddu fit"))
 }

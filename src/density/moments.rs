@@ -17,10 +17,8 @@ use rayon::prelude::*;
 use super::half::finite_in_half;
 use super::syrk::{self, Block, PANEL};
 use crate::cpu::gemm::aligned;
+pub use crate::data::VOID;
 use crate::error::{Error, Result};
-
-/// A mask's label for "no class".
-pub const VOID: u8 = 255;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
@@ -45,6 +43,28 @@ pub struct Tally {
     pub non_finite: u64,
 }
 
+/// Most pixels of a density: f64 holds every integer up to here, so that counts stay exact.
+const MAX_PIXELS: u64 = 1 << 53;
+
+impl Tally {
+    /// Refuses counts beyond all measure, or of other pixels than `moments` took in; `source` names the
+    /// file in the message.
+    pub(super) fn check(&self, source: &str, moments: &Moments) -> Result<()> {
+        let what = || format!("{source}: pixels");
+        let counts = [self.fitted, self.void, self.non_finite];
+        let counts = counts.into_iter().chain(self.unknown.values().copied());
+        if counts.map(u128::from).sum::<u128>() >= u128::from(MAX_PIXELS) {
+            return Err(Error::invalid(what(), "fewer than 2^53 pixels", "more"));
+        }
+        let fitted: i64 = moments.count.iter().sum();
+        if i64::try_from(self.fitted) != Ok(fitted) {
+            let found = format!("{} fitted", self.fitted);
+            return Err(Error::invalid(what(), format!("{fitted}, as the classes sum to"), found));
+        }
+        Ok(())
+    }
+}
+
 impl std::ops::AddAssign for Tally {
     fn add_assign(&mut self, other: Tally) {
         self.fitted += other.fitted;
@@ -67,12 +87,11 @@ impl Moments {
         }
     }
 
-    /// From `count [C]`, `mean [C, D]` and `scatter [C, D, D]`, of which only the lower triangles are
-    /// read.
+    /// From `count [C]`, `mean [C, D]` and `scatter [C, D, D]`, symmetric.
     ///
     /// # Errors
-    /// Lengths that contradict each other, negative counts, values that are not finite; `source` names
-    /// the file in the message.
+    /// Lengths that contradict each other, scatters that are not symmetric, and what [`Self::check`]
+    /// refuses; `source` names the file in the message.
     pub fn from_parts(
         source: &str,
         count: Vec<i64>,
@@ -90,16 +109,54 @@ impl Moments {
         if scatter.len() != mean.len() * channels {
             return bad("scatter", "[C, D, D]", format!("{} values", scatter.len()));
         }
-        if let Some(n) = count.iter().find(|n| **n < 0) {
+        for (class, square) in scatter.chunks_exact_mut(channels * channels).enumerate() {
+            for i in 0..channels {
+                for j in i + 1..channels {
+                    let (upper, lower) = (square[i * channels + j], square[j * channels + i]);
+                    // NaN is named below.
+                    if upper != lower && !lower.is_nan() {
+                        let found = format!("{lower} and {upper} in class {class}");
+                        return bad("scatter", "the same value at [i, j] and [j, i]", found);
+                    }
+                    square[i * channels + j] = 0.0;
+                }
+            }
+        }
+        let moments = Moments { channels, count, mean, scatter };
+        moments.check(source)?;
+        Ok(moments)
+    }
+
+    /// Refuses what no features can have: negative or unbounded counts, values that are not finite,
+    /// negative sums of squares, moments of a class without pixels. `source` names the file in the
+    /// message.
+    pub(super) fn check(&self, source: &str) -> Result<()> {
+        let bad = |what: &str, expected: &str, found: String| {
+            Err(Error::invalid(format!("{source}: {what}"), expected, found))
+        };
+        if let Some(n) = self.count.iter().find(|n| **n < 0) {
             return bad("count", "counts of at least 0", n.to_string());
         }
-        if let Some(v) = mean.iter().chain(&scatter).find(|v| !v.is_finite()) {
+        let pixels: i128 = self.count.iter().copied().map(i128::from).sum();
+        if pixels >= i128::from(MAX_PIXELS) {
+            return bad("count", "fewer than 2^53 pixels", pixels.to_string());
+        }
+        if let Some(v) = self.mean.iter().chain(&self.scatter).find(|v| !v.is_finite()) {
             return bad("mean and scatter", "finite values", v.to_string());
         }
-        for (row, values) in scatter.chunks_exact_mut(channels).enumerate() {
-            values[row % channels + 1..].fill(0.0);
+        for (class, &count) in self.count.iter().enumerate() {
+            let scatter = self.scatter(class);
+            let diagonal = scatter.iter().step_by(self.channels + 1);
+            if let Some(v) = diagonal.copied().find(|v| *v < 0.0) {
+                return bad("scatter", "a diagonal of at least 0", format!("{v} in class {class}"));
+            }
+            let mut values = self.mean(class).iter().chain(scatter);
+            if count == 0 && values.any(|v| *v != 0.0) {
+                let found = format!("others in class {class}, which has no pixels");
+                return bad("mean and scatter", "zeros without pixels", found);
+            }
         }
-        Ok(Moments { channels, count, mean, scatter })
+        Ok(())
     }
 
     /// C

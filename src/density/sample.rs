@@ -5,6 +5,8 @@
 use half::f16;
 
 use super::half::finite_in_half;
+use crate::error::{Error, Result};
+use crate::splitmix64::splitmix64;
 
 /// Most features that a sample keeps: 4 MiB at D = 256.
 pub const CAPACITY: usize = 8192;
@@ -82,11 +84,28 @@ impl Sample {
         self.offer(hashes, |_| true, |i, row| row.copy_from_slice(rows[i]));
     }
 
-    /// From a density file: hashes and features `[hashes, D]`.
-    pub(super) fn from_parts(channels: usize, hashes: &[u64], features: &[f16]) -> Self {
+    /// From a density file: hashes and finite features `[hashes, D]`.
+    ///
+    /// # Errors
+    /// More than [`CAPACITY`], or hashes that do not increase; `source` names the file in the message.
+    pub(super) fn from_parts(
+        source: &str,
+        channels: usize,
+        hashes: &[u64],
+        features: &[f16],
+    ) -> Result<Self> {
+        let bad = |expected: String, found: String| {
+            Err(Error::invalid(format!("{source}: tensor sample_hash"), expected, found))
+        };
+        if hashes.len() > CAPACITY {
+            return bad(format!("at most {CAPACITY} hashes"), hashes.len().to_string());
+        }
+        if let Some(pair) = hashes.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return bad("increasing hashes".into(), format!("{} before {}", pair[0], pair[1]));
+        }
         let mut sample = Sample::new(channels);
         sample.take(hashes, features, |_| true);
-        sample
+        Ok(sample)
     }
 
     /// The greatest hash that still has a chance.
@@ -164,15 +183,10 @@ impl PartialEq for Sample {
     }
 }
 
-/// A 64-bit hash of (image, cell): two rounds of the finaliser of SplitMix64 (Steele et al. 2014).
+/// A 64-bit hash of (image, cell): two rounds of SplitMix64.
 fn mix(image: u64, cell: u64) -> u64 {
-    let finalise = |mut x: u64| {
-        x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    };
-    finalise(finalise(image) ^ cell)
+    let hash = |mut x: u64| splitmix64(&mut x);
+    hash(hash(image) ^ cell)
 }
 
 #[cfg(test)]
@@ -227,7 +241,7 @@ mod tests {
         assert_eq!(a, whole);
         let hashes: Vec<u64> = whole.rows().map(|(hash, _)| hash).collect();
         let features: Vec<f16> = whole.rows().flat_map(|(_, row)| row).copied().collect();
-        assert_eq!(Sample::from_parts(2, &hashes, &features), whole);
+        assert_eq!(Sample::from_parts("file", 2, &hashes, &features).unwrap(), whole);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The scale on which a density's maps are drawn: from the density alone, so that every picture has
 //! the same.
 
-use super::{Evaluator, Gaussians, Options, Sample, Score};
+use super::{Evaluator, Gaussians, Options, Sample};
 
-/// From the 1st percentile of the scores of the density's own sample to the 99th, and as far again
-/// below: what lies there is unlike anything fitted.
-pub fn colour_range(sample: &Sample, gaussians: &Gaussians, score: Score) -> [f32; 2] {
+/// From the 1st percentile of the log-densities (`relative`: relative log-densities) of the density's
+/// sample to the 99th, and as far again below: what lies there is unlike anything fitted.
+pub fn colour_range(sample: &Sample, gaussians: &Gaussians, relative: bool) -> [f32; 2] {
     let guess = vec![0; sample.len()];
-    let options = Options { score, ..Options::default() };
+    let options = Options { relative, ..Options::default() };
     let evaluation = Evaluator::new(gaussians).evaluate(&sample.features(), &guess, options);
     let mut scores = evaluation.score;
     scores.retain(|score| score.is_finite());

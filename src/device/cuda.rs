@@ -2,8 +2,8 @@
 //!
 //! One context, one stream: work runs in the order in which it is given. Copies go through pinned
 //! staging; `write` returns as soon as the host's bytes are taken over. A list of launches given to
-//! `run` is captured into a CUDA graph once and replayed whenever the same list comes again. What a
-//! kernel does wrong is noticed at the next call that waits.
+//! `run` is captured into a CUDA graph once and replayed whenever the same list comes again. A kernel's
+//! fault is reported by the next call that waits.
 
 #![allow(unsafe_code)]
 
@@ -16,12 +16,11 @@ use std::time::Duration;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
 
-use super::gpus::{self, Gpu};
-use super::kernels::{KERNELS, Kernel};
-use super::{Buffer, Cost, Device, FATBINS, GET_NVCC, Launch, NVCC_RELEASE, Slice};
+use super::gpus::{self, Gpu, words};
+use super::kernels::{self, Kernel};
+use super::{Buffer, Cost, Device, DeviceId, FATBINS, GET_NVCC, Launch, NVCC_RELEASE, Slice};
 use crate::error::{Error, Result};
-pub(super) use driver::words;
-use driver::{Context, Event, Function, Graph, Memory, Module, Stream};
+use driver::{Context, DeviceMemory, Event, Function, Graph, Module, Stream};
 use staging::Staging;
 
 /// The newest driver call that is made (cuEventElapsedTime_v2) came with CUDA 12.8, as did the first nvcc
@@ -32,6 +31,7 @@ const DRIVER: i32 = 12080;
 const GRAPHS: usize = 16;
 
 pub struct Cuda {
+    id: DeviceId,
     multiprocessors: usize,
     shared_bytes: usize,
     wgmma: bool,
@@ -44,16 +44,16 @@ struct Queue {
     name: String,
     work: Mutex<Work>,
     stream: Stream,
-    /// In the order of [`KERNELS`].
+    /// In the order of [`kernels::all`].
     functions: Vec<Function>,
     _modules: Vec<Module>,
     context: Context,
 }
 
-/// What whoever uses the stream holds meanwhile: a capture takes in whatever reaches the stream.
+/// Locked by whoever uses the stream: a capture records everything that the stream is given.
 struct Work {
     staging: Staging,
-    /// With what [`key`] makes of their launches; the last used is last.
+    /// Each with the [`key`] of its launches; the most recently used is last.
     graphs: Vec<(Box<[u64]>, Graph)>,
 }
 
@@ -145,7 +145,7 @@ impl Cuda {
             };
             function(&name, module, kernel, shared)
         };
-        let functions = KERNELS.iter().map(function).collect::<Result<_>>()?;
+        let functions = kernels::all().map(function).collect::<Result<_>>()?;
         let stream = Stream::new().map_err(refuse)?;
         let staging = Staging::new().map_err(refuse)?;
         let queue = Queue {
@@ -159,7 +159,7 @@ impl Cuda {
         let queue = Arc::new(queue);
         // Its code is of sm_90a, which no other architecture takes.
         let wgmma = gpu.major == 9;
-        Ok(Cuda { multiprocessors, shared_bytes: shared, wgmma, queue })
+        Ok(Cuda { id: DeviceId::new(), multiprocessors, shared_bytes: shared, wgmma, queue })
     }
 }
 
@@ -214,8 +214,8 @@ fn function(name: &str, module: &Module, kernel: &Kernel, shared: usize) -> Resu
 /// address.
 fn key(launches: &[Launch]) -> Box<[u64]> {
     let words = launches.iter().flat_map(|launch| {
-        let kernel = std::ptr::from_ref(launch.kernel) as u64;
-        let grid = launch.grid.map(u64::from);
+        let kernel = std::ptr::from_ref(launch.kernel()) as u64;
+        let grid = launch.grid().map(u64::from);
         [kernel].into_iter().chain(grid).chain(launch.params().iter().copied())
     });
     words.collect()
@@ -231,8 +231,8 @@ impl Queue {
 
     /// Gives a launch to the stream; the caller holds `work`.
     fn launch(&self, launch: &Launch) -> driver::Result<()> {
-        let Launch { kernel, grid, .. } = *launch;
-        let i = KERNELS.iter().position(|k| std::ptr::eq(k, kernel));
+        let (kernel, grid) = (launch.kernel(), launch.grid());
+        let i = kernels::all().position(|k| std::ptr::eq(k, kernel));
         let function = self.functions[i.expect("a launch's kernel is of the table")];
         if kernel.shared_bytes > function.shared_bytes {
             return Err(DriverError(CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES));
@@ -282,7 +282,7 @@ impl Drop for Queue {
 
 /// What a [`Buffer`] holds.
 struct Allocation {
-    memory: Option<Memory>,
+    memory: Option<DeviceMemory>,
     queue: Arc<Queue>,
 }
 
@@ -298,6 +298,10 @@ impl Drop for Allocation {
 }
 
 impl Device for Cuda {
+    fn id(&self) -> DeviceId {
+        self.id
+    }
+
     fn name(&self) -> String {
         self.queue.name.clone()
     }
@@ -317,7 +321,7 @@ impl Device for Cuda {
     fn alloc(&self, bytes: usize) -> Result<Buffer> {
         let _work = self.queue.enter()?;
         // The driver has no memory of no bytes.
-        let memory = Memory::new(bytes.max(1)).map_err(|error| match error.0 {
+        let memory = DeviceMemory::new(bytes.max(1)).map_err(|error| match error.0 {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::Memory {
                 what: format!("{}, a buffer", self.queue.name),
                 needed: bytes as u64,
@@ -329,11 +333,11 @@ impl Device for Cuda {
         })?;
         let address = memory.address();
         let allocation = Allocation { memory: Some(memory), queue: self.queue.clone() };
-        Ok(Buffer::new(address, bytes, allocation))
+        Ok(Buffer::new(self.id, address, bytes, allocation))
     }
 
     fn write(&self, to: Slice, from: &[u8]) -> Result<()> {
-        to.same_length(from.len())?;
+        to.check_copy(self.id, from.len())?;
         let mut work = self.queue.enter()?;
         // SAFETY: the slice lies in a live buffer and has `from.len()` bytes; a dropped buffer waits for the
         // stream.
@@ -342,7 +346,7 @@ impl Device for Cuda {
     }
 
     fn read(&self, from: Slice, to: &mut [u8]) -> Result<()> {
-        from.same_length(to.len())?;
+        from.check_copy(self.id, to.len())?;
         let mut work = self.queue.enter()?;
         // SAFETY: the slice lies in a live buffer and has `to.len()` bytes.
         unsafe { work.staging.download(&self.queue.stream, to, from.address) }
@@ -350,14 +354,16 @@ impl Device for Cuda {
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {
+        launch.check(self.id)?;
         let _work = self.queue.enter()?;
-        self.queue.launch(launch).map_err(|error| self.queue.fault(launch.kernel.name, error))
+        self.queue.launch(launch).map_err(|error| self.queue.fault(launch.kernel().name, error))
     }
 
     fn run(&self, launches: &[Launch]) -> Result<()> {
         if let [] | [_] = launches {
             return launches.iter().try_for_each(|launch| self.launch(launch));
         }
+        launches.iter().try_for_each(|launch| launch.check(self.id))?;
         let queue = &self.queue;
         let mut work = queue.enter()?;
         let key = key(launches);
@@ -367,7 +373,7 @@ impl Device for Cuda {
                 let mut at = "a run";
                 let enqueue = || {
                     launches.iter().try_for_each(|launch| {
-                        at = launch.kernel.name;
+                        at = launch.kernel().name;
                         queue.launch(launch)
                     })
                 };
@@ -391,6 +397,7 @@ impl Device for Cuda {
     }
 
     fn measure(&self, launch: &Launch) -> Result<Cost> {
+        launch.check(self.id)?;
         let queue = &self.queue;
         let _work = queue.enter()?;
         let measured = || {
@@ -401,7 +408,7 @@ impl Device for Cuda {
             end.wait()?;
             end.since(&start)
         };
-        let milliseconds = measured().map_err(|error| queue.fault(launch.kernel.name, error))?;
+        let milliseconds = measured().map_err(|error| queue.fault(launch.kernel().name, error))?;
         let time = Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3);
         Ok(Cost { time, counts: None })
     }

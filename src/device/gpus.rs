@@ -2,6 +2,10 @@
 
 #![allow(unsafe_code)]
 
+/// Compute capabilities ("9.0") on which a GPU has confirmed the kernels: every test of `tests/kernels` and
+/// `ddu compare` passed there. `--device auto` takes no other GPU.
+pub const CONFIRMED: &[&str] = &[];
+
 /// A GPU as the driver describes it.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Gpu {
@@ -15,12 +19,19 @@ pub struct Gpu {
     pub memory_total_bytes: u64,
 }
 
-/// What a look for GPUs found.
+impl Gpu {
+    /// Whether a GPU of this compute capability has confirmed the kernels.
+    pub fn confirmed(&self) -> bool {
+        CONFIRMED.contains(&self.compute_capability.as_str())
+    }
+}
+
+/// What the driver was found to list.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Gpus {
-    /// The newest CUDA version that the driver takes ("13.0"); None without a driver.
+    /// The newest CUDA version that the driver supports ("13.0"); None without a driver.
     pub driver_cuda_version: Option<String>,
-    /// The same as the driver counts: 13000.
+    /// The same version as the driver encodes it: 13000.
     #[serde(skip)]
     pub driver: i32,
     pub gpus: Vec<Gpu>,
@@ -37,7 +48,6 @@ pub fn find() -> Gpus {
 /// Looks for the driver's library and asks it; never fails and never panics.
 #[cfg(feature = "cuda")]
 pub fn find() -> Gpus {
-    use super::cuda::words;
     use cudarc::driver::sys::CUresult;
     let mut found = Gpus::default();
     if !driver_present() {
@@ -62,6 +72,17 @@ pub fn find() -> Gpus {
 pub fn driver_present() -> bool {
     // SAFETY: loading a library runs its initialisers; libcuda's are made to be loaded anywhere.
     unsafe { cudarc::driver::sys::is_culib_present() }
+}
+
+/// "CUDA_ERROR_OUT_OF_MEMORY (out of memory)"
+#[cfg(feature = "cuda")]
+pub(super) fn words(error: cudarc::driver::DriverError) -> String {
+    type Text<'a> = Result<&'a std::ffi::CStr, cudarc::driver::DriverError>;
+    let text = |text: Text| text.map(|t| t.to_string_lossy().into_owned());
+    match (text(error.error_name()), text(error.error_string())) {
+        (Ok(name), Ok(said)) => format!("{name} ({said})"),
+        _ => format!("{:?}", error.0),
+    }
 }
 
 #[cfg(feature = "cuda")]

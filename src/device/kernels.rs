@@ -1,67 +1,74 @@
-//! The one table of kernels, for every device.
+//! The one table of kernels, for every device: a line for each `.cu`, whose rows stand beside its launch.
 
-use super::params::*;
+use super::launch;
 
 /// A `__global__` function of `kernels/<file>.cu`.
 #[derive(Debug)]
 pub struct Kernel {
     pub name: &'static str,
     pub file: &'static str,
-    /// Threads a block.
+    /// Threads per block.
     pub threads: usize,
-    /// Bytes of shared memory a block.
+    /// Bytes of shared memory per block.
     pub shared_bytes: usize,
     pub params_bytes: usize,
 }
 
-const fn kernel<P>(
-    name: &'static str,
-    file: &'static str,
-    threads: usize,
-    shared_bytes: usize,
-) -> Kernel {
-    Kernel { name, file, threads, shared_bytes, params_bytes: size_of::<P>() }
+/// What the launches of one `.cu` share with it; `tests/twins.rs` holds it against the `.cu`'s text.
+#[derive(Debug)]
+pub struct Source {
+    /// `kernels/<file>.cu`
+    pub file: &'static str,
+    /// The parameter struct of its kernels.
+    pub parameters: Parameters,
+    pub kernels: &'static [Kernel],
+    /// Constants of the same name and value on both sides.
+    pub constants: &'static [(&'static str, usize)],
 }
 
-pub static KERNELS: [Kernel; 33] = [
-    kernel::<Conv2dParams>("conv2d_128x128", "conv2d", 256, 69632),
-    kernel::<Conv2dParams>("conv2d_128x64", "conv2d", 128, 49152),
-    kernel::<Conv2dParams>("conv2d_64x64", "conv2d", 128, 32768),
-    kernel::<Conv2dParams>("conv2d_64x32", "conv2d", 128, 24576),
-    kernel::<Conv2dParams>("conv2d_reduce", "conv2d", 256, 0),
-    kernel::<StemParams>("stem", "stem", 128, 36992),
-    kernel::<DepthwiseParams>("depthwise", "depthwise", 256, 0),
-    kernel::<PoolParams>("max_pool", "pool", 256, 0),
-    kernel::<PoolParams>("global_average_pool", "pool", 256, 8192),
-    kernel::<ResizeParams>("resize", "resize", 256, 0),
-    kernel::<HeadParams>("head", "head", 256, 0),
-    kernel::<PreprocessParams>("preprocess", "preprocess", 256, 0),
-    kernel::<DensityParams>("density_256", "density", 256, 166528),
-    kernel::<DensityParams>("density_128", "density", 128, 100992),
-    kernel::<DensityParams>("density_64", "density", 64, 100992),
-    kernel::<DensityParams>("density_256_fast", "density", 256, 166528),
-    kernel::<DensityParams>("density_128_fast", "density", 128, 100992),
-    kernel::<DensityParams>("density_64_fast", "density", 64, 100992),
-    kernel::<DensityParams>("density_hopper", "density_hopper", 384, 136832),
-    kernel::<DensityParams>("density_hopper_fast", "density_hopper", 384, 71296),
-    kernel::<DensityParams>("density_merge", "density", 256, 0),
-    kernel::<MomentsParams>("moments_keys", "moments", 256, 512),
-    kernel::<MomentsParams>("moments_offsets", "moments", 256, 1152),
-    kernel::<MomentsParams>("moments_place", "moments", 256, 0),
-    kernel::<MomentsParams>("moments_sums", "moments", 256, 0),
-    kernel::<MomentsParams>("moments_shifts", "moments", 256, 0),
-    kernel::<MomentsParams>("moments_syrk", "moments", 128, 19456),
-    kernel::<MomentsParams>("moments_fold", "moments", 256, 0),
-    kernel::<MomentsParams>("moments_means", "moments", 256, 0),
-    kernel::<LabelGridParams>("label_grid", "label_grid", 256, 0),
-    kernel::<UpsampleParams>("upsample", "upsample", 256, 0),
-    kernel::<ArgMaxParams>("arg_max", "arg_max", 256, 0),
-    kernel::<GatherParams>("gather", "gather", 256, 0),
+/// A parameter struct: addresses first, then 32-bit fields, no padding.
+#[derive(Debug)]
+pub struct Parameters {
+    pub name: &'static str,
+    pub bytes: usize,
+    pub fields: &'static [Field],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    pub name: &'static str,
+    /// "Address", "i32", "f32", "[f32; 3]"
+    pub kind: &'static str,
+    pub offset: usize,
+}
+
+pub static SOURCES: [&Source; 14] = [
+    &launch::conv2d::SOURCE,
+    &launch::stem::SOURCE,
+    &launch::depthwise::SOURCE,
+    &launch::pool::SOURCE,
+    &launch::resize::SOURCE,
+    &launch::head::SOURCE,
+    &launch::preprocess::SOURCE,
+    &launch::density::SOURCE,
+    &launch::density::HOPPER_SOURCE,
+    &launch::moments::SOURCE,
+    &launch::label_grid::SOURCE,
+    &launch::upsample::SOURCE,
+    &launch::arg_max::SOURCE,
+    &launch::gather::SOURCE,
 ];
 
-/// # Panics
-/// If there is no such kernel: names are literals of this crate.
-pub(super) fn find(name: &str) -> &'static Kernel {
-    let found = KERNELS.iter().find(|k| k.name == name);
-    found.unwrap_or_else(|| panic!("no kernel is called {name}"))
+/// Every kernel, in the order of the table.
+pub fn all() -> impl Iterator<Item = &'static Kernel> {
+    SOURCES.iter().flat_map(|source| source.kernels)
+}
+
+impl Source {
+    /// # Panics
+    /// If there is no such kernel: names are literals of this crate.
+    pub(super) fn kernel(&self, name: &str) -> &'static Kernel {
+        let found = self.kernels.iter().find(|kernel| kernel.name == name);
+        found.unwrap_or_else(|| panic!("kernels/{}.cu has no kernel {name}", self.file))
+    }
 }

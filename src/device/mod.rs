@@ -2,15 +2,15 @@
 //!
 //! Devices with memory of their own: `simt` (the CUDA kernels on the CPU, feature `simt`) and
 //! `cuda:N`. A [`Device`] allocates, copies and launches; which kernel runs on what is decided by the
-//! typed launches of [`launch`], which check every extent, so that nothing else needs `unsafe`.
+//! typed launches of [`launch`], which check every extent, so that nothing else needs `unsafe`. Memory and
+//! launches know the device they belong to, and every other device refuses them.
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
-pub mod dry_run;
+pub(crate) mod dry_run;
 pub mod gpus;
 pub mod kernels;
 pub mod launch;
-pub mod params;
 #[cfg(feature = "simt")]
 pub mod simt;
 
@@ -20,22 +20,46 @@ include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::ops::Size;
-use kernels::Kernel;
+pub use launch::{Launch, Work};
 
-/// Where a plan runs. Calls are in order: a copy or launch sees what the ones before it wrote.
+/// Which opened device memory and launches belong to: another for each that this process opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeviceId(u64);
+
+impl DeviceId {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        DeviceId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Refuses what belongs to `owner`, another device.
+    fn require(self, what: impl ToString, owner: DeviceId) -> Result<()> {
+        if self == owner {
+            return Ok(());
+        }
+        Err(Error::invalid(what, "memory of this device", "memory of another device")
+            .fix("allocate it on the device that uses it"))
+    }
+}
+
+/// Where a plan runs. Calls are in order: a copy or launch sees what the ones before it wrote. Memory and
+/// launches of another device are refused.
 pub trait Device: Send + Sync {
+    /// That of its memory; a device that wraps another has the other's.
+    fn id(&self) -> DeviceId;
+
     /// As on the command line: "simt", "cuda:0".
     fn name(&self) -> String;
 
     /// Streaming multiprocessors, from which tiles and splits are chosen.
     fn multiprocessors(&self) -> usize;
 
-    /// Bytes of shared memory that a block may have: what every GPU of the list gives, unless it is
-    /// known to give more.
+    /// Bytes of shared memory that a block may have; 99 KiB is what the smallest supported GPU gives.
     fn shared_bytes(&self) -> usize {
         99 << 10
     }
@@ -71,7 +95,7 @@ pub trait Device: Send + Sync {
     /// Those of the launches, where a device tells them late.
     fn synchronize(&self) -> Result<()>;
 
-    /// Launches and waits; what it took.
+    /// Launches and waits; returns what it cost.
     fn measure(&self, launch: &Launch) -> Result<Cost>;
 }
 
@@ -98,28 +122,35 @@ pub struct Counts {
 
 /// Device memory; freed when dropped.
 pub struct Buffer {
+    device: DeviceId,
     address: u64,
     bytes: usize,
     _memory: Box<dyn Send + Sync>,
 }
 
 impl Buffer {
-    fn new(address: u64, bytes: usize, memory: impl Send + Sync + 'static) -> Self {
-        Buffer { address, bytes, _memory: Box::new(memory) }
+    fn new(
+        device: DeviceId,
+        address: u64,
+        bytes: usize,
+        memory: impl Send + Sync + 'static,
+    ) -> Self {
+        Buffer { device, address, bytes, _memory: Box::new(memory) }
     }
 
     /// Bytes `offset..offset + bytes` of `whole`, which stays alive as long: for a device that keeps guards
-    /// around its buffers (tests/kernels/support.rs).
+    /// around its buffers (tests/kernels/guarded.rs).
     ///
     /// # Errors
     /// Where they are not all inside.
     pub fn inside(whole: Arc<Buffer>, offset: usize, bytes: usize) -> Result<Buffer> {
-        let address = whole.slice(offset, bytes)?.address;
-        Ok(Buffer::new(address, bytes, whole))
+        let Slice { device, address, .. } = whole.slice(offset, bytes)?;
+        Ok(Buffer::new(device, address, bytes, whole))
     }
 
     pub fn all(&self) -> Slice<'_> {
-        Slice { address: self.address, bytes: self.bytes, buffer: PhantomData }
+        let Buffer { device, address, bytes, .. } = *self;
+        Slice { device, address, bytes, buffer: PhantomData }
     }
 
     /// Bytes `offset..offset + bytes`.
@@ -148,6 +179,7 @@ pub(crate) fn grow(device: &dyn Device, buffers: &mut Vec<Buffer>, needed: &[usi
 /// Part of a [`Buffer`] that outlives the slice.
 #[derive(Clone, Copy)]
 pub struct Slice<'a> {
+    device: DeviceId,
     address: u64,
     bytes: usize,
     buffer: PhantomData<&'a Buffer>,
@@ -174,9 +206,10 @@ impl Slice<'_> {
         }
     }
 
-    /// Refuses a copy to or from `host` bytes that are not as many.
-    #[cfg(any(feature = "cuda", feature = "simt"))]
-    fn same_length(self, host: usize) -> Result<()> {
+    /// Refuses a copy by `device` to or from `host` bytes where the memory is another device's or the
+    /// lengths differ.
+    fn check_copy(self, device: DeviceId, host: usize) -> Result<()> {
+        device.require("copy", self.device)?;
         if self.bytes == host {
             return Ok(());
         }
@@ -205,11 +238,12 @@ impl Element {
 #[derive(Clone, Copy)]
 pub struct Tensor<'a> {
     data: Slice<'a>,
-    pub element: Element,
-    pub batch: usize,
-    pub size: Size,
-    pub channels: usize,
-    pub stride: usize,
+    // Not public: they were checked against the memory.
+    pub(crate) element: Element,
+    pub(crate) batch: usize,
+    pub(crate) size: Size,
+    pub(crate) channels: usize,
+    pub(crate) stride: usize,
 }
 
 impl<'a> Tensor<'a> {
@@ -274,42 +308,4 @@ impl<'a> Tensor<'a> {
         let data = self.data.part(offset, self.data.bytes - offset)?;
         Ok(Tensor { data, batch: images.len(), ..self })
     }
-}
-
-/// One kernel ready to run: made by the functions of [`launch`] alone, which have checked that it stays
-/// inside the slices it was given.
-#[derive(Clone)]
-pub struct Launch<'a> {
-    pub kernel: &'static Kernel,
-    pub grid: [u32; 3],
-    params: Box<[u64]>,
-    buffers: PhantomData<&'a Buffer>,
-}
-
-impl Launch<'_> {
-    /// The kernel's parameter struct, as 64-bit words.
-    pub fn params(&self) -> &[u64] {
-        &self.params
-    }
-
-    fn new(name: &str, grid: [usize; 3], params: &impl bytemuck::Pod) -> Result<Self> {
-        let kernel = kernels::find(name);
-        // The grid's y and z are 16 bits wide on a GPU.
-        let limit = [i32::MAX as usize, 65535, 65535];
-        if grid.iter().zip(limit).any(|(&n, limit)| n == 0 || n > limit) {
-            let expected = format!("a grid within {limit:?}");
-            return Err(Error::invalid(name, expected, format!("{grid:?}"))
-                .fix("use a smaller batch or image"));
-        }
-        let params: Box<[u64]> = bytemuck::pod_collect_to_vec(bytemuck::bytes_of(params)).into();
-        debug_assert_eq!(params.len() * 8, kernel.params_bytes);
-        Ok(Launch { kernel, grid: grid.map(|n| n as u32), params, buffers: PhantomData })
-    }
-}
-
-/// Makes a size a kernel's 32-bit parameter.
-fn param(what: &str, value: usize) -> Result<i32> {
-    i32::try_from(value).map_err(|_| {
-        Error::invalid(what, "at most 2147483647", value).fix("use a smaller batch or image")
-    })
 }

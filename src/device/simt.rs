@@ -4,9 +4,10 @@
 #![allow(unsafe_code)] // the C interface
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::{Buffer, Cost, Counts, Device, Launch, Slice};
+use super::{Buffer, Cost, Counts, Device, DeviceId, Launch, Slice};
 use crate::error::{Error, Result};
 
 /// The order in which blocks and threads take turns; each is one that hardware may take.
@@ -19,16 +20,18 @@ pub enum Schedule {
 
 #[derive(Debug)]
 pub struct Simt {
-    pub schedule: Schedule,
-    /// OS threads that run blocks.
-    pub workers: usize,
+    id: DeviceId,
+    schedule: Schedule,
+    workers: usize,
+    /// Held by each copy and launch, so that threads that share the device take turns.
+    queue: Mutex<()>,
 }
 
 impl Default for Simt {
-    /// Forward, a worker for each core.
+    /// Forward, a worker per core.
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Simt { schedule: Schedule::Forward, workers }
+        Simt::new(Schedule::Forward, workers)
     }
 }
 
@@ -54,16 +57,16 @@ unsafe extern "C" {
     fn ddu_simt_free(data: *mut c_void);
 }
 
-struct Memory(u64);
+struct Allocation(u64);
 
-impl Drop for Memory {
+impl Drop for Allocation {
     fn drop(&mut self) {
         // SAFETY: the address came from ddu_simt_alloc and is freed once, here.
         unsafe { ddu_simt_free(self.0 as *mut c_void) }
     }
 }
 
-/// Name, bytes of parameters and threads a block of every kernel that was compiled.
+/// Name, bytes of parameters and threads per block of every kernel that was compiled.
 pub fn compiled() -> Vec<(String, usize, usize)> {
     let mut all = Vec::new();
     loop {
@@ -80,6 +83,10 @@ pub fn compiled() -> Vec<(String, usize, usize)> {
 }
 
 impl Device for Simt {
+    fn id(&self) -> DeviceId {
+        self.id
+    }
+
     fn name(&self) -> String {
         "simt".into()
     }
@@ -110,19 +117,21 @@ impl Device for Simt {
                 fix: "use a smaller batch or image".into(),
             });
         }
-        Ok(Buffer::new(data as u64, bytes, Memory(data as u64)))
+        Ok(Buffer::new(self.id, data as u64, bytes, Allocation(data as u64)))
     }
 
     fn write(&self, to: Slice, from: &[u8]) -> Result<()> {
-        to.same_length(from.len())?;
-        // SAFETY: the slice lies in a live buffer of host memory and has `from.len()` bytes; launches
+        to.check_copy(self.id, from.len())?;
+        let _turn = self.enter();
+        // SAFETY: the slice lies in a live buffer of this device, which is host memory, and has `from.len()` bytes; launches
         // are synchronous and device memory is never borrowed as a Rust slice, so nothing else uses it.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.address as *mut u8, from.len()) }
         Ok(())
     }
 
     fn read(&self, from: Slice, to: &mut [u8]) -> Result<()> {
-        from.same_length(to.len())?;
+        from.check_copy(self.id, to.len())?;
+        let _turn = self.enter();
         // SAFETY: as for `write`; every byte was initialised by ddu_simt_alloc.
         unsafe {
             std::ptr::copy_nonoverlapping(from.address as *const u8, to.as_mut_ptr(), to.len())
@@ -131,7 +140,7 @@ impl Device for Simt {
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {
-        self.run(launch).map(|_| ())
+        self.execute(launch).map(|_| ())
     }
 
     /// Launches are done when they return.
@@ -141,14 +150,26 @@ impl Device for Simt {
 
     fn measure(&self, launch: &Launch) -> Result<Cost> {
         let start = Instant::now();
-        let counts = self.run(launch)?;
+        let counts = self.execute(launch)?;
         Ok(Cost { time: start.elapsed(), counts: Some(counts) })
     }
 }
 
 impl Simt {
-    fn run(&self, launch: &Launch) -> Result<Counts> {
-        let name = CString::new(launch.kernel.name).expect("a kernel's name has no NUL");
+    /// `workers` OS threads run the blocks.
+    pub fn new(schedule: Schedule, workers: usize) -> Self {
+        Simt { id: DeviceId::new(), schedule, workers, queue: Mutex::new(()) }
+    }
+
+    fn enter(&self) -> MutexGuard<'_, ()> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn execute(&self, launch: &Launch) -> Result<Counts> {
+        launch.check(self.id)?;
+        let _turn = self.enter();
+        let kernel = launch.kernel();
+        let name = CString::new(kernel.name).expect("a kernel's name has no NUL");
         let (schedule, seed) = match self.schedule {
             Schedule::Forward => (0, 0),
             Schedule::Reverse => (1, 0),
@@ -157,10 +178,10 @@ impl Simt {
         let mut request = Request {
             kernel: name.as_ptr(),
             params: launch.params().as_ptr().cast(),
-            params_bytes: launch.kernel.params_bytes as u64,
-            grid: launch.grid,
-            threads: launch.kernel.threads as u32,
-            shared_bytes: launch.kernel.shared_bytes as u64,
+            params_bytes: kernel.params_bytes as u64,
+            grid: launch.grid(),
+            threads: kernel.threads as u32,
+            shared_bytes: kernel.shared_bytes as u64,
             schedule,
             workers: self.workers as u32,
             seed,
@@ -169,7 +190,7 @@ impl Simt {
         let mut message = [0u8; 1024];
         // SAFETY: the request's pointers are valid for the call; the parameters have the size that the
         // kernel's table entry is checked against; a Launch is made only by functions that checked
-        // that the kernel stays inside live buffers, which its lifetime keeps.
+        // that the kernel stays inside live buffers of this device, which its lifetime keeps.
         let failed = unsafe {
             ddu_simt_launch(&mut request, message.as_mut_ptr().cast(), message.len() as u64)
         };

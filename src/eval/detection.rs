@@ -1,13 +1,11 @@
 //! How well a score finds the positives among all pixels: AUROC, average precision and the false
-//! positive rate at 95 % true positives.
+//! positive rate at 95 % true positives, from histograms of the scores.
 
-/// Collects scores, 4 bytes a pixel. A higher score says "positive"; ties are kept as ties.
-#[derive(Clone, Debug, Default)]
-pub struct Detector {
-    positives: Vec<f32>,
-    negatives: Vec<f32>,
-}
+use super::Histogram;
 
+/// A higher score says "positive"; equal scores are ties. Each figure is exact, but for different scores
+/// that share a bin of their [`Histogram`]: there positives and negatives count as evenly mixed, and
+/// `..._error` bounds what that may change.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Detection {
     pub positives: u64,
@@ -19,67 +17,71 @@ pub struct Detection {
     pub average_precision: f64,
     /// The least share of negatives at or above a score that at least 95 % of the positives reach.
     pub fpr95: f64,
+    pub auroc_error: f64,
+    pub average_precision_error: f64,
+    pub fpr95_error: f64,
 }
 
-impl Detector {
-    pub fn push(&mut self, score: f32, positive: bool) {
-        // -0.0 ties with 0.0.
-        let side = if positive { &mut self.positives } else { &mut self.negatives };
-        side.push(score + 0.0);
-    }
-
-    pub fn merge(&mut self, mut other: Detector) {
-        self.positives.append(&mut other.positives);
-        self.negatives.append(&mut other.negatives);
-    }
-
-    /// `None` where there is no positive or no negative: nothing is defined then. A NaN score ranks
-    /// above every number.
-    pub fn detection(mut self) -> Option<Detection> {
-        use rayon::slice::ParallelSliceMut;
-        if self.positives.is_empty() || self.negatives.is_empty() {
+impl Detection {
+    /// Each side is the union of several sets. `None` where there is no positive or no negative:
+    /// nothing is defined then. A NaN score ranks above every number.
+    pub fn of(positives: &[&Histogram], negatives: &[&Histogram]) -> Option<Detection> {
+        let count = |sets: &[&Histogram]| sets.iter().map(|set| set.count()).sum::<u64>();
+        let (all_positives, all_negatives) = (count(positives), count(negatives));
+        if all_positives == 0 || all_negatives == 0 {
             return None;
         }
-        let descending = |a: &f32, b: &f32| b.total_cmp(a);
-        self.positives.par_sort_unstable_by(descending);
-        self.negatives.par_sort_unstable_by(descending);
-        let (positives, negatives) = (self.positives.len() as u64, self.negatives.len() as u64);
-
-        // Down through the distinct scores; `hits` and `alarms` are at or above the current one.
+        // Down through the scores; `hits` and `alarms` are above the current ones.
         let (mut hits, mut alarms) = (0u64, 0u64);
-        // Twice the number of (positive, negative) pairs in the right order, ties counting half.
-        let mut ordered = 0u128;
-        let mut average_precision = 0f64;
-        let mut fpr95 = None;
-        while hits < positives || alarms < negatives {
-            let p = self.positives.get(hits as usize);
-            let n = self.negatives.get(alarms as usize);
-            let score = match (p, n) {
-                (Some(p), Some(n)) => *if p.total_cmp(n).is_ge() { p } else { n },
-                (Some(p), None) => *p,
-                (None, n) => *n.expect("one side is left"),
-            };
-            let run = |scores: &[f32], from: u64| {
-                let rest = &scores[from as usize..];
-                rest.iter().take_while(|s| s.total_cmp(&score).is_eq()).count() as u64
-            };
-            let (dp, dn) = (run(&self.positives, hits), run(&self.negatives, alarms));
-            // Each negative of the run is below every positive above it, and ties with the run's.
-            ordered += u128::from(dn) * u128::from(2 * hits + dp);
-            (hits, alarms) = (hits + dp, alarms + dn);
-            let precision = hits as f64 / (hits + alarms) as f64;
-            average_precision += dp as f64 * precision;
-            // Integers: 0.95 has no exact double.
-            if fpr95.is_none() && 100 * hits >= 95 * positives {
-                fpr95 = Some(alarms as f64 / negatives as f64);
+        // Twice the number of (positive, negative) pairs in the right order, ties counting half; and
+        // of those whose order is unknown.
+        let (mut ordered, mut unordered) = (0u128, 0u128);
+        let (mut precision_sum, mut precision_error) = (0f64, 0f64);
+        let (mut fpr95, mut fpr95_error) = (None, 0f64);
+        Histogram::steps([positives, negatives], |step| {
+            let [p, n] = step.counts;
+            // Each negative is below every positive above it, and ties with those of its step.
+            ordered += u128::from(n) * u128::from(2 * hits + p);
+            let (above, before) = (hits as f64, alarms as f64);
+            let [positive, negative] = [p as f64, n as f64];
+            // All positives of the step at one precision.
+            let gain = |hits: f64, alarms: f64| positive * hits / (hits + alarms);
+            if p > 0 && step.tie {
+                precision_sum += gain(above + positive, before + negative);
+            } else if p > 0 {
+                unordered += u128::from(n) * u128::from(p);
+                let gained = gain(above + (positive + 1.0) / 2.0, before + negative / 2.0);
+                precision_sum += gained;
+                // All positives first: the precision at each is at most that at the last; all negatives
+                // first: at least that at the first.
+                let best = gain(above + positive, before);
+                let worst = gain(above + 1.0, before + negative);
+                precision_error += (best - gained).max(gained - worst);
             }
-        }
+            (hits, alarms) = (hits + p, alarms + n);
+            // Integers: 0.95 has no exact double.
+            if fpr95.is_none() && 100 * hits >= 95 * all_positives {
+                let of_all = |alarms: f64| alarms / all_negatives as f64;
+                if step.tie {
+                    fpr95 = Some(of_all(before + negative));
+                } else {
+                    let needed = (95 * all_positives).div_ceil(100) as f64 - above;
+                    let share = needed / positive;
+                    fpr95 = Some(of_all(before + share * negative));
+                    fpr95_error = of_all(negative * share.max(1.0 - share));
+                }
+            }
+        });
+        let pairs = 2.0 * all_positives as f64 * all_negatives as f64;
         Some(Detection {
-            positives,
-            negatives,
-            auroc: ordered as f64 / (2.0 * positives as f64 * negatives as f64),
-            average_precision: average_precision / positives as f64,
+            positives: all_positives,
+            negatives: all_negatives,
+            auroc: ordered as f64 / pairs,
+            average_precision: precision_sum / all_positives as f64,
             fpr95: fpr95.expect("all positives are reached at the end"),
+            auroc_error: unordered as f64 / pairs,
+            average_precision_error: precision_error / all_positives as f64,
+            fpr95_error,
         })
     }
 }
@@ -89,9 +91,9 @@ mod tests {
     use super::*;
 
     fn detect(scores: &[(f32, bool)]) -> Option<Detection> {
-        let mut detector = Detector::default();
-        scores.iter().for_each(|&(score, positive)| detector.push(score, positive));
-        detector.detection()
+        let mut sides = [Histogram::default(), Histogram::default()];
+        scores.iter().for_each(|&(score, positive)| sides[usize::from(positive)].push(score));
+        Detection::of(&[&sides[1]], &[&sides[0]])
     }
 
     /// The definitions, each by counting over all pairs or all thresholds.
@@ -127,6 +129,7 @@ mod tests {
             match detect(&scores) {
                 None => proptest::prop_assert!(!both),
                 Some(found) => {
+                    proptest::prop_assert_eq!(errors(&found), [0.0; 3]);
                     let found = [found.auroc, found.average_precision, found.fpr95];
                     for (found, wanted) in found.into_iter().zip(by_counting(&scores)) {
                         // Sums of at most 300 quotients in double.
@@ -134,6 +137,56 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    fn errors(found: &Detection) -> [f64; 3] {
+        [found.auroc_error, found.average_precision_error, found.fpr95_error]
+    }
+
+    proptest::proptest! {
+        /// Scores that share bins: about 300 of them in 13, so that the bounds are needed.
+        #[test]
+        fn scores_that_share_bins_keep_the_stated_bounds(
+            scores in proptest::collection::vec((0u32..3000, proptest::bool::weighted(0.3)), 2..300),
+            base in proptest::sample::select(vec![0.7f32, 150.0, -150.0, 1e-20]),
+        ) {
+            let near = |i: u32| f32::from_bits(base.to_bits() + i);
+            let scores: Vec<_> = scores.iter().map(|&(i, p)| (near(i), p)).collect();
+            if let Some(found) = detect(&scores) {
+                let figures = [found.auroc, found.average_precision, found.fpr95];
+                let bounds = errors(&found);
+                for (i, wanted) in by_counting(&scores).into_iter().enumerate() {
+                    let off = (figures[i] - wanted).abs();
+                    proptest::prop_assert!(off <= bounds[i] + 1e-12, "{i}: {off} {}", bounds[i]);
+                }
+            }
+        }
+    }
+
+    /// What the bins cost where scores are as those of a data set: next to nothing.
+    #[test]
+    fn the_bounds_are_small_for_continuous_scores() {
+        let scores: Vec<_> = (0..200_000u32)
+            .map(|i| {
+                let uniform =
+                    |seed: u32| f64::from(i.wrapping_mul(2654435761) ^ seed) / 2f64.powi(32);
+                (180.0 - 90.0 * uniform(0) as f32, uniform(0x5bd1_e995) < 0.2)
+            })
+            .collect();
+        let found = detect(&scores).unwrap();
+        assert!(found.auroc_error < 1e-4, "{found:?}");
+        assert!(found.average_precision_error < 1e-3, "{found:?}");
+        assert!(found.fpr95_error < 1e-3, "{found:?}");
+    }
+
+    #[test]
+    fn nan_ranks_above_every_number_whatever_its_sign() {
+        for nan in [f32::NAN, -f32::NAN] {
+            let found = detect(&[(nan, true), (f32::INFINITY, false), (0.0, false)]).unwrap();
+            assert_eq!((found.auroc, found.fpr95), (1.0, 0.0));
+            let found = detect(&[(nan, false), (f32::INFINITY, true)]).unwrap();
+            assert_eq!((found.auroc, found.fpr95), (0.0, 1.0));
         }
     }
 
@@ -172,12 +225,11 @@ mod tests {
     }
 
     #[test]
-    fn parts_merge_to_the_whole() {
+    fn parts_are_the_whole() {
         let scores: Vec<_> = (0..100).map(|i| ((i * 37 % 23) as f32, i % 3 == 0)).collect();
-        let mut parts = [Detector::default(), Detector::default()];
-        scores.iter().enumerate().for_each(|(i, s)| parts[i % 2].push(s.0, s.1));
-        let [mut a, b] = parts;
-        a.merge(b);
-        assert_eq!(a.detection(), detect(&scores));
+        let mut parts: [[Histogram; 2]; 2] = Default::default();
+        scores.iter().enumerate().for_each(|(i, s)| parts[i % 2][usize::from(s.1)].push(s.0));
+        let side = |positive: usize| [&parts[0][positive], &parts[1][positive]];
+        assert_eq!(Detection::of(&side(1), &side(0)), detect(&scores));
     }
 }

@@ -3,8 +3,10 @@
 
 mod confusion;
 mod detection;
+mod histogram;
 mod scores;
 
 pub use confusion::Confusion;
-pub use detection::{Detection, Detector};
+pub use detection::Detection;
+pub use histogram::Histogram;
 pub use scores::{Detections, Scores};

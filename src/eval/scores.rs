@@ -1,66 +1,60 @@
 //! The uncertainty scores of sets of pixels, and how well each finds one set among another.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::detection::{Detection, Detector};
+use super::{Detection, Histogram};
+use crate::score::{SCORES, Score, Worry};
 
-/// Scores of a set of pixels; higher means more uncertain. 12 bytes a pixel.
+/// Scores of a set of pixels, each so turned that a higher value is more uncertain. Memory does not
+/// grow with the set.
 #[derive(Clone, Debug, Default)]
 pub struct Scores {
-    pub entropy: Vec<f32>,
-    pub density: Vec<f32>,
-    pub relative: Vec<f32>,
+    /// In the order of [`SCORES`]; those that are not computed stay empty.
+    of: [Histogram; SCORES.len()],
 }
 
 impl Scores {
-    /// Entropy and log-densities of one pixel, nats: low density counts as uncertain.
-    pub fn push(&mut self, entropy: f32, density: f32, relative: f32) {
-        self.entropy.push(entropy);
-        self.density.push(-density);
-        self.relative.push(-relative);
+    /// A score of one pixel, as it is computed.
+    pub fn push(&mut self, score: Score, value: f32) {
+        let uncertainty = match score.info().worry {
+            Worry::High => value,
+            Worry::Low => -value,
+        };
+        self.of[score as usize].push(uncertainty);
     }
 
-    /// Pixels.
-    pub fn len(&self) -> usize {
-        self.entropy.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.entropy.is_empty()
+    /// The values of a score, negated where a low one is uncertain.
+    pub fn histogram(&self, score: Score) -> &Histogram {
+        &self.of[score as usize]
     }
 }
 
-/// How well each score finds the positives: entropy where it is high, a log-density where it is low.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Detections {
-    pub entropy: Option<Detection>,
-    pub density: Option<Detection>,
-    pub relative_density: Option<Detection>,
-}
+/// How well each score finds the positives, in the order of [`SCORES`]: None where the score was not
+/// computed, or one side is empty. In JSON an object with the scores' names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Detections([Option<Detection>; SCORES.len()]);
 
 impl Detections {
     pub fn of(positives: &[&Scores], negatives: &[&Scores]) -> Detections {
-        let detect = |score: fn(&Scores) -> &[f32]| {
-            let mut detector = Detector::default();
-            for (sets, positive) in [(positives, true), (negatives, false)] {
-                let scores = sets.iter().flat_map(|s| score(s));
-                scores.for_each(|s| detector.push(*s, positive));
-            }
-            detector.detection()
-        };
-        Detections {
-            entropy: detect(|s| &s.entropy),
-            density: detect(|s| &s.density),
-            relative_density: detect(|s| &s.relative),
-        }
+        Detections(std::array::from_fn(|i| {
+            let [positives, negatives] = [positives, negatives]
+                .map(|sets| sets.iter().map(|set| &set.of[i]).collect::<Vec<_>>());
+            Detection::of(&positives, &negatives)
+        }))
+    }
+
+    pub fn get(&self, score: Score) -> Option<Detection> {
+        self.0[score as usize]
     }
 
     /// Name and result of each score.
-    pub fn rows(&self) -> [(&'static str, Option<Detection>); 3] {
-        [
-            ("entropy", self.entropy),
-            ("density", self.density),
-            ("relative density", self.relative_density),
-        ]
+    pub fn rows(&self) -> impl Iterator<Item = (&'static str, Option<Detection>)> {
+        SCORES.iter().map(|info| (info.name, self.get(info.score)))
+    }
+}
+
+impl Serialize for Detections {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.rows())
     }
 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use half::f16;
 
 use crate::density;
-use crate::device::launch::density::{BLOCK, Gaussians, PANEL, Packing, Precision, blocks};
+use crate::device::launch::density::{BLOCK, PANEL, PackedGaussians, Packing, Precision, blocks};
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 
@@ -27,8 +27,8 @@ pub struct DeviceDensity {
     ids: Buffer,
 }
 
-/// What is uploaded.
-struct Packed {
+/// Packs one Gaussian after another.
+struct Packer {
     weights: Vec<f16>,
     rows: Vec<f32>,
 }
@@ -44,11 +44,11 @@ impl DeviceDensity {
         precision: Precision,
     ) -> Result<Self> {
         let packing = Packing::of(device, gaussians.channels);
-        Self::packed(device, gaussians, precision, packing)
+        Self::with_packing(device, gaussians, precision, packing)
     }
 
     /// As [`Self::new`], for a given kernel.
-    pub fn packed(
+    pub fn with_packing(
         device: &dyn Device,
         gaussians: &density::Gaussians,
         precision: Precision,
@@ -56,7 +56,7 @@ impl DeviceDensity {
     ) -> Result<Self> {
         let channels = gaussians.channels;
         require_channels("density", channels)?;
-        let mut packed = Packed { weights: Vec::new(), rows: Vec::new() };
+        let mut packed = Packer { weights: Vec::new(), rows: Vec::new() };
         let (mut constants, mut ids) = (Vec::new(), Vec::new());
         for class in &gaussians.classes {
             packed.push(&class.gaussian, precision, packing)?;
@@ -77,15 +77,11 @@ impl DeviceDensity {
         })
     }
 
-    pub fn precision(&self) -> Precision {
-        self.precision
-    }
-
     pub fn packing(&self) -> Packing {
         self.packing
     }
 
-    /// Those with a Gaussian.
+    /// Number of classes with a Gaussian.
     pub fn classes(&self) -> usize {
         self.classes
     }
@@ -96,8 +92,8 @@ impl DeviceDensity {
     }
 
     /// For the launch.
-    pub fn gaussians(&self) -> Gaussians<'_> {
-        Gaussians {
+    pub fn gaussians(&self) -> PackedGaussians<'_> {
+        PackedGaussians {
             classes: self.classes,
             channels: self.channels,
             precision: self.precision,
@@ -141,7 +137,7 @@ fn upload<T: bytemuck::Pod>(device: &dyn Device, values: &[T]) -> Result<Buffer>
     Ok(buffer)
 }
 
-impl Packed {
+impl Packer {
     fn push(
         &mut self,
         gaussian: &density::Gaussian,
@@ -154,7 +150,7 @@ impl Packed {
         let mut stored = vec![[f16::ZERO; 2]; padded * padded];
         let mut rows = vec![[0f32; 2]; padded];
         for (i, row) in gaussian.whitening.chunks_exact(channels).enumerate() {
-            let greatest = row[..=i].iter().fold(0f64, |most, w| most.max(w.abs()));
+            let greatest = row[..=i].iter().fold(0f64, |largest, w| largest.max(w.abs()));
             let exponent = 14 - greatest.log2().floor() as i32;
             if !greatest.is_normal() || exponent.abs() > 100 {
                 let expected = "rows of W with a greatest value between 2^-86 and 2^114";

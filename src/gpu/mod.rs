@@ -1,7 +1,8 @@
-//! A network, its density and the moments of a fit on a device with memory of its own: what `cpu/` is for
+//! A network, its density and the moments of a fit on a device with separate memory: what `cpu/` is for
 //! the reference path. Only typed launches of `device/` run here.
 
 pub mod density;
 pub mod moments;
 pub mod network;
 pub mod scoring;
+pub mod step;

@@ -49,7 +49,7 @@ impl DeviceMoments {
         Ok(new)
     }
 
-    /// Folds in the images of `features` (fp16), in order; `labels` u8 a pixel.
+    /// Folds in the images of `features` (fp16), in order; `labels` u8 per pixel.
     pub fn add(&mut self, device: &dyn Device, features: Tensor, labels: Slice) -> Result<()> {
         let shape = Shape {
             batch: features.batch,

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use half::f16;
 
 use super::scoring::Scoring;
+use super::step::Step;
 use crate::data::Image;
-use crate::density::{Gaussians, Score};
-use crate::device::launch::conv2d::{Operands, Spread};
+use crate::density::Gaussians;
+use crate::device::launch::conv2d::{ConvTiling, Operands};
 use crate::device::launch::density::Precision;
-use crate::device::{Buffer, Device, Element, Launch, Slice, Tensor, grow, launch};
+use crate::device::{Buffer, Device, Element, Slice, Tensor, grow, launch};
 use crate::error::{Error, Result};
 use crate::ops::Conv2d;
 use crate::plan::{CHANNEL_ALIGN, ConvWeights, Folded, Node, Op, Plan, View};
+use crate::score::Score;
 
 pub struct Network {
     device: Arc<dyn Device>,
@@ -26,8 +28,8 @@ pub struct Network {
     mean: [f32; 3],
     std: [f32; 3],
     classes: usize,
-    /// The buffers of [`Memory`], none before the first plan.
-    memory: Vec<Buffer>,
+    /// Those of [`Buffers`], none before the first plan.
+    buffers: Vec<Buffer>,
     scoring: Option<Scoring>,
 }
 
@@ -37,7 +39,7 @@ struct Weights {
 }
 
 /// What runs need, each as large as the largest plan so far.
-struct Memory<'a> {
+struct Buffers<'a> {
     pictures: &'a Buffer,
     image: &'a Buffer,
     arena: &'a Buffer,
@@ -45,13 +47,6 @@ struct Memory<'a> {
     partial: &'a Buffer,
     label: &'a Buffer,
     entropy: &'a Buffer,
-}
-
-/// Part of a run: the launches of a node, of the preprocessing or of the head.
-pub struct Step<'a> {
-    /// The node's name.
-    pub name: &'a str,
-    pub launches: Vec<Launch<'a>>,
 }
 
 impl Network {
@@ -76,7 +71,7 @@ impl Network {
             mean,
             std,
             classes,
-            memory: Vec::new(),
+            buffers: Vec::new(),
             scoring: None,
         })
     }
@@ -108,7 +103,7 @@ impl Network {
             batch * pixels,
             batch * pixels * 4,
         ];
-        grow(&*self.device, &mut self.memory, &needed)?;
+        grow(&*self.device, &mut self.buffers, &needed)?;
         match &mut self.scoring {
             Some(scoring) => scoring.prepare(&*self.device, plan.batch, &plan.head()),
             None => Ok(()),
@@ -149,7 +144,7 @@ impl Network {
     }
 
     pub fn preprocess<'a>(&'a self, plan: &'a Plan) -> Result<Step<'a>> {
-        let pictures = self.memory().pictures.slice(0, plan.batch * plan.image.pixels() * 3)?;
+        let pictures = self.buffers().pictures.slice(0, plan.batch * plan.image.pixels() * 3)?;
         let y = self.tensor(plan, plan.input)?;
         let launch = launch::preprocess(pictures, plan.image, self.mean, self.std, y)?;
         Ok(Step { name: "preprocess", launches: vec![launch] })
@@ -158,8 +153,8 @@ impl Network {
     pub fn head<'a>(&'a self, plan: &'a Plan) -> Result<Step<'a>> {
         let op = plan.head();
         let pixels = plan.batch * plan.image.pixels();
-        let label = self.memory().label.slice(0, pixels)?;
-        let entropy = self.memory().entropy.slice(0, pixels * 4)?;
+        let label = self.buffers().label.slice(0, pixels)?;
+        let entropy = self.buffers().entropy.slice(0, pixels * 4)?;
         let launch = launch::head(&op, self.tensor(plan, plan.logits)?, label, entropy)?;
         Ok(Step { name: "head", launches: vec![launch] })
     }
@@ -170,20 +165,19 @@ impl Network {
             Op::Conv { conv, weights, residual, relu } => {
                 let Weights { weight, bias } = &self.weights[*weights];
                 let (weight, bias) = (weight.all(), bias.all());
-                match Kernel::of(conv) {
-                    Kernel::Stem if residual.is_none() => {
+                match ConvKernel::of(conv) {
+                    ConvKernel::Stem if residual.is_none() => {
                         vec![launch::stem(conv, x, weight, bias, *relu, y)?]
                     }
-                    Kernel::Depthwise if residual.is_none() => {
+                    ConvKernel::Depthwise if residual.is_none() => {
                         vec![launch::depthwise(conv, x, weight, bias, *relu, y)?]
                     }
-                    Kernel::Dense => {
+                    ConvKernel::Dense => {
                         let residual = residual.map(|view| self.tensor(plan, view)).transpose()?;
-                        let partial = Some(self.memory().partial.all());
+                        let partial = Some(self.buffers().partial.all());
                         let operands =
                             Operands { x, weight, bias, residual, relu: *relu, y, partial };
-                        let conv = Conv2d { out_channels: y.channels, ..*conv };
-                        launch::conv2d(&conv, operands, self.spread(plan, node, &conv))?
+                        launch::conv2d(conv, operands, self.tiling(plan, node, conv))?
                     }
                     _ => {
                         let what = format!("node {}", node.name);
@@ -206,13 +200,13 @@ impl Network {
     pub fn write_pictures(&self, plan: &Plan, images: &[&Image]) -> Result<()> {
         let bytes = plan.image.pixels() * 3;
         for (i, image) in images.iter().enumerate() {
-            self.device.write(self.memory().pictures.slice(i * bytes, bytes)?, &image.rgb)?;
+            self.device.write(self.buffers().pictures.slice(i * bytes, bytes)?, &image.rgb)?;
         }
         Ok(())
     }
 
-    /// The whole buffer of a view, as the plan has it (`[batch, h, w, channels]` without the padding
-    /// that is a device's own), in f32.
+    /// The whole buffer of a view, as the plan has it (`[batch, h, w, channels]` without the
+    /// channels that pad it on a device), in f32.
     pub fn read(&self, plan: &Plan, view: View) -> Result<Vec<f32>> {
         let (slice, element, stride) = self.place(plan, view)?;
         self.values(slice, element, stride, plan.buffer(view).channels)
@@ -269,7 +263,7 @@ impl Network {
     pub fn maps(&self, plan: &Plan, image: usize) -> Result<(Vec<u8>, Vec<f32>)> {
         let pixels = plan.image.pixels();
         let (mut label, mut entropy) = (vec![0u8; pixels], vec![0f32; pixels]);
-        let Memory { label: labels, entropy: entropies, .. } = self.memory();
+        let Buffers { label: labels, entropy: entropies, .. } = self.buffers();
         self.device.read(labels.slice(image * pixels, pixels)?, &mut label)?;
         let bytes = bytemuck::cast_slice_mut(&mut entropy);
         self.device.read(entropies.slice(image * pixels * 4, pixels * 4)?, bytes)?;
@@ -296,18 +290,17 @@ impl Network {
         }
     }
 
-    /// How a dense convolution of a plan is spread over this device.
-    pub fn spread(&self, plan: &Plan, node: &Node, conv: &Conv2d) -> Spread {
+    /// How a dense convolution of a plan is divided on this device.
+    fn tiling(&self, plan: &Plan, node: &Node, conv: &Conv2d) -> ConvTiling {
         let pixels = plan.batch * plan.size(node.output).pixels();
-        Spread::choose(conv, pixels, self.device.multiprocessors())
+        ConvTiling::choose(conv, pixels, self.device.multiprocessors())
     }
 
     fn partial_bytes(&self, plan: &Plan, node: &Node) -> usize {
         match &node.op {
-            Op::Conv { conv, .. } if Kernel::of(conv) == Kernel::Dense => {
-                let conv = Conv2d { out_channels: padded(conv.out_channels), ..*conv };
+            Op::Conv { conv, .. } if ConvKernel::of(conv) == ConvKernel::Dense => {
                 let pixels = plan.batch * plan.size(node.output).pixels();
-                self.spread(plan, node, &conv).partial_bytes(&conv, pixels)
+                self.tiling(plan, node, conv).partial_bytes(conv, pixels)
             }
             _ => 0,
         }
@@ -315,25 +308,25 @@ impl Network {
 
     /// # Panics
     /// Before the first [`Self::prepare`].
-    fn memory(&self) -> Memory<'_> {
-        let [pictures, image, arena, logits, partial, label, entropy] = &self.memory[..] else {
+    fn buffers(&self) -> Buffers<'_> {
+        let [pictures, image, arena, logits, partial, label, entropy] = &self.buffers[..] else {
             panic!("a plan is prepared before it runs");
         };
-        Memory { pictures, image, arena, logits, partial, label, entropy }
+        Buffers { pictures, image, arena, logits, partial, label, entropy }
     }
 
-    /// The buffer of a view, its element and the channels a pixel has in memory.
+    /// The buffer of a view, its element and the channels per pixel in memory.
     fn place(&self, plan: &Plan, view: View) -> Result<(Slice<'_>, Element, usize)> {
         let buffer = plan.buffer(view);
         let pixels = plan.batch * buffer.size.pixels();
-        let memory = self.memory();
+        let buffers = self.buffers();
         if view.buffer == plan.input.buffer {
-            Ok((memory.image.slice(0, pixels * 4 * 2)?, Element::F16, 4))
+            Ok((buffers.image.slice(0, pixels * 4 * 2)?, Element::F16, 4))
         } else if view.buffer == plan.logits.buffer {
             let stride = padded(buffer.channels);
-            Ok((memory.logits.slice(0, pixels * stride * 4)?, Element::F32, stride))
+            Ok((buffers.logits.slice(0, pixels * stride * 4)?, Element::F32, stride))
         } else {
-            let slice = memory.arena.slice(buffer.offset * 2, buffer.len * 2)?;
+            let slice = buffers.arena.slice(buffer.offset * 2, buffer.len * 2)?;
             Ok((slice, Element::F16, buffer.channels))
         }
     }
@@ -349,19 +342,19 @@ impl Network {
 
 /// Which kernel a convolution takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kernel {
+enum ConvKernel {
     Stem,
     Depthwise,
     Dense,
 }
 
-impl Kernel {
+impl ConvKernel {
     fn of(conv: &Conv2d) -> Self {
         match conv {
-            Conv2d { depthwise: true, .. } => Kernel::Depthwise,
+            Conv2d { depthwise: true, .. } => ConvKernel::Depthwise,
             // Only the image has three channels.
-            Conv2d { in_channels: 3, .. } => Kernel::Stem,
-            _ => Kernel::Dense,
+            Conv2d { in_channels: 3, .. } => ConvKernel::Stem,
+            _ => ConvKernel::Dense,
         }
     }
 }
@@ -396,17 +389,17 @@ fn layout(weights: &ConvWeights) -> Vec<f16> {
     let at = |k: usize, tap: usize, c: usize| {
         f16::from_f32(weights.weight[(k * taps + tap) * inner + c])
     };
-    match Kernel::of(&weights.conv) {
+    match ConvKernel::of(&weights.conv) {
         // [K, R, S, C], K padded.
-        Kernel::Dense => {
+        ConvKernel::Dense => {
             let mut all: Vec<f16> = weights.weight.iter().map(|w| f16::from_f32(*w)).collect();
             all.resize(padded(out) * taps * inner, f16::ZERO);
             all
         }
         // [R, S, C]
-        Kernel::Depthwise => (0..taps * out).map(|i| at(i % out, i / out, 0)).collect(),
+        ConvKernel::Depthwise => (0..taps * out).map(|i| at(i % out, i / out, 0)).collect(),
         // [K, R, 8, 4], zero where the eighth column and the fourth channel are.
-        Kernel::Stem => {
+        ConvKernel::Stem => {
             let mut all = vec![f16::ZERO; padded(out) * kernel * 8 * 4];
             for i in 0..out * taps * inner {
                 let (k, tap, c) = (i / inner / taps, i / inner % taps, i % inner);

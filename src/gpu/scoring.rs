@@ -4,20 +4,46 @@
 use std::ops::Range;
 
 use super::density::{DeviceDensity, broken_pixels, multiplied_share};
-use super::network::Step;
-use crate::density::{Gaussians, Score, TAU};
-use crate::device::launch::density::{Outputs, Precision, Spread};
+use super::step::Step;
+use crate::density::{Gaussians, TAU};
+use crate::device::launch::density::{DensityTiling, Outputs, Precision};
 use crate::device::{Buffer, Device, Slice, Tensor, grow, launch};
 use crate::error::Result;
 use crate::ops::Head;
+use crate::score::{Needs, Score};
 
 pub struct Scoring {
     density: DeviceDensity,
-    /// Each has a map.
+    /// Those that the density's kernel computes; each has a map.
     scores: Vec<Score>,
-    /// Predicted classes, splits, counters, log q and relative score on the grid, then the maps; each
-    /// as large as the largest run so far.
+    /// Predicted classes, splits, counters, a grid for each [`Source`], then a map for each score; each as
+    /// large as the largest run so far.
     memory: Vec<Buffer>,
+}
+
+/// Buffers before the grids, and before the maps.
+const GRIDS: usize = 3;
+const MAPS: usize = GRIDS + 2;
+
+/// A grid that the density's kernel writes: its place after [`GRIDS`], and the name of the step that
+/// upsamples it.
+struct Source {
+    grid: usize,
+    step: &'static str,
+}
+
+impl Source {
+    const LOG_Q: Source = Source { grid: 0, step: "density map" };
+    const RELATIVE: Source = Source { grid: 1, step: "relative map" };
+
+    /// None for a score that is no output of the density's kernel.
+    fn of(score: Score) -> Option<Source> {
+        match score {
+            Score::Entropy => None,
+            Score::Density => Some(Source::LOG_Q),
+            Score::Relative => Some(Source::RELATIVE),
+        }
+    }
 }
 
 impl Scoring {
@@ -30,7 +56,8 @@ impl Scoring {
         precision: Precision,
     ) -> Result<Self> {
         let density = DeviceDensity::new(device, gaussians, precision)?;
-        Ok(Scoring { density, scores: scores.to_vec(), memory: Vec::new() })
+        let scores = scores.iter().copied().filter(|score| Source::of(*score).is_some()).collect();
+        Ok(Scoring { density, scores, memory: Vec::new() })
     }
 
     /// The Gaussians.
@@ -38,16 +65,17 @@ impl Scoring {
         &self.density
     }
 
+    /// Whether the kernel evaluates the one Gaussian over all classes too.
     pub fn relative(&self) -> bool {
-        self.scores.contains(&Score::Relative)
+        self.scores.iter().any(|score| score.info().needs == Needs::Background)
     }
 
-    /// How the kernel is spread for a batch of this geometry.
+    /// How the kernel divides a batch of this geometry.
     ///
     /// # Errors
-    /// As [`Spread::choose`].
-    pub fn spread(&self, device: &dyn Device, batch: usize, op: &Head) -> Result<Spread> {
-        Spread::choose(
+    /// As [`DensityTiling::choose`].
+    pub fn tiling(&self, device: &dyn Device, batch: usize, op: &Head) -> Result<DensityTiling> {
+        DensityTiling::choose(
             batch * op.grid.pixels(),
             self.density.channels(),
             self.density.classes(),
@@ -60,12 +88,12 @@ impl Scoring {
     /// Makes the buffers large enough for a batch.
     pub fn prepare(&mut self, device: &dyn Device, batch: usize, op: &Head) -> Result<()> {
         let cells = batch * op.grid.pixels();
-        let spread = self.spread(device, batch, op)?;
+        let tiling = self.tiling(device, batch, op)?;
         let relative = if self.relative() { cells * 4 } else { 0 };
         let mut needed = vec![
             cells,
-            spread.partial_bytes(cells),
-            spread.stats_bytes(cells),
+            tiling.partial_bytes(cells),
+            tiling.stats_bytes(cells),
             cells * 4,
             relative,
         ];
@@ -81,12 +109,14 @@ impl Scoring {
         logits: Tensor<'a>,
         features: Tensor<'a>,
     ) -> Result<Vec<Step<'a>>> {
-        let spread = self.spread(device, logits.batch, op)?;
+        let tiling = self.tiling(device, logits.batch, op)?;
         let buffer = |i: usize| self.memory[i].all();
-        let [predicted, partial, stats, density, relative] = [0, 1, 2, 3, 4].map(buffer);
+        let [predicted, partial, stats] = [0, 1, 2].map(buffer);
+        let grid = |source: Source| buffer(GRIDS + source.grid);
+        let relative = self.relative().then(|| grid(Source::RELATIVE));
         let out = Outputs {
-            density,
-            relative: self.relative().then_some(relative),
+            density: grid(Source::LOG_Q),
+            relative,
             nearest: None,
             partial: Some(partial),
             stats,
@@ -99,15 +129,13 @@ impl Scoring {
             },
             Step {
                 name: "density",
-                launches: launch::density(gaussians, features, Some(predicted), TAU, out, spread)?,
+                launches: launch::density(gaussians, features, Some(predicted), TAU, out, tiling)?,
             },
         ];
         for (i, score) in self.scores.iter().enumerate() {
-            let (name, grid) = match score {
-                Score::Density => ("density map", density),
-                Score::Relative => ("relative map", relative),
-            };
-            let launch = launch::upsample(op, logits.batch, grid, buffer(5 + i))?;
+            let Some(source) = Source::of(*score) else { continue };
+            let name = source.step;
+            let launch = launch::upsample(op, logits.batch, grid(source), buffer(MAPS + i))?;
             steps.push(Step { name, launches: vec![launch] });
         }
         Ok(steps)
@@ -125,7 +153,7 @@ impl Scoring {
         let Some(at) = self.scores.iter().position(|s| *s == score) else { return Ok(None) };
         let pixels = op.crop.pixels();
         let mut map = vec![0f32; pixels];
-        let from = self.memory[5 + at].slice(image * pixels * 4, pixels * 4)?;
+        let from = self.memory[MAPS + at].slice(image * pixels * 4, pixels * 4)?;
         device.read(from, bytemuck::cast_slice_mut(&mut map))?;
         let cells = op.grid.pixels();
         let cells = image * cells..(image + 1) * cells;
@@ -139,8 +167,8 @@ impl Scoring {
     /// After a run: the share of the blocks of W that were multiplied; the early exit skipped the rest.
     pub fn multiplied_share(&self, device: &dyn Device, batch: usize, op: &Head) -> Result<f64> {
         let cells = batch * op.grid.pixels();
-        let spread = self.spread(device, batch, op)?;
-        let stats = self.read_stats(device, 0..spread.stats_bytes(cells) / 8)?;
+        let tiling = self.tiling(device, batch, op)?;
+        let stats = self.read_stats(device, 0..tiling.stats_bytes(cells) / 8)?;
         Ok(multiplied_share(&stats, cells, self.density.classes(), self.density.channels()))
     }
 

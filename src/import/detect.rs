@@ -1,40 +1,36 @@
 //! From the keys and shapes of a state dict to a [`Config`]: family, backbone, widths, classes. What
-//! they do not say is taken from the options, from a hub folder's `config.json`, or from the
+//! they do not say is taken from the options, from the file, from smp's `config.json`, or from the
 //! family's defaults, and the last is reported as assumed.
 
 use super::family::Rules;
 use super::smp::HubConfig;
 use super::state_dict::StateDict;
-use super::{Options, shown, spectral};
+use super::{FAMILIES, Options, shown, spectral};
 use crate::error::{Error, Result};
-use crate::model::config::{IMAGENET_MEAN, IMAGENET_STD};
-use crate::model::{Backbone, Config, Decoder, Family, unnamed_class};
-
-/// Keeps products of a hostile file's sizes far from overflow.
-const MAX_CHANNELS: usize = 1 << 16;
+use crate::model::config::{IMAGENET_MEAN, IMAGENET_STD, MAX_CHANNELS};
+use crate::model::{Backbone, Config, Decoder, unnamed_class};
 
 /// The family whose keys these are.
-pub fn family(dict: &StateDict, asked: Option<Family>) -> Result<&'static Rules> {
+pub fn family(dict: &StateDict, asked: Option<&str>) -> Result<&'static Rules> {
     let matches = |rules: &&Rules| dict.entries.keys().any(|key| key.starts_with(rules.signature));
-    let found: Vec<_> = Rules::all().into_iter().filter(matches).collect();
-    let names = |rules: &[&Rules]| {
-        rules.iter().map(|rules| rules.family.to_string()).collect::<Vec<_>>().join(" and ")
-    };
+    let found: Vec<_> = FAMILIES.into_iter().filter(matches).collect();
+    let names = found.iter().map(|rules| rules.family).collect::<Vec<_>>().join(" and ");
+    if let Some(rules) = found.iter().find(|rules| asked == Some(rules.family)) {
+        return Ok(rules);
+    }
     match (asked, found.as_slice()) {
         (None, [rules]) => Ok(rules),
-        (Some(family), found) if found.iter().any(|rules| rules.family == family) => {
-            Ok(Rules::of(family))
-        }
         (_, []) => {
-            let expected = "the keys of a DeepLab of smp (V3+), torchvision (V3), VainF (V3+) or \
-                            jfzhang95 (V3+)";
+            let version = |rules: &Rules| if rules.concat_order.is_some() { "V3+" } else { "V3" };
+            let known = FAMILIES.map(|rules| format!("{} ({})", rules.family, version(rules)));
+            let expected = format!("the keys of a DeepLab of {}", known.join(", "));
             Err(Error::invalid(&dict.source, expected, describe(dict)))
         }
-        (None, found) => Err(Error::invalid(&dict.source, "keys of one family", names(found))
+        (None, _) => Err(Error::invalid(&dict.source, "keys of one family", names)
             .fix("say which with --family")),
-        (Some(family), found) => {
+        (Some(family), _) => {
             let expected = format!("keys of --family {family}");
-            Err(Error::invalid(&dict.source, expected, format!("keys of {}", names(found)))
+            Err(Error::invalid(&dict.source, expected, format!("keys of {names}"))
                 .fix("leave --family out: it is detected"))
         }
     }
@@ -65,7 +61,7 @@ fn describe(dict: &StateDict) -> String {
 
 pub struct Detected {
     pub config: Config,
-    /// What nothing in the checkpoint says, a line each.
+    /// What nothing in the checkpoint says, one line each.
     pub assumed: Vec<String>,
 }
 
@@ -93,7 +89,8 @@ pub fn config(
 
     let mut assumed = Vec::new();
     let hub_stride = hub.and_then(|hub| hub.encoder_output_stride);
-    let output_stride = options.output_stride.or(hub_stride).unwrap_or_else(|| {
+    let stated_stride = options.output_stride.or(dict.stated.output_stride).or(hub_stride);
+    let output_stride = stated_stride.unwrap_or_else(|| {
         let os = rules.output_stride;
         assumed.push(format!("output stride {os} (default of {}; --output-stride)", rules.family));
         os
@@ -102,8 +99,10 @@ pub fn config(
         let what = format!("{}: output stride", dict.source);
         return Err(Error::invalid(what, "8 or 16", output_stride));
     }
-    let hub_rates = hub.and_then(|hub| hub.decoder_atrous_rates.clone());
-    let aspp_rates = options.atrous_rates.clone().or(hub_rates).unwrap_or_else(|| {
+    let hub_rates = || hub.and_then(|hub| hub.decoder_atrous_rates.clone());
+    let stated = &dict.stated.atrous_rates;
+    let stated_rates = options.atrous_rates.as_ref().or(stated.as_ref()).cloned();
+    let aspp_rates = stated_rates.or_else(hub_rates).unwrap_or_else(|| {
         let rates = (rules.aspp_rates)(output_stride).to_vec();
         let list = rates.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         assumed.push(format!("ASPP rates {list} (default of {}; --atrous-rates)", rules.family));
@@ -138,9 +137,10 @@ pub fn config(
         None => (0..count).map(unnamed_class).collect(),
         Some(names) if names.len() == count => names.clone(),
         Some(names) => {
-            let what = format!("{}: --classes", dict.source);
-            let expected = format!("{count} names, one an output of the last layer");
-            return Err(Error::invalid(what, expected, names.len()));
+            let what = format!("{}: class names", dict.source);
+            let expected = format!("{count} names, one for each output of the last layer");
+            return Err(Error::invalid(what, expected, names.len())
+                .fix("give the right file with --classes"));
         }
     };
 
@@ -149,7 +149,7 @@ pub fn config(
         dropout[0].probability = rate;
     }
     let config = Config {
-        family: rules.family,
+        family: rules.family.to_owned(),
         backbone,
         stem_channels: look.outputs("backbone.stem")?,
         stage_width,
@@ -271,7 +271,7 @@ impl<'a> Look<'a> {
             Some(backbone) => backbone.to_string(),
             None => format!("{kind} blocks {blocks:?}"),
         };
-        let able = self.rules.backbones.iter().map(|b| b.to_string()).collect::<Vec<_>>();
+        let supported = self.rules.backbones.iter().map(|b| b.to_string()).collect::<Vec<_>>();
         match (asked, found) {
             // Asked for: what does not fit is then named key by key.
             (Some(backbone), None) => Ok(backbone),
@@ -282,7 +282,8 @@ impl<'a> Look<'a> {
             }
             (_, Some(backbone)) if self.rules.backbones.contains(&backbone) => Ok(backbone),
             _ => {
-                let expected = format!("a backbone of {}: {}", self.rules.family, able.join(", "));
+                let expected =
+                    format!("a backbone of {}: {}", self.rules.family, supported.join(", "));
                 let error = Error::invalid(source, expected, found_text);
                 Err(match found {
                     Some(_) => error,

@@ -1,7 +1,7 @@
-//! What differs between the four families: the names of the keys, and what a state dict does not
-//! say (dilations, defaults, dropout). Each family's own file fills in [`Rules`].
+//! What differs between the families: the names of the keys, and what a state dict does not say
+//! (dilations, defaults, dropout). Each family's file fills in [`Rules`].
 
-use crate::model::{Backbone, ConcatOrder, Dropout, Family};
+use crate::model::{Backbone, ConcatOrder, Dropout};
 
 /// Prefixes of a unit's keys in a checkpoint; `norm` is empty where no batch norm follows.
 #[derive(Debug, PartialEq)]
@@ -17,14 +17,14 @@ impl Keys {
 }
 
 pub struct Rules {
-    pub family: Family,
+    pub family: &'static str,
     /// Begins keys of this family and of no other.
     pub signature: &'static str,
-    /// Before the ResNet's own keys.
+    /// The prefix of the ResNet's keys.
     pub backbone: &'static str,
     /// The ResNets that the family's code can build.
     pub backbones: &'static [Backbone],
-    /// Keys of a unit ([`crate::model::layout`]) outside the backbone; None where the family has
+    /// Keys of a unit ([`crate::model::topology`]) outside the backbone; None where the family has
     /// no such unit. The second argument is "", "depthwise" or "pointwise".
     pub head: fn(&str, &str) -> Option<Keys>,
     pub output_stride: usize,
@@ -44,16 +44,6 @@ pub struct Rules {
 }
 
 impl Rules {
-    pub fn all() -> [&'static Rules; 4] {
-        use super::{jfzhang95, smp, torchvision, vainf};
-        [&smp::RULES, &torchvision::RULES, &vainf::RULES, &jfzhang95::RULES]
-    }
-
-    pub fn of(family: Family) -> &'static Rules {
-        let found = Self::all().into_iter().find(|rules| rules.family == family);
-        found.expect("every family has rules")
-    }
-
     /// Keys of a unit by its canonical name.
     pub fn keys(&self, unit: &str) -> Option<Keys> {
         let Some(rest) = unit.strip_prefix("backbone.") else {

@@ -2,10 +2,10 @@
 //! convolutions in the decoder, each with a dropout.
 
 use super::family::{Keys, Rules};
-use crate::model::{Backbone, ConcatOrder, Family};
+use crate::model::{Backbone, ConcatOrder};
 
 pub const RULES: Rules = Rules {
-    family: Family::Jfzhang95,
+    family: "jfzhang95",
     signature: "aspp.aspp1.",
     backbone: "backbone.",
     backbones: &[Backbone::Resnet50, Backbone::Resnet101],

@@ -382,12 +382,12 @@ fn long(bytes: &[u8]) -> Value {
 }
 
 fn decimal(digits: &[u8]) -> Step<Value> {
-    let text = std::str::from_utf8(digits).map_err(|_| "a number that is no text")?;
+    let text = std::str::from_utf8(digits).map_err(|_| "an integer that is not text")?;
     match text.parse() {
         Ok(value) => Ok(Value::Int(value)),
         Err(_) if text.trim_start_matches('-').bytes().all(|b| b.is_ascii_digit()) => {
             Ok(Value::Other("a large integer"))
         }
-        Err(_) => Err("a number that is none".into()),
+        Err(_) => Err("an invalid integer".into()),
     }
 }

@@ -1,6 +1,6 @@
-//! From a trained checkpoint to a [`Model`]: reads the file ([`torch`], [`safetensors`]), tells the
-//! family and the shape of the network from the keys ([`detect`]), maps every key to its canonical
-//! name (a file a family, the differences in [`family::Rules`]) and folds spectral normalisation.
+//! From a trained checkpoint to a [`Model`]: reads the file (`torch`, `safetensors`), detects
+//! the family and the shape of the network from the keys (`detect`), maps every key to its canonical
+//! name (one file per family, the differences in `family::Rules`) and folds spectral normalisation.
 //!
 //! ```text
 //! file -> StateDict (keys, shapes, where the numbers lie) -> Rules -> Config -> units -> tensors
@@ -20,17 +20,26 @@ mod torch;
 mod torchvision;
 mod vainf;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use family::Rules;
 use smp::HubConfig;
 use state_dict::StateDict;
 
 use crate::error::{Error, Result};
-use crate::model::{Backbone, Config, Family, Model, Tensor, units};
+use crate::model::config::SMP;
+use crate::model::{Backbone, Config, Model, Tensor, units};
+
+/// Whose checkpoints are read. A new family is a file with its [`Rules`] and a line here.
+const FAMILIES: [&Rules; 4] = [&smp::RULES, &torchvision::RULES, &vainf::RULES, &jfzhang95::RULES];
+
+/// Names of the families, as [`Options::family`] takes them.
+pub fn families() -> [&'static str; FAMILIES.len()] {
+    FAMILIES.map(|rules| rules.family)
+}
 
 /// Bounds a hostile file's claims; a ResNet-101 DeepLab has 2^26 weights.
 const MAX_WEIGHTS: usize = 1 << 28;
@@ -38,19 +47,22 @@ const MAX_WEIGHTS: usize = 1 << 28;
 /// What the user says about a checkpoint; None is detected or assumed.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    pub family: Option<Family>,
+    /// One of [`families`].
+    pub family: Option<String>,
     pub backbone: Option<Backbone>,
     pub output_stride: Option<usize>,
     pub atrous_rates: Option<Vec<usize>>,
-    /// One name a class.
+    /// One name per class.
     pub classes: Option<Vec<String>>,
 }
 
 #[derive(Debug)]
 pub struct Imported {
     pub model: Model,
-    /// What nothing in the checkpoint says, a line each.
+    /// What nothing in the checkpoint says, one line each.
     pub assumed: Vec<String>,
+    /// The `config.json` of segmentation-models-pytorch that was read beside the weights.
+    pub hub_config: Option<PathBuf>,
     /// Keys that inference does not need, grouped, with their numbers.
     pub ignored: Vec<String>,
     /// Where in the file the state dict was, and the prefixes taken off its keys.
@@ -59,13 +71,14 @@ pub struct Imported {
     pub folded: usize,
 }
 
-/// Reads a checkpoint: a PyTorch file (zip or legacy), `.safetensors`, or an smp hub folder.
+/// Reads a checkpoint: a PyTorch file (zip or legacy), `.safetensors`, or an smp hub folder. Where
+/// smp's `config.json` lies beside a file of its weights, it is read as well.
 ///
 /// # Errors
 /// One line that names the file and, where it is one, the key.
 pub fn import(path: &Path, options: &Options) -> Result<Imported> {
     let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
-    let (mut dict, hub) = if metadata.is_dir() {
+    let (mut dict, mut hub) = if metadata.is_dir() {
         let config = path.join("config.json");
         let weights = path.join("model.safetensors");
         if !config.is_file() || !weights.is_file() {
@@ -73,27 +86,31 @@ pub fn import(path: &Path, options: &Options) -> Result<Imported> {
             return Err(Error::invalid(path.display(), expected, "a folder without them"));
         }
         let hub = HubConfig::read(&config)?;
-        (open(&weights)?, Some(hub))
+        (open(&weights)?, Some((config, hub)))
     } else if metadata.is_file() {
-        (open(path)?, None)
+        (open(path)?, HubConfig::in_folder_of(path)?)
     } else {
         return Err(Error::invalid(path.display(), "a checkpoint", "a device or pipe"));
     };
 
-    let rules = detect::family(&dict, options.family)?;
+    let rules = detect::family(&dict, options.family.as_deref())?;
+    hub.take_if(|_| rules.family != SMP);
+    let (hub_path, hub) = hub.unzip();
     let detect::Detected { config, assumed } = detect::config(&dict, rules, hub.as_ref(), options)?;
     let wanted = wanted(&dict, rules, &config)?;
     let ignored = account(&dict, rules, &wanted)?;
     let mut tensors = BTreeMap::new();
+    let keys: Vec<&str> = wanted.iter().flat_map(Want::keys).collect();
+    let mut read = dict.read(&keys)?;
     for want in &wanted {
-        tensors.insert(want.name.clone(), want.read(&mut dict)?);
+        tensors.insert(want.name.clone(), want.tensor(&dict.source, &mut read)?);
     }
     let model = Model::new(&dict.source, config, tensors)?;
     let folded = wanted.iter().filter(|want| want.spectral.is_some()).count();
-    Ok(Imported { model, assumed, ignored, nested: dict.nested, folded })
+    Ok(Imported { model, assumed, hub_config: hub_path, ignored, nested: dict.nested, folded })
 }
 
-/// Tells a file by its first bytes.
+/// Recognises a file by its first bytes.
 fn open(path: &Path) -> Result<StateDict> {
     let error = |e| Error::io(path, "read", e);
     let mut head = Vec::new();
@@ -137,9 +154,15 @@ struct Want {
 }
 
 impl Want {
-    fn read(&self, dict: &mut StateDict) -> Result<Tensor> {
-        let mut tensor = dict.read(&self.key)?;
-        let what = || format!("{}: {}", dict.source, self.key);
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.key).chain(self.spectral.iter().flatten()).map(String::as_str)
+    }
+
+    /// The tensor from what was read; `source` names the file in messages.
+    fn tensor(&self, source: &str, read: &mut HashMap<&str, Tensor>) -> Result<Tensor> {
+        let mut take = |key: &str| read.remove(key).expect("every wanted key was read");
+        let mut tensor = take(&self.key);
+        let what = || format!("{source}: {}", self.key);
         if self.name.ends_with(".norm.var")
             && let Some(i) = tensor.data.iter().position(|v| *v < 0.0)
         {
@@ -147,10 +170,9 @@ impl Want {
             return Err(Error::invalid(what(), "variances of at least 0", found));
         }
         if let Some([u, v]) = &self.spectral {
-            let (u, v) = (dict.read(u)?.data, dict.read(v)?.data);
+            let (u, v) = (take(u).data, take(v).data);
             spectral::fold(&mut tensor, &u, &v).map_err(|found| {
-                let what = format!("{}: {}", dict.source, self.key);
-                Error::invalid(what, "a positive spectral norm u^T W v", found)
+                Error::invalid(what(), "a positive spectral norm u^T W v", found)
             })?;
         }
         Ok(tensor)
@@ -211,11 +233,7 @@ fn wanted(dict: &StateDict, rules: &Rules, config: &Config) -> Result<Vec<Want>>
 
 /// Names the keys that are not used; those that nobody knows are an error.
 fn account(dict: &StateDict, rules: &Rules, wanted: &[Want]) -> Result<Vec<String>> {
-    let used: BTreeSet<&str> = wanted
-        .iter()
-        .flat_map(|want| want.spectral.iter().flatten().chain([&want.key]))
-        .map(String::as_str)
-        .collect();
+    let used: BTreeSet<&str> = wanted.iter().flat_map(Want::keys).collect();
     let (mut batches, mut auxiliary, mut surplus) = (0, 0, Vec::new());
     for key in dict.entries.keys().chain(dict.others.keys()) {
         if used.contains(key.as_str()) {

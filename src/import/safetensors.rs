@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Dtype as Stored;
 
 use super::shown;
-use super::state_dict::{Dtype, Entry, StateDict, Storages};
+use super::state_dict::{Dtype, Entry, StateDict, Stated, Storages};
 use crate::error::{Error, Result};
 
 /// Whether a file starts as safetensors does: a header length, then a JSON object.
@@ -54,8 +54,14 @@ pub fn read(path: &Path, bytes: Vec<u8>) -> Result<StateDict> {
         entries.insert(key, entry);
     }
     let storages = Storages::Bytes { bytes, ranges };
-    let others = BTreeMap::new();
-    let dict =
-        StateDict { source, entries, others, storages, big_endian: false, nested: Vec::new() };
+    let dict = StateDict {
+        source,
+        entries,
+        others: BTreeMap::new(),
+        storages,
+        stated: Stated::default(),
+        big_endian: false,
+        nested: Vec::new(),
+    };
     Ok(dict.strip_prefixes())
 }

@@ -1,17 +1,18 @@
 //! segmentation-models-pytorch `DeepLabV3Plus`: separable ASPP (unless asked otherwise), separable
 //! 3x3 after it and in the decoder, everything upsampled with align_corners; and its hub folder.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::family::{Keys, Rules, aspp, three};
 use super::shown;
 use crate::error::{Error, Result};
-use crate::model::{Backbone, ConcatOrder, Family};
+use crate::model::config::SMP;
+use crate::model::{Backbone, ConcatOrder};
 
 pub const RULES: Rules = Rules {
-    family: Family::Smp,
+    family: SMP,
     signature: "decoder.aspp.0.",
     backbone: "encoder.",
     backbones: &[Backbone::Resnet18, Backbone::Resnet34, Backbone::Resnet50, Backbone::Resnet101],
@@ -54,6 +55,17 @@ pub struct HubConfig {
 }
 
 impl HubConfig {
+    /// The `config.json` in the folder of a checkpoint, if smp wrote it for a DeepLabV3Plus.
+    pub fn in_folder_of(checkpoint: &Path) -> Result<Option<(PathBuf, Self)>> {
+        let path = checkpoint.with_file_name("config.json");
+        let text = std::fs::read(&path).unwrap_or_default();
+        let json: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        match json["_model_class"] == "DeepLabV3Plus" {
+            true => Ok(Some((path.clone(), Self::read(&path)?))),
+            false => Ok(None),
+        }
+    }
+
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
         let source = path.display();

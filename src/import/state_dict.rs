@@ -1,10 +1,11 @@
 //! A state dict as a file holds it: for every key where its numbers lie and how they are strided.
 //! Numbers are read only when asked for, so what a checkpoint holds besides (an optimizer) costs
-//! nothing.
+//! nothing. Time and memory follow the file's size, whatever it claims: a storage is unpacked once,
+//! archives have a budget ([`max_unpacked`]), and weights are no more than their storages hold.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, ErrorKind, Read};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -16,8 +17,12 @@ use super::shown;
 use crate::error::{Error, Result};
 use crate::model::Tensor;
 
-/// Bounds what a hostile archive can make us unpack; all weights of a ResNet-101 take 2^28 bytes.
-const MAX_STORAGE_BYTES: u64 = 1 << 30;
+/// Bytes that all storages of an archive may unpack to, given the file's length. Trained weights hardly
+/// compress (and `torch.save` does not try), zeros a thousandfold; all weights of a ResNet-101 take
+/// 2^28 bytes.
+pub fn max_unpacked(file_bytes: u64) -> u64 {
+    file_bytes.saturating_mul(32).clamp(1 << 26, 1 << 30)
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Dtype {
@@ -66,7 +71,7 @@ impl Entry {
     }
 
     /// Elements of the storage up to the last one that the view touches.
-    fn reach(&self) -> Option<usize> {
+    fn end(&self) -> Option<usize> {
         if self.shape.contains(&0) {
             return Some(0);
         }
@@ -80,11 +85,23 @@ impl Entry {
 
 /// Where the storages are.
 pub enum Storages {
-    /// Members `FOLDER/data/KEY` of an archive; the last one read is kept, as tensors that share a
-    /// storage follow each other.
-    Zip { archive: ZipArchive<BufReader<File>>, folder: String, last: Option<(Rc<str>, Vec<u8>)> },
+    /// Members `FOLDER/data/KEY` of an archive. The last one read is kept; `budget` bytes may still be
+    /// unpacked.
+    Zip {
+        archive: ZipArchive<BufReader<File>>,
+        folder: String,
+        last: Option<(Rc<str>, Vec<u8>)>,
+        budget: u64,
+    },
     /// Ranges of a file.
     Bytes { bytes: Vec<u8>, ranges: HashMap<Rc<str>, Range<usize>> },
+}
+
+/// What a file says of its network besides the weights (`training/` stores it beside the state dict).
+#[derive(Clone, Debug, Default)]
+pub struct Stated {
+    pub output_stride: Option<usize>,
+    pub atrous_rates: Option<Vec<usize>>,
 }
 
 pub struct StateDict {
@@ -94,6 +111,7 @@ pub struct StateDict {
     /// Keys whose value is no tensor: what it is.
     pub others: BTreeMap<String, String>,
     pub storages: Storages,
+    pub stated: Stated,
     pub big_endian: bool,
     /// The keys under which the file nests the state dict, and the prefixes taken off all keys.
     pub nested: Vec<String>,
@@ -103,25 +121,50 @@ impl StateDict {
     /// The prefixes that wrappers put before every key: DataParallel, Lightning, `torch.compile`.
     pub fn strip_prefixes(mut self) -> Self {
         const PREFIXES: [&str; 4] = ["module.", "model.", "_orig_mod.", "net."];
-        let all = |map: &Self, prefix: &str| {
+        let mut stripped = 0;
+        let all = |map: &Self, stripped: usize, prefix: &str| {
             let mut keys = map.entries.keys().chain(map.others.keys());
-            !map.entries.is_empty() && keys.all(|key| key.starts_with(prefix))
+            !map.entries.is_empty() && keys.all(|key| key[stripped..].starts_with(prefix))
         };
-        while let Some(prefix) = PREFIXES.into_iter().find(|prefix| all(&self, prefix)) {
-            let strip = |key: String| key[prefix.len()..].to_owned();
-            self.entries = self.entries.into_iter().map(|(k, v)| (strip(k), v)).collect();
-            self.others = self.others.into_iter().map(|(k, v)| (strip(k), v)).collect();
+        while let Some(prefix) = PREFIXES.into_iter().find(|prefix| all(&self, stripped, prefix)) {
+            stripped += prefix.len();
             self.nested.push(prefix.to_owned());
         }
+        // The keys are rewritten once, however many wrappers there are.
+        let strip = |key: String| key[stripped..].to_owned();
+        self.entries = self.entries.into_iter().map(|(k, v)| (strip(k), v)).collect();
+        self.others = self.others.into_iter().map(|(k, v)| (strip(k), v)).collect();
         self
     }
 
-    /// Reads a tensor into row-major f32.
+    /// Reads tensors into row-major f32, storage by storage, so that each is unpacked once.
     ///
     /// # Errors
-    /// No such key, a type that is no float, a storage that is missing or too short, a value that
-    /// is not finite.
-    pub fn read(&mut self, key: &str) -> Result<Tensor> {
+    /// The first key that is missing, has a type that is no float or a storage that is missing or too
+    /// short, or holds a value that is not finite.
+    pub fn read<'k>(&mut self, keys: &[&'k str]) -> Result<HashMap<&'k str, Tensor>> {
+        let mut storages: Vec<(Option<Rc<str>>, Vec<&'k str>)> = Vec::new();
+        let mut places = HashMap::new();
+        for key in keys {
+            let storage = self.entries.get(*key).map(|entry| entry.storage.clone());
+            let place = *places.entry(storage.clone()).or_insert(storages.len());
+            if place == storages.len() {
+                storages.push((storage, Vec::new()));
+            }
+            storages[place].1.push(key);
+        }
+        let mut tensors = HashMap::new();
+        for (_, keys) in storages {
+            // Bytes of this storage that became weights.
+            let mut used = 0;
+            for key in keys {
+                tensors.insert(key, self.read_one(key, &mut used)?);
+            }
+        }
+        Ok(tensors)
+    }
+
+    fn read_one(&mut self, key: &str, used: &mut usize) -> Result<Tensor> {
         let what = || format!("{}: {}", self.source, shown(key));
         let Some(entry) = self.entries.get(key) else {
             return Err(Error::invalid(what(), "a tensor", "no such key"));
@@ -136,8 +179,8 @@ impl StateDict {
         };
         let too_large = || Error::invalid(what(), "a tensor of a sane size", "an overflowing size");
         let elements = entry.elements().ok_or_else(too_large)?;
-        let reach = entry.reach().ok_or_else(too_large)?;
-        let needed = reach.checked_mul(size).ok_or_else(too_large)?;
+        let bytes = elements.checked_mul(size).ok_or_else(too_large)?;
+        let needed = entry.end().and_then(|end| end.checked_mul(size)).ok_or_else(too_large)?;
         let storage = match self.storages.bytes(&entry.storage, needed) {
             Ok(bytes) => bytes,
             Err(found) => {
@@ -146,8 +189,22 @@ impl StateDict {
                 return Err(Error::invalid(what(), expected, found).fix(advice));
             }
         };
+        // Vectors may be expanded from one number; a network of them would be as large as it likes.
+        if entry.shape.len() > 1 {
+            *used = used.saturating_add(bytes);
+        }
+        if *used > storage.len() {
+            let expected = "weights that each have their place in the file";
+            let found = format!("{used} bytes of weights in a storage of {}", storage.len());
+            return Err(Error::invalid(what(), expected, found).fix(
+                "save plain copies: torch.save({k: v.clone() for k, v in \
+                 model.state_dict().items()}, \"model.pth\")",
+            ));
+        }
         let value = |i: usize| decode(&entry.dtype, self.big_endian, &storage[i * size..]);
-        let mut data = Vec::with_capacity(elements);
+        let mut data = Vec::new();
+        data.try_reserve_exact(elements)
+            .map_err(|_| Error::io(&self.source, "read", std::io::ErrorKind::OutOfMemory.into()))?;
         if entry.strides == Entry::contiguous(&entry.shape) {
             data.extend((entry.offset..entry.offset + elements).map(value));
         } else {
@@ -174,11 +231,12 @@ impl Storages {
                     _ => Err(short(range.len())),
                 }
             }
-            Storages::Zip { archive, folder, last } => {
+            Storages::Zip { archive, folder, last, budget } => {
                 if last.as_ref().is_none_or(|(kept, _)| kept != key) {
                     // The old storage goes before the new one comes.
                     *last = None;
-                    let bytes = member(archive, &format!("{folder}data/{key}"), MAX_STORAGE_BYTES)?;
+                    let bytes = member(archive, &format!("{folder}data/{key}"), *budget)?;
+                    *budget -= bytes.len() as u64;
                     *last = Some((key.clone(), bytes));
                 }
                 let (_, bytes) = last.as_ref().expect("filled above");
@@ -208,7 +266,11 @@ pub fn member(
     let mut bytes = Vec::new();
     // The header's size is only a claim: the reader stops at the limit, and the buffer grows with
     // what really comes.
-    member.take(limit).read_to_end(&mut bytes).map_err(|e| broken(&e))?;
+    let size = member.size();
+    member.take(limit).read_to_end(&mut bytes).map_err(|e| match e.kind() {
+        ErrorKind::OutOfMemory => format!("no memory for the {size} bytes of {}", shown(name)),
+        _ => broken(&e),
+    })?;
     Ok(bytes)
 }
 

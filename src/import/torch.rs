@@ -2,7 +2,7 @@
 //! before, both down to a [`StateDict`].
 //!
 //! ```text
-//! zip      FOLDER/data.pkl, FOLDER/byteorder (optional), FOLDER/data/KEY (one a storage)
+//! zip      FOLDER/data.pkl, FOLDER/byteorder (optional), FOLDER/data/KEY (one per storage)
 //! legacy   pickles: magic number, protocol 1001, system info, the object, [keys];
 //!          then for each key in order an i64 element count and the elements
 //! ```
@@ -22,13 +22,14 @@ use zip::read::{ArchiveOffset, Config};
 use super::machine;
 use super::pickle::{Node, Pickle, Value};
 use super::shown;
-use super::state_dict::{Dtype, Entry, StateDict, Storages, member};
+use super::state_dict::{Dtype, Entry, StateDict, Stated, Storages, max_unpacked, member};
 use crate::error::{Error, Result};
 
 /// `0x1950a86a20f9469cfc6c`, the first pickle of a legacy file, as it is stored.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-const MAX_PICKLE_BYTES: u64 = 1 << 26;
+/// A ResNet-101 checkpoint with its optimizer has about a MiB of it.
+const MAX_PICKLE_BYTES: u64 = 1 << 24;
 
 /// Keys under which training scripts nest the state dict, in the order in which they are tried.
 const NESTS: [&str; 7] =
@@ -47,6 +48,7 @@ pub fn read_zip(path: &Path) -> Result<StateDict> {
             .fix("the file may be cut short or damaged: copy it again")
     };
     let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
+    let budget = max_unpacked(file.metadata().map_err(|e| Error::io(path, "read", e))?.len());
     // Left to detect where the archive starts, the zip crate takes the second member for the first
     // where the first one's record is as long as the zip64 end that torch always writes (76 bytes:
     // a folder name of 21 letters).
@@ -83,7 +85,7 @@ pub fn read_zip(path: &Path) -> Result<StateDict> {
     let bytes =
         member(&mut archive, &format!("{folder}data.pkl"), MAX_PICKLE_BYTES).map_err(invalid)?;
     let (pickle, _) = machine::load(&bytes).map_err(invalid)?;
-    let storages = Storages::Zip { archive, folder, last: None };
+    let storages = Storages::Zip { archive, folder, last: None, budget };
     state_dict(source, &pickle, storages, big_endian)
 }
 
@@ -139,7 +141,7 @@ fn state_dict(
     storages: Storages,
     big_endian: bool,
 ) -> Result<StateDict> {
-    let (nested, pairs) = find_state_dict(&source, pickle)?;
+    let Found { nested, pairs, stated } = find_state_dict(&source, pickle)?;
     let (mut entries, mut others) = (BTreeMap::new(), BTreeMap::new());
     for (key, value) in pairs {
         let Value::Str(key) = key else {
@@ -154,7 +156,8 @@ fn state_dict(
             Err(found) => drop(others.insert(key.to_string(), found)),
         }
     }
-    Ok(StateDict { source, entries, others, storages, big_endian, nested }.strip_prefixes())
+    let dict = StateDict { source, entries, others, storages, stated, big_endian, nested };
+    Ok(dict.strip_prefixes())
 }
 
 type Pairs = [(Value, Value)];
@@ -170,9 +173,16 @@ fn find<'a>(pairs: &'a Pairs, key: &str) -> Option<&'a Value> {
     pairs.iter().rev().find(|(k, _)| matches!(k, Value::Str(k) if **k == *key)).map(|(_, v)| v)
 }
 
-/// The dict of tensors, and the keys that lead to it.
-fn find_state_dict<'a>(source: &str, pickle: &'a Pickle) -> Result<(Vec<String>, &'a Pairs)> {
+struct Found<'a> {
+    /// The keys that lead to the dict of tensors.
+    nested: Vec<String>,
+    pairs: &'a Pairs,
+    stated: Stated,
+}
+
+fn find_state_dict<'a>(source: &str, pickle: &'a Pickle) -> Result<Found<'a>> {
     let mut path = Vec::new();
+    let mut stated = Stated::default();
     let mut value = &pickle.root;
     loop {
         let at = if path.is_empty() { String::new() } else { format!(" under {}", path.join(".")) };
@@ -189,8 +199,12 @@ fn find_state_dict<'a>(source: &str, pickle: &'a Pickle) -> Result<(Vec<String>,
             matches!(key, Value::Str(key) if key.contains('.')) && tensor(pickle, value).is_ok()
         });
         if direct {
-            return Ok((path, pairs));
+            return Ok(Found { nested: path, pairs, stated });
         }
+        let integer = |key| find(pairs, key).and_then(size);
+        stated.output_stride = stated.output_stride.or_else(|| integer("output_stride"));
+        let integers = |key| find(pairs, key).and_then(|value| sizes(pickle, value));
+        stated.atrous_rates = stated.atrous_rates.or_else(|| integers("atrous_rates"));
         let nest = NESTS.iter().find_map(|name| Some((name, find(pairs, name)?)));
         match nest {
             // A file may nest a dict in itself.
@@ -316,7 +330,7 @@ fn sizes(pickle: &Pickle, value: &Value) -> Option<Vec<usize>> {
     items.iter().map(size).collect()
 }
 
-/// Bytes an element of every storage that the object refers to.
+/// Bytes per element of every storage that the object refers to.
 fn element_sizes(pickle: &Pickle) -> HashMap<Rc<str>, usize> {
     let mut sizes = HashMap::new();
     for node in &pickle.nodes {

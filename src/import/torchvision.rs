@@ -1,10 +1,10 @@
 //! torchvision `deeplabv3_resnet50 / 101`: DeepLab-v3, dense convolutions, no decoder.
 
 use super::family::{Keys, Rules, aspp, dilation_after_first};
-use crate::model::{Backbone, Family};
+use crate::model::Backbone;
 
 pub const RULES: Rules = Rules {
-    family: Family::Torchvision,
+    family: "torchvision",
     signature: "classifier.0.convs.",
     backbone: "backbone.",
     backbones: &[Backbone::Resnet50, Backbone::Resnet101],

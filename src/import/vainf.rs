@@ -2,10 +2,10 @@
 //! features first; optionally separable, each 3x3 of the head then being `.body.{0,1}`.
 
 use super::family::{Keys, Rules, aspp, dilation_after_first, three};
-use crate::model::{Backbone, ConcatOrder, Family};
+use crate::model::{Backbone, ConcatOrder};
 
 pub const RULES: Rules = Rules {
-    family: Family::Vainf,
+    family: "vainf",
     signature: "classifier.aspp.",
     backbone: "backbone.",
     backbones: &[Backbone::Resnet50, Backbone::Resnet101],

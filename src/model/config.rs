@@ -4,20 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Whose code wrote the checkpoint. It decides the defaults at import; afterwards the fields of
-/// [`Config`] alone say what is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// segmentation-models-pytorch `DeepLabV3Plus`.
-    Smp,
-    /// torchvision `deeplabv3_resnet50 / 101`.
-    Torchvision,
-    /// VainF/DeepLabV3Plus-Pytorch.
-    Vainf,
-    /// jfzhang95/pytorch-deeplab-xception.
-    Jfzhang95,
-}
+/// The family whose projections stay where a stride became a dilation ([`Config::downsamples`]).
+pub const SMP: &str = "smp";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,26 +14,6 @@ pub enum Backbone {
     Resnet34,
     Resnet50,
     Resnet101,
-}
-
-impl Family {
-    pub const ALL: [Family; 4] =
-        [Family::Smp, Family::Torchvision, Family::Vainf, Family::Jfzhang95];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Family::Smp => "smp",
-            Family::Torchvision => "torchvision",
-            Family::Vainf => "vainf",
-            Family::Jfzhang95 => "jfzhang95",
-        }
-    }
-}
-
-impl std::fmt::Display for Family {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 impl std::fmt::Display for Backbone {
@@ -103,14 +71,15 @@ pub struct Decoder {
 /// A dropout of the training graph, used by MC Dropout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dropout {
-    /// The unit (see [`super::layout`]) whose output it acts on.
+    /// The unit (see [`super::topology`]) whose output it acts on.
     pub after: String,
     pub probability: f32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    pub family: Family,
+    /// Whose code trained it ([`crate::import::families`]).
+    pub family: String,
     pub backbone: Backbone,
     /// Output channels of the 7x7 stem.
     pub stem_channels: usize,
@@ -138,12 +107,16 @@ pub struct Config {
     /// Height and width must divide by this; smaller inputs are padded at the bottom and right.
     pub input_multiple: usize,
     pub dropout: Vec<Dropout>,
-    /// One name a class, in index order; [`unnamed_class`] where nobody gave one.
+    /// One name per class, in index order; [`unnamed_class`] where none was given.
     pub classes: Vec<String>,
     /// Of RGB / 255.
     pub mean: [f32; 3],
     pub std: [f32; 3],
 }
+
+/// Keeps products of a file's sizes far from overflow.
+pub const MAX_CHANNELS: usize = 1 << 16;
+const MAX_DILATION: usize = 1 << 12;
 
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
@@ -179,7 +152,7 @@ impl Config {
     /// Whether the first block of `stage` projects its residual; `input` is that stage's input.
     pub fn downsamples(&self, stage: usize, input: usize) -> bool {
         // smp builds a stride-32 ResNet and dilates it afterwards: the projections stay.
-        let strides = if self.family == Family::Smp { [1, 2, 2, 2] } else { self.stage_strides() };
+        let strides = if self.family == SMP { [1, 2, 2, 2] } else { self.stage_strides() };
         strides[stage] != 1 || input != self.stage_channels[stage]
     }
 }
@@ -203,25 +176,38 @@ impl Config {
         for (stage, (dilations, blocks)) in
             self.dilations.iter().zip(self.backbone.blocks()).enumerate()
         {
-            if dilations.len() != blocks || dilations.contains(&0) {
+            if dilations.len() != blocks {
                 let what = format!("dilations of layer{}", stage + 1);
-                return bad(&what, &format!("{blocks} positive numbers"), format!("{dilations:?}"));
+                return bad(&what, &format!("{blocks} of them"), dilations.len().to_string());
             }
         }
         if !self.backbone.bottleneck() && self.stage_width != self.stage_channels {
             let found = format!("{:?} and {:?}", self.stage_width, self.stage_channels);
             return bad("stages", "equal widths and channels for basic blocks", found);
         }
-        if self.aspp_rates.contains(&0) || self.input_multiple == 0 {
-            return bad("ASPP rates and input multiple", "positive numbers", "a zero".into());
+        let multiple = [self.input_multiple];
+        let strides = self.dilations.iter().flatten().chain(&self.aspp_rates).chain(&multiple);
+        if let Some(n) = strides.into_iter().find(|n| !(1..=MAX_DILATION).contains(*n)) {
+            let expected = format!("1 to {MAX_DILATION}");
+            return bad("dilations, ASPP rates and input multiple", &expected, n.to_string());
         }
-        let finite = self.mean.iter().chain(&self.std).all(|v| v.is_finite());
-        if !finite || self.std.iter().any(|s| *s <= 0.0) {
-            return bad(
-                "mean and std",
-                "finite, std > 0",
-                format!("{:?} {:?}", self.mean, self.std),
-            );
+        let decoder = self.decoder.iter();
+        let channels = self
+            .stage_width
+            .iter()
+            .chain(&self.stage_channels)
+            .chain([&self.stem_channels, &self.aspp_channels])
+            .chain(&self.post_aspp_channels)
+            .chain(decoder.flat_map(|d| d.refine_channels.iter().chain([&d.low_level_channels])));
+        if let Some(n) = channels.into_iter().find(|n| !(1..=MAX_CHANNELS).contains(*n)) {
+            return bad("channels", &format!("1 to {MAX_CHANNELS}"), n.to_string());
+        }
+        // A pixel is (rgb / 255 - mean) / std: far from 1, the input would overflow.
+        let sane = |m: &f32, s: &f32| m.abs() <= 1e3 && (1e-3..=1e3).contains(s);
+        if !self.mean.iter().zip(&self.std).all(|(m, s)| sane(m, s)) {
+            let expected = "finite numbers, mean within +-1000, std from 0.001 to 1000";
+            let found = format!("mean {:?}, std {:?}", self.mean, self.std);
+            return bad("normalisation", expected, found);
         }
         if let Some(d) = self.dropout.iter().find(|d| !(0.0..1.0).contains(&d.probability)) {
             return bad("dropout", "a probability below 1", d.probability.to_string());

@@ -1,10 +1,11 @@
-//! The model file: safetensors whose metadata holds `ddu.format` and the JSON configuration.
+//! The model file: safetensors whose metadata holds `ddu.format`, the JSON configuration and a SHA-256
+//! of the content ([`content_hash`]), which is checked at load.
 //!
 //! Tensors are stored as f16 where every value survives the round trip, else as f32: lossless
 //! either way.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use half::f16;
@@ -13,9 +14,10 @@ use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
 use super::{Config, Model, Tensor};
+use crate::data::content_hash;
 use crate::error::{Error, Result};
 
-const FORMAT: &str = "ddu-model-1";
+const FORMAT: &str = "ddu-model-2";
 
 impl Model {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
@@ -34,13 +36,24 @@ impl Model {
         let metadata = header.metadata().clone().unwrap_or_default();
         match metadata.get("ddu.format").map(String::as_str) {
             Some(FORMAT) => {}
-            Some(other) => return Err(Error::invalid(source, FORMAT, other)),
+            Some(other) => {
+                return Err(Error::invalid(source, format!("a model of format {FORMAT}"), other)
+                    .fix(
+                        "convert the checkpoint again: ddu convert CHECKPOINT -o model.safetensors",
+                    ));
+            }
             None => return Err(foreign("safetensors without ddu.format metadata".into())),
         }
+        let file = SafeTensors::deserialize(bytes).map_err(|e| foreign(format!("{e}")))?;
+        content_hash::check(
+            source,
+            &file,
+            &metadata,
+            "copy it again, or convert the checkpoint again",
+        )?;
         let text = metadata.get("ddu.config").ok_or_else(|| foreign("no ddu.config".into()))?;
         let config: Config = serde_json::from_str(text)
             .map_err(|e| Error::invalid(format!("{source}: ddu.config"), "a configuration", e))?;
-        let file = SafeTensors::deserialize(bytes).map_err(|e| foreign(format!("{e}")))?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.iter() {
             tensors.insert(name.to_owned(), decode(source, name, &view)?);
@@ -51,30 +64,43 @@ impl Model {
     /// Writes a temporary file beside `path` and renames it.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let encoded: Vec<_> =
-            self.tensors.iter().map(|(name, tensor)| (name, tensor, encode(tensor))).collect();
-        let views = encoded.iter().map(|(name, tensor, (dtype, bytes))| {
+        let memory = || Error::io(path, "write", ErrorKind::OutOfMemory.into());
+        let mut encoded = Vec::new();
+        for tensor in self.tensors.values() {
+            encoded.push(encode(tensor).ok_or_else(memory)?);
+        }
+        // What serialisation allocates without asking.
+        let total = encoded.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() + (1 << 20);
+        Vec::<u8>::new().try_reserve_exact(total).map_err(|_| memory())?;
+        let views = self.tensors.iter().zip(&encoded).map(|((name, tensor), (dtype, bytes))| {
             let view = TensorView::new(*dtype, tensor.shape.clone(), bytes);
             (name.as_str(), view.expect("a tensor's data has its shape's size"))
         });
+        let views: Vec<_> = views.collect();
         let metadata = HashMap::from([
             ("ddu.format".to_owned(), FORMAT.to_owned()),
             ("ddu.config".to_owned(), self.config_json()),
         ]);
-        let bytes = safetensors::serialize(views, Some(metadata))
-            .map_err(|e| Error::invalid(path.display(), "tensors that can be stored", e))?;
+        let bytes = content_hash::serialize(&path.display().to_string(), &views, metadata)?;
         crate::data::write_atomic(path, |file| file.write_all(&bytes))
     }
 
     /// SHA-256 (hex) of configuration and weights; equal for equal models however they are stored.
-    /// A density names the model it was fitted with by it.
+    /// A density names the model it was fitted with by it. Computed when first asked for.
     pub fn hash(&self) -> String {
+        self.hash.get_or_init(|| self.compute_hash()).clone()
+    }
+
+    fn compute_hash(&self) -> String {
         let mut hasher = Sha256::new();
         hasher.update(self.config_json());
+        let mut bytes = Vec::new();
         for (name, tensor) in &self.tensors {
             hasher.update(name);
-            for value in &tensor.data {
-                hasher.update(value.to_le_bytes());
+            for values in tensor.data.chunks(1 << 14) {
+                bytes.clear();
+                bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+                hasher.update(&bytes);
             }
         }
         hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -85,29 +111,38 @@ impl Model {
     }
 }
 
-fn encode(tensor: &Tensor) -> (Dtype, Vec<u8>) {
+/// None where memory does not suffice.
+fn encode(tensor: &Tensor) -> Option<(Dtype, Vec<u8>)> {
     let survives = |v: &f32| f16::from_f32(*v).to_f32().to_bits() == v.to_bits();
-    if tensor.data.iter().all(survives) {
-        let bytes = tensor.data.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes());
-        (Dtype::F16, bytes.collect())
+    let mut bytes = Vec::new();
+    let dtype = if tensor.data.iter().all(survives) {
+        bytes.try_reserve_exact(2 * tensor.data.len()).ok()?;
+        bytes.extend(tensor.data.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()));
+        Dtype::F16
     } else {
-        (Dtype::F32, tensor.data.iter().flat_map(|v| v.to_le_bytes()).collect())
-    }
+        bytes.try_reserve_exact(4 * tensor.data.len()).ok()?;
+        bytes.extend(tensor.data.iter().flat_map(|v| v.to_le_bytes()));
+        Dtype::F32
+    };
+    Some((dtype, bytes))
 }
 
 fn decode(source: &str, name: &str, view: &TensorView) -> Result<Tensor> {
     let bytes = view.data();
-    let data = match view.dtype() {
+    let mut data: Vec<f32> = Vec::new();
+    data.try_reserve_exact(view.shape().iter().product())
+        .map_err(|_| Error::io(source, "read", ErrorKind::OutOfMemory.into()))?;
+    match view.dtype() {
         Dtype::F32 => {
-            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            data.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
         }
         Dtype::F16 => {
-            bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+            data.extend(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()));
         }
         other => {
             let what = format!("{source}: tensor {name}");
             return Err(Error::invalid(what, "F32 or F16", format!("{other:?}")));
         }
-    };
+    }
     Ok(Tensor { shape: view.shape().to_vec(), data })
 }

@@ -1,6 +1,6 @@
 //! 2-D convolution (cross-correlation, as in every deep-learning library):
 //! `y[p, q, k] = sum_{r, s, c} x[p * stride + r * dilation - padding, q * stride + s * dilation - padding, c] w[k, c, r, s]`
-//! with zeros outside the input. Square kernels; dense, or depthwise (one filter a channel).
+//! with zeros outside the input. Square kernels; dense, or depthwise (one filter per channel).
 
 use super::Size;
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ pub struct Conv2d {
     pub stride: usize,
     pub dilation: usize,
     pub padding: usize,
-    /// One filter a channel; then `in_channels == out_channels`.
+    /// One filter per channel; then `in_channels == out_channels`.
     pub depthwise: bool,
 }
 
@@ -67,14 +67,14 @@ impl Conv2d {
 
     /// Output size; an error where the dilated kernel exceeds the padded input.
     pub fn output_size(&self, input: Size) -> Result<Size> {
-        let reach = self.dilation * (self.kernel - 1) + 1;
-        let axis = |n: usize| match (n + 2 * self.padding).checked_sub(reach) {
+        let extent = self.dilation * (self.kernel - 1) + 1;
+        let axis = |n: usize| match (n + 2 * self.padding).checked_sub(extent) {
             Some(room) if n > 0 => Ok(room / self.stride + 1),
-            _ => Err(Error::invalid(
-                format!("convolution of a {input} input"),
-                format!("at least {} pixels a side", reach.saturating_sub(2 * self.padding).max(1)),
-                n,
-            )),
+            _ => {
+                let min = extent.saturating_sub(2 * self.padding).max(1);
+                let what = format!("convolution of a {input} input");
+                Err(Error::invalid(what, format!("{min} x {min} pixels or more"), n))
+            }
         };
         Ok(Size::new(axis(input.h)?, axis(input.w)?))
     }

@@ -1,6 +1,9 @@
 //! The head: logits on the feature grid to maps at input size, without writing the upsampled
 //! logits. Per pixel, with l the bilinearly upsampled logits and p = softmax(l):
 //! class = arg max l (the lowest index of equals), entropy = -sum_c p_c ln p_c in nats.
+//!
+//! Where some upsampled logit is not finite (a network that overflows), the entropy is NaN and the
+//! class is the arg max of the logits that are not NaN, 0 where none is above -inf.
 
 use super::{Resize, Size};
 use crate::error::{Error, Result};

@@ -4,11 +4,13 @@
 
 mod conv2d;
 mod head;
+mod label_rule;
 mod pool;
 mod resize;
 
 pub use conv2d::Conv2d;
 pub use head::Head;
+pub use label_rule::LabelRule;
 pub use pool::MaxPool;
 pub use resize::{Resize, Tap};
 

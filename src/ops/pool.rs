@@ -25,9 +25,9 @@ impl MaxPool {
         let axis = |n: usize| match (n + 2 * self.padding).checked_sub(self.kernel) {
             Some(room) if n > 0 => Ok(room / self.stride + 1),
             _ => {
-                let least = self.kernel - 2 * self.padding;
+                let min = self.kernel - 2 * self.padding;
                 let what = format!("max pooling of a {input} input");
-                Err(Error::invalid(what, format!("at least {least} pixels a side"), n))
+                Err(Error::invalid(what, format!("{min} x {min} pixels or more"), n))
             }
         };
         Ok(Size::new(axis(input.h)?, axis(input.w)?))

@@ -73,9 +73,9 @@ mod tests {
                 prop_assert!(buffers[i].offset.is_multiple_of(ALIGN));
                 prop_assert!(buffers[i].offset + buffers[i].len <= total);
                 for j in 0..i {
-                    let apart = buffers[i].offset + buffers[i].len <= buffers[j].offset
+                    let disjoint = buffers[i].offset + buffers[i].len <= buffers[j].offset
                         || buffers[j].offset + buffers[j].len <= buffers[i].offset;
-                    prop_assert!(apart || !lives[i].overlaps(lives[j]));
+                    prop_assert!(disjoint || !lives[i].overlaps(lives[j]));
                 }
             }
         }

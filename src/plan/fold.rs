@@ -1,15 +1,12 @@
 //! Folding batch norm into the convolutions, once per model, in f32.
 //!
-//! With s = gamma / sqrt(var + 1e-5): w' = w s, b' = beta + (b - mean) s (b = 0 where the
-//! convolution has no bias). Channels are padded with zeros to multiples of 8 here, each
-//! concatenated input on its own, so that every op works on padded channels without knowing.
+//! w' = w s and b' = t with scale s and shift t of [`Model::scale_and_shift`]. Channels are padded with zeros to multiples of 8 here, each
+//! concatenated input separately, so that every op works on padded channels without knowing.
 
 use super::CHANNEL_ALIGN;
-use crate::model::{Model, Unit, units};
+use crate::model::topology::{Action, Step, Topology};
+use crate::model::{Model, Unit};
 use crate::ops::Conv2d;
-
-/// PyTorch's default, used by all families.
-const NORM_EPSILON: f32 = 1e-5;
 
 /// One convolution with its norm folded in.
 #[derive(Clone, Debug)]
@@ -23,7 +20,7 @@ pub struct ConvWeights {
     pub bias: Vec<f32>,
 }
 
-/// All convolutions of a model in [`units`] order.
+/// All convolutions of a model, in the order in which the network runs them.
 #[derive(Clone, Debug)]
 pub struct Folded {
     pub convs: Vec<ConvWeights>,
@@ -31,17 +28,15 @@ pub struct Folded {
 
 impl Folded {
     pub fn new(model: &Model) -> Self {
-        let convs = units(model.config()).iter().map(|unit| fold(model, unit)).collect();
-        Folded { convs }
-    }
-
-    /// Index of a unit.
-    ///
-    /// # Panics
-    /// If the model has no such unit.
-    pub fn index(&self, name: &str) -> usize {
-        let found = self.convs.iter().position(|c| c.name == name);
-        found.unwrap_or_else(|| panic!("no unit named {name}"))
+        let topology = Topology::new(model.config());
+        let convolution = |step: &Step| match &step.action {
+            Action::Conv { unit, .. } => {
+                let pads = [step.input, step.output.activation].map(|a| topology.padded(a));
+                Some(fold(model, unit, pads))
+            }
+            _ => None,
+        };
+        Folded { convs: topology.steps.iter().filter_map(convolution).collect() }
     }
 }
 
@@ -50,31 +45,23 @@ pub fn padded(channels: usize) -> usize {
     channels.next_multiple_of(CHANNEL_ALIGN)
 }
 
-fn fold(model: &Model, unit: &Unit) -> ConvWeights {
-    let tensor = |part: &str| &model.tensor(&format!("{}.{part}", unit.name)).data;
+/// `pad_input` and `pad_output`: whether those channels are padded.
+fn fold(model: &Model, unit: &Unit, [pad_input, pad_output]: [bool; 2]) -> ConvWeights {
     let [out, inner, kernel, _] = unit.conv.weight_shape();
-    // The image keeps its 3 channels and the logits their C.
-    let is = |name| unit.name == name;
-    let in_map = ChannelMap::new(&unit.segments, !is("backbone.stem"));
+    let in_map = ChannelMap::new(&unit.segments, pad_input);
     let out_map = match unit.conv.depthwise {
         true => in_map.clone(),
-        false => ChannelMap::new(&[out], !is("classifier")),
+        false => ChannelMap::new(&[out], pad_output),
     };
     let inner_padded = if unit.conv.depthwise { 1 } else { in_map.padded };
     let taps = kernel * kernel;
 
-    let source = tensor("weight");
+    let source = &model.tensor(&format!("{}.weight", unit.name)).data;
     let mut weight = vec![0.0; out_map.padded * taps * inner_padded];
     let mut bias = vec![0.0; out_map.padded];
-    for k in 0..out {
+    for (k, (scale, shift)) in model.scale_and_shift(unit).into_iter().enumerate() {
         let to = out_map.place[k];
-        let plain = if unit.bias { tensor("bias")[k] } else { 0.0 };
-        let mut scale = 1.0;
-        bias[to] = plain;
-        if unit.norm {
-            scale = tensor("norm.weight")[k] / (tensor("norm.var")[k] + NORM_EPSILON).sqrt();
-            bias[to] = tensor("norm.bias")[k] + (plain - tensor("norm.mean")[k]) * scale;
-        }
+        bias[to] = shift;
         for tap in 0..taps {
             let row = &mut weight[(to * taps + tap) * inner_padded..][..inner_padded];
             for c in 0..inner {

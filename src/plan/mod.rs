@@ -55,7 +55,7 @@ pub enum Op {
 /// One op of the plan.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Node {
-    /// The unit's name (see [`crate::model::layout`]), or the op's place.
+    /// The unit's name (see [`crate::model::topology`]), or the op's place.
     pub name: String,
     pub op: Op,
     pub input: View,

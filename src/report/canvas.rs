@@ -1,5 +1,6 @@
 //! An RGB picture to draw on. Everything outside it is clipped.
 
+use super::mix;
 use crate::data::Image;
 use crate::ops::Size;
 
@@ -38,11 +39,4 @@ impl Canvas {
             self.0.rgb[at..at + line.len()].copy_from_slice(line);
         }
     }
-}
-
-/// `old` where `opacity` is 0, `new` where it is 1.
-pub fn mix(old: u8, new: u8, opacity: f32) -> u8 {
-    let (old, new) = (f32::from(old), f32::from(new));
-    // Not `round`, a call without SSE 4.1; the sum is not negative.
-    (old + (new - old) * opacity + 0.5) as u8
 }

@@ -1,7 +1,7 @@
 //! JSON reports: where they go, the host they were made on, and summaries of timings. Units are in
 //! the names of the fields.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use serde::Serialize;
@@ -10,14 +10,20 @@ use crate::data::write_atomic;
 use crate::error::{Error, Result};
 use crate::host;
 
-/// Writes a report to a file, or to stdout where `target` is `-`.
+/// Writes a report to a file, or to stdout where `target` is `-`; that nobody reads stdout any more is
+/// no error.
 pub fn write(target: &Path, report: &impl Serialize) -> Result<()> {
     let invalid = |e| Error::invalid(target.display(), "a report that JSON can hold", e);
     let mut text = serde_json::to_vec_pretty(report).map_err(invalid)?;
     text.push(b'\n');
     if target.as_os_str() == "-" {
         let mut out = std::io::stdout().lock();
-        out.write_all(&text).and_then(|()| out.flush()).map_err(|e| Error::io("stdout", "write", e))
+        match out.write_all(&text).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(Error::io("stdout", "write", error))
+            }
+            _ => Ok(()),
+        }
     } else {
         write_atomic(target, |file| file.write_all(&text))
     }

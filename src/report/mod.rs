@@ -1,8 +1,19 @@
-//! What people look at and what scripts read: pictures of maps, and JSON.
+//! What people look at and what scripts read: pictures of maps (feature `pictures`), and JSON.
 
+#[cfg(feature = "pictures")]
 mod canvas;
 pub mod json;
+#[cfg(feature = "pictures")]
 pub mod overlay;
 pub mod palette;
+#[cfg(feature = "pictures")]
 pub mod sheet;
+#[cfg(feature = "pictures")]
 mod text;
+
+/// `old` where `opacity` is 0, `new` where it is 1.
+fn mix(old: u8, new: u8, opacity: f32) -> u8 {
+    let (old, new) = (f32::from(old), f32::from(new));
+    // Not `round`, a call without SSE 4.1; the sum is not negative.
+    (old + (new - old) * opacity + 0.5) as u8
+}

@@ -4,8 +4,8 @@
 
 use colorous::Gradient;
 
-use super::canvas::{Canvas, mix};
-use super::text;
+use super::canvas::Canvas;
+use super::{mix, text};
 use crate::data::Image;
 use crate::ops::Size;
 
@@ -20,9 +20,13 @@ const GRAY: [u8; 3] = [128; 3];
 const CLASS_OPACITY: f32 = 0.55;
 const BORDER_OPACITY: f32 = 0.75;
 
+/// Mean that a darker image is brought to under its classes, in 0 .. 1 of the encoded values.
+const BRIGHTNESS: f32 = 0.35;
+
 /// How values become colours, and what the bar beside them says.
 pub struct Scale<'a> {
-    /// Values at the bottom and the top of the bar; what lies outside takes their colours.
+    /// Values at the gradient's first and last colour, at the bottom and the top of the bar. The first is the
+    /// greater one where low values are to be bright. What lies outside takes the colour of its end.
     pub range: [f32; 2],
     pub gradient: Gradient,
     /// Quantity and unit.
@@ -43,15 +47,36 @@ impl Scale<'_> {
         Image { size, rgb: values.iter().flat_map(color).collect() }
     }
 
+    /// Where a value lies: 0 at the first end, 1 at the last.
+    pub(super) fn place(&self, value: f32) -> f32 {
+        let [first, last] = self.range;
+        (value - first) / (last - first)
+    }
+
+    /// At each end, what the bar says of values beyond it: how far they go.
+    pub(super) fn beyond(&self, values: &[f32]) -> [Option<String>; 2] {
+        let values = || values.iter().copied().filter(|v| !v.is_nan());
+        let [least, greatest] =
+            [values().fold(f32::INFINITY, f32::min), values().fold(f32::NEG_INFINITY, f32::max)];
+        let extremes =
+            if self.range[0] <= self.range[1] { [least, greatest] } else { [greatest, least] };
+        let [first, last] = extremes.map(|v| (self.place(v), v));
+        let say = |v: f32| {
+            let decimals = if v.abs() < 10.0 { 2 } else { 0 };
+            format!("to {v:.decimals$}").replace('-', "\u{2212}")
+        };
+        [(first.0 < 0.0).then(|| say(first.1)), (last.0 > 1.0).then(|| say(last.1))]
+    }
+
     fn step(&self, value: f32) -> Option<usize> {
-        let [low, high] = self.range;
-        let place = (value - low) / (high - low);
+        let place = self.place(value);
         (!place.is_nan()).then(|| (place.clamp(0.0, 1.0) * 255.0).round() as usize)
     }
 }
 
 /// `image` blended with the colour of each pixel's class, and a legend of the classes present,
-/// largest first, with their share of the pixels. `label` is `[h, w]`.
+/// largest first, with their share of the pixels. `label` is `[h, w]`. A dark image is brightened, so that it
+/// can be seen under its classes.
 pub fn class_map(
     title: &str,
     image: &Image,
@@ -62,6 +87,7 @@ pub fn class_map(
     let zoom = Zoom::of(image.size);
     let mut picture = zoom.image(image);
     let shown = zoom.center(image.size, label);
+    brighten(&mut picture);
     let Size { h, w } = picture.size;
     for (i, pixel) in picture.rgb.chunks_exact_mut(3).enumerate() {
         let (row, column, class) = (i / w, i % w, shown[i]);
@@ -79,25 +105,31 @@ pub fn class_map(
     label.iter().for_each(|class| counts[usize::from(*class)] += 1);
     let mut present: Vec<usize> = (0..classes.len()).filter(|class| counts[*class] > 0).collect();
     present.sort_by_key(|class| std::cmp::Reverse(counts[*class]));
-    let share =
-        |class: &usize| format!("{:.1} %", 100.0 * counts[*class] as f64 / label.len() as f64);
+    let share = |class: &usize| percent(counts[*class], label.len());
 
     let page = Page::new(picture.size);
     let line = page.em * 1.7;
-    let rows = ((h as f32 / line) as usize).max(1);
-    let listed = if present.len() > rows { &present[..rows - 1] } else { &present[..] };
+    // As many columns as keep the legend at the picture's side; twelve rows have a place beside any.
+    let rows = ((h as f32 / line) as usize).max(12);
+    let columns = present.len().div_ceil(rows).max(1);
+    let rows = present.len().div_ceil(columns);
     let column = |texts: &mut dyn Iterator<Item = String>| {
         texts.map(|text| text::width(&text, page.em)).fold(0.0, f32::max)
     };
     let limit = 16.0 * page.em;
-    let names = column(&mut listed.iter().map(|c| classes[*c].clone())).min(limit);
-    let shares = column(&mut listed.iter().map(share));
-    let legend = 1.6 * page.em + names + 1.2 * page.em + shares;
+    let names = column(&mut present.iter().map(|c| classes[*c].clone())).min(limit);
+    let shares = column(&mut present.iter().map(share));
+    let entry = 1.6 * page.em + names + 1.2 * page.em + shares;
+    let step = entry + 1.8 * page.em;
+    let legend = Side {
+        width: step * (columns - 1) as f32 + entry,
+        height: (rows as f32 * line).ceil() as usize,
+    };
 
     let mut canvas = page.canvas(&[&picture], legend, &[title]);
-    let left = (page.margin + w) as f32 + page.gap();
-    for (i, class) in listed.iter().enumerate() {
-        let top = page.top() as f32 + i as f32 * line;
+    for (i, class) in present.iter().enumerate() {
+        let left = (page.margin + w) as f32 + page.gap() + (i / rows) as f32 * step;
+        let top = page.top() as f32 + (i % rows) as f32 * line;
         let baseline = top + page.em;
         let side = page.em.round() as usize;
         let (row, at) = ((top + 0.1 * page.em).round() as usize, left.round() as usize);
@@ -105,19 +137,34 @@ pub fn class_map(
         let name = text::shortened(&classes[*class], page.em, names + 1.0);
         canvas.text(left + 1.6 * page.em, baseline, &name, page.em, INK);
         let share = share(class);
-        let right = left + legend - text::width(&share, page.em);
+        let right = left + entry - text::width(&share, page.em);
         canvas.text(right, baseline, &share, page.em, FAINT);
-    }
-    if listed.len() < present.len() {
-        let baseline = page.top() as f32 + listed.len() as f32 * line + page.em;
-        let rest = format!("and {} more", present.len() - listed.len());
-        canvas.text(left, baseline, &rest, page.em, FAINT);
     }
     canvas.0
 }
 
+/// A share that is not nothing never reads as nothing.
+fn percent(count: u64, of: usize) -> String {
+    let percent = 100.0 * count as f64 / of as f64;
+    if count > 0 && percent < 0.1 { "< 0.1 %".into() } else { format!("{percent:.1} %") }
+}
+
+/// Brings the mean of a dark picture to [`BRIGHTNESS`] by a power of its values: black and white stay.
+fn brighten(picture: &mut Image) {
+    let sum: u64 = picture.rgb.iter().map(|v| u64::from(*v)).sum();
+    let mean = sum as f32 / (255.0 * picture.rgb.len().max(1) as f32);
+    if mean >= BRIGHTNESS {
+        return;
+    }
+    // Below 1/255 there is only noise to see.
+    let power = BRIGHTNESS.ln() / mean.max(1.0 / 255.0).ln();
+    let lifted = |v: usize| (255.0 * (v as f32 / 255.0).powf(power) + 0.5) as u8;
+    let table: Vec<u8> = (0..256).map(lifted).collect();
+    picture.rgb.iter_mut().for_each(|v| *v = table[usize::from(*v)]);
+}
+
 /// `image` and, beside it, `values` (`[h, w]` of its size) in colours, with a colour bar. NaN is
-/// gray; an infinity takes the colour of its end.
+/// gray. Where values lie beyond an end of the bar, an arrow there says how far they go.
 pub fn scalar_map(title: &str, image: &Image, values: &[f32], scale: &Scale) -> Image {
     let zoom = Zoom::of(image.size);
     let picture = zoom.image(image);
@@ -125,27 +172,54 @@ pub fn scalar_map(title: &str, image: &Image, values: &[f32], scale: &Scale) -> 
 
     let page = Page::new(picture.size);
     let Size { h, w } = picture.size;
-    let [low, high] = scale.range;
-    let ticks = Ticks::new(low, high, h as f32 / page.em);
-    let widest =
-        ticks.at.iter().map(|t| text::width(&ticks.label(*t), page.em)).fold(0.0, f32::max);
+    let [first, last] = scale.range;
+    let beyond = scale.beyond(values);
+    let [below, above] = beyond.each_ref().map(|end| match end {
+        Some(_) => ((1.5 * page.em) as usize).min(h / 4),
+        None => 0,
+    });
+    let length = h - below - above;
+    let ticks = Ticks::new(first.min(last), first.max(last), length as f32 / page.em);
+    let ends = beyond.iter().flatten().map(|text| text::width(text, page.em));
+    let labels = ticks.at.iter().map(|t| text::width(&ticks.label(*t), page.em));
+    let widest = labels.chain(ends).fold(0.0, f32::max);
     let bar = (1.3 * page.em).round() as usize;
     let titles = [title, scale.label];
-    let mut canvas = page.canvas(&[&picture, &map], bar as f32 + 0.9 * page.em + widest, &titles);
+    let side = Side { width: bar as f32 + 0.9 * page.em + widest, height: h };
+    let mut canvas = page.canvas(&[&picture, &map], side, &titles);
     let left = page.margin + 2 * w + page.space() + page.gap() as usize;
-    for row in 0..h {
-        let place = 1.0 - (row as f32 + 0.5) / h as f32;
+    let top = page.top() + above;
+    for row in 0..length {
+        let place = 1.0 - (row as f32 + 0.5) / length as f32;
         let size = Size::new(1, bar);
-        canvas.rectangle(page.top() + row, left, size, scale.color(low + place * (high - low)));
+        canvas.rectangle(top + row, left, size, scale.color(first + place * (last - first)));
     }
+    let x = (left + bar) as f32 + 0.8 * page.em;
     for tick in &ticks.at {
-        let place = 1.0 - (*tick as f32 - low) / (high - low);
-        let y = page.top() as f32 + place * (h - 1) as f32;
+        let y = top as f32 + (1.0 - scale.place(*tick as f32)) * (length - 1) as f32;
         let dash = Size::new(page.stroke(), (0.4 * page.em).round() as usize);
         let row = (y - page.stroke() as f32 / 2.0 + 0.5) as usize;
         canvas.rectangle(row, left + bar, dash, INK);
-        let x = (left + bar) as f32 + 0.8 * page.em;
         canvas.text(x, y + 0.36 * page.em, &ticks.label(*tick), page.em, INK);
+    }
+    // Arrows a row apart from the bar, narrower away from it, and how far the values go.
+    let high = (0.8 * page.em) as usize;
+    for i in 1..=high {
+        let width = bar * (high - i) / high;
+        let (at, size) = (left + (bar - width) / 2, Size::new(1, width));
+        if above > high {
+            canvas.rectangle(top - 1 - i, at, size, scale.color(last));
+        }
+        if below > high {
+            canvas.rectangle(top + length + i, at, size, scale.color(first));
+        }
+    }
+    let [below, above] = beyond;
+    if let Some(text) = above {
+        canvas.text(x, page.top() as f32 + 0.75 * page.em, &text, page.em, INK);
+    }
+    if let Some(text) = below {
+        canvas.text(x, (page.top() + h) as f32 - 0.05 * page.em, &text, page.em, INK);
     }
     canvas.0
 }
@@ -211,6 +285,12 @@ impl Zoom {
     }
 }
 
+/// What stands to the right of the panels.
+struct Side {
+    width: f32,
+    height: usize,
+}
+
 /// Where things go: margin, titles above, panels side by side, then a legend or bar.
 struct Page {
     /// Pixels an em of the text.
@@ -247,12 +327,13 @@ impl Page {
         (self.em / 14.0).round().max(1.0) as usize
     }
 
-    /// A page with its panels and a title over each; `side` pixels are kept free to their right.
-    fn canvas(&self, panels: &[&Image], side: f32, titles: &[&str]) -> Canvas {
+    /// A page with its panels and a title over each; `side` is kept free to their right.
+    fn canvas(&self, panels: &[&Image], side: Side, titles: &[&str]) -> Canvas {
         let Size { h, w } = self.panel;
         let body = panels.len() * w + (panels.len() - 1) * self.space();
-        let width = 2 * self.margin + body + (self.gap() + side).ceil() as usize;
-        let mut canvas = Canvas::new(Size::new(self.top() + h + self.margin, width), PAPER);
+        let width = 2 * self.margin + body + (self.gap() + side.width).ceil() as usize;
+        let height = self.top() + h.max(side.height) + self.margin;
+        let mut canvas = Canvas::new(Size::new(height, width), PAPER);
         for (i, panel) in panels.iter().enumerate() {
             let left = self.margin + i * (w + self.space());
             canvas.picture(self.top(), left, panel);
@@ -349,5 +430,65 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_bar_says_how_far_values_lie_beyond_it() {
+        let scale = |range| Scale { range, gradient: colorous::VIRIDIS, label: "x" };
+        let values = [-976.4, -3.0, f32::NAN, 7.0];
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(scale([-396.0, 10.0]).beyond(&values), [text("to \u{2212}976"), None]);
+        // Low values bright: the last end is the low one.
+        assert_eq!(scale([5.0, -396.0]).beyond(&values), [text("to 7.00"), text("to \u{2212}976")]);
+        assert_eq!(scale([-976.4, 7.0]).beyond(&values), [None, None]);
+        let lowest = scale([0.0, 1.0]).beyond(&[f32::NEG_INFINITY]);
+        assert_eq!(lowest, [text("to \u{2212}inf"), None]);
+
+        // In pictures: the same bar is longer without arrows.
+        let size = Size::new(400, 400);
+        let image = Image { size, rgb: vec![90; 3 * size.pixels()] };
+        let values = |least| [vec![least], vec![0.5; size.pixels() - 1]].concat();
+        let scale = scale([1.0, 0.0]);
+        let rows = |least: f32| {
+            let picture = scalar_map("a", &image, &values(least), &scale);
+            let bright = scale.color(0.0);
+            picture.rgb.chunks_exact(3).filter(|p| *p == bright).count()
+        };
+        assert!(rows(-1.0) > rows(0.0), "an arrow in the colour of the low end");
+    }
+
+    #[test]
+    fn low_is_bright_where_the_first_end_is_the_greater() {
+        let scale = Scale { range: [2.0, -2.0], gradient: colorous::VIRIDIS, label: "x" };
+        let sum = |v| scale.color(v).iter().map(|v| u32::from(*v)).sum::<u32>();
+        assert!(sum(-2.0) > sum(0.0) && sum(0.0) > sum(2.0));
+        assert_eq!(scale.color(f32::NEG_INFINITY), scale.color(-2.0));
+    }
+
+    #[test]
+    fn every_class_present_is_in_the_legend_and_no_share_reads_as_nothing() {
+        let classes: Vec<String> = (0..200).map(|i| format!("class {i}")).collect();
+        let palette = super::super::palette::of(&classes);
+        let size = Size::new(60, 100);
+        let image = Image { size, rgb: vec![200; 3 * size.pixels()] };
+        let label: Vec<u8> = (0..size.pixels()).map(|i| (i % 100) as u8).collect();
+        let picture = class_map("a", &image, &label, &classes, &palette);
+        let contains = |color| picture.rgb.chunks_exact(3).any(|p| p == color);
+        for class in 0..200 {
+            assert_eq!(contains(palette[class]), class < 100, "class {class}");
+        }
+        let found = [percent(0, 9), percent(1, 9999), percent(1, 1000), percent(3, 4)];
+        assert_eq!(found, ["0.0 %", "< 0.1 %", "0.1 %", "75.0 %"]);
+    }
+
+    #[test]
+    fn dark_images_are_brightened_and_others_are_not() {
+        let dark = |v: u8| Image { size: Size::new(1, 2), rgb: vec![v, v, v, 0, 0, 0] };
+        let mut image = dark(40);
+        brighten(&mut image);
+        assert!(image.rgb[0] > 100 && image.rgb[3] == 0, "{:?}", image.rgb);
+        let mut image = dark(200);
+        brighten(&mut image);
+        assert_eq!(image, dark(200));
     }
 }

@@ -1,4 +1,4 @@
-//! A contact sheet: one row of panels a scene, a title over each column, and below the columns what
+//! A contact sheet: one row of panels per scene, a title over each column, and below the columns what
 //! explains their colours: a bar for numbers, a legend for classes.
 
 use super::canvas::Canvas;
@@ -9,8 +9,8 @@ use crate::ops::Size;
 
 pub struct Column<'a> {
     pub title: &'a str,
-    /// Of the column's numbers; none where it shows pictures or classes.
-    pub scale: Option<&'a Scale<'a>>,
+    /// Of the column's numbers, and all of those; none where it shows pictures or classes.
+    pub scale: Option<(&'a Scale<'a>, &'a [f32])>,
 }
 
 const EM: f32 = 15.0;
@@ -39,8 +39,8 @@ pub fn contact_sheet(
     for (i, column) in columns.iter().enumerate() {
         let title = text::shortened(column.title, EM, panel.w as f32);
         canvas.text(left(i) as f32, top(0) as f32 - 0.6 * EM, &title, EM, INK);
-        if let Some(scale) = column.scale {
-            bar(&mut canvas, foot, left(i), panel.w, scale);
+        if let Some((scale, values)) = column.scale {
+            bar(&mut canvas, foot, left(i), panel.w, scale, values);
         }
     }
     for (r, row) in rows.iter().enumerate() {
@@ -78,19 +78,40 @@ fn flow(legend: &[(String, [u8; 3])], width: f32) -> Vec<Entry> {
     legend.iter().map(place).collect()
 }
 
-/// A horizontal colour bar with ticks and its label below.
-fn bar(canvas: &mut Canvas, top: usize, left: usize, width: usize, scale: &Scale) {
-    let [low, high] = scale.range;
-    for column in 0..width {
-        let value = low + (column as f32 + 0.5) / width as f32 * (high - low);
-        let color = scale.color(value);
-        canvas.rectangle(top, left + column, Size::new(BAR, 1), color);
+/// A horizontal colour bar with ticks and its label below; an arrow at an end beyond which `values` lie, and how
+/// far they go.
+fn bar(canvas: &mut Canvas, top: usize, left: usize, width: usize, scale: &Scale, values: &[f32]) {
+    let [first, last] = scale.range;
+    let beyond = scale.beyond(values);
+    let arrow = |end: &Option<String>| if end.is_some() { BAR.min(width / 4) } else { 0 };
+    let [before, after] = [arrow(&beyond[0]), arrow(&beyond[1])];
+    let mut column = |at: usize, high: usize, color| {
+        canvas.rectangle(top + (BAR - high) / 2, at, Size::new(high, 1), color);
+    };
+    for i in 1..before {
+        column(left + i, BAR * i / before, scale.color(first));
     }
-    let ticks = Ticks::new(low, high, width as f32 / EM / 1.4);
+    for i in 1..=after {
+        column(left + width - i, BAR * i / after, scale.color(last));
+    }
+    let (start, length) = (left + before, width - before - after);
+    for i in 0..length {
+        let value = first + (i as f32 + 0.5) / length as f32 * (last - first);
+        column(start + i, BAR, scale.color(value));
+    }
+    let ticks = Ticks::new(first.min(last), first.max(last), length as f32 / EM / 1.4);
     let mut taken: Vec<[f32; 2]> = Vec::new();
+    // The ends with values beyond them come first: ticks give way.
+    for ((beyond, end), at) in beyond.iter().zip(scale.range).zip([0.0, 1.0]) {
+        let Some(beyond) = beyond else { continue };
+        let text = format!("{} {beyond}", ticks.label(f64::from(end)));
+        let wide = text::width(&text, EM);
+        let x = left as f32 + at * (width as f32 - wide);
+        taken.push([x - 0.4 * EM, x + wide + 0.4 * EM]);
+        canvas.text(x, (top + BAR) as f32 + 4.0 + 0.95 * EM, &text, EM, INK);
+    }
     for tick in &ticks.at {
-        let place = (*tick as f32 - low) / (high - low);
-        let at = left as f32 + place * (width - 1) as f32;
+        let at = start as f32 + scale.place(*tick as f32) * length.saturating_sub(1) as f32;
         let label = ticks.label(*tick);
         let half = text::width(&label, EM) / 2.0;
         let x = at.clamp(left as f32 + half, (left + width) as f32 - half);
@@ -117,8 +138,11 @@ mod tests {
         let panel = |v| Image { size, rgb: vec![v; 3 * size.pixels()] };
         let scale =
             Scale { range: [0.0, 2.0], gradient: colorous::INFERNO, label: "a label too long" };
-        let columns =
-            [Column { title: "scene", scale: None }, Column { title: "map", scale: Some(&scale) }];
+        let values = [0.0, 2.0];
+        let columns = [
+            Column { title: "scene", scale: None },
+            Column { title: "map", scale: Some((&scale, &values)) },
+        ];
         let names = ["road", "vegetation", "sky", "building"];
         let legend: Vec<_> = names.iter().map(|n| (n.to_string(), [9, 200, 30])).collect();
         let rows = vec![vec![panel(10), panel(20)], vec![panel(30), panel(40)]];

@@ -1,6 +1,9 @@
 //! The commands about the program itself, and the exit codes of a wrong command line.
 
+use std::process::{Command, Stdio};
+
 use crate::Bench;
+use crate::fit::{TRAIN, fit, ok, scenes};
 
 #[test]
 fn devices_lists_the_cpu() {
@@ -63,5 +66,62 @@ fn a_model_that_is_none_is_one_line() {
         assert!(outcome.stderr.contains(model), "{}", outcome.stderr);
         assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
         assert!(!bench.path("out").exists());
+    }
+}
+
+/// Nobody reads stdout (`ddu ... | head`): no panic, no word, the exit code of the work.
+#[test]
+fn a_closed_stdout_is_no_error() {
+    let bench = Bench::new();
+    scenes(&bench, 3);
+    ok(fit(&bench, &format!("{TRAIN} -o d.safetensors")));
+    bench.write("bad.png", b"no picture");
+    let image = "voc/JPEGImages/s000.png";
+    let model = "-m model.safetensors";
+    let mut commands = vec![
+        (format!("infer {model} {image} -o a --json -"), 0),
+        (format!("infer {model} {image} bad.png -o b --json -"), 3),
+        (format!("infer {model} {image} -o c --dry-run"), 0),
+        (format!("infer {model} {image} bad.png -o c --dry-run"), 3),
+        (format!("fit {model} {TRAIN} -o e"), 0),
+        ("fit --merge d.safetensors -o f".into(), 0),
+        (format!("eval {model} {TRAIN} -d d.safetensors -o g"), 0),
+        (format!("profile {model} --dry-run"), 0),
+        (format!("profile {model} --dry-run --json -"), 0),
+        ("devices".into(), 0),
+        ("doctor".into(), 0),
+        ("doctor --json".into(), 0),
+        ("completions bash".into(), 0),
+        ("demo -o h".into(), 0),
+        ("--help".into(), 0),
+        ("infer --help".into(), 0),
+        ("--version".into(), 0),
+    ];
+    if cfg!(feature = "simt") {
+        commands.push((format!("compare {model} {image} --device simt"), 0));
+        commands.push((format!("compare {model} {image} --device simt --json -"), 0));
+    }
+    if let Some(checkpoint) = crate::shared::shared("models/camvid-r18-s0.pth") {
+        commands.push((format!("convert {} -o i", checkpoint.display()), 0));
+    }
+    for (arguments, code) in commands {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let child = Command::new(env!("CARGO_BIN_EXE_ddu"))
+            .args(arguments.split(' '))
+            .current_dir(bench.path(""))
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments}: {stderr}");
+        let complaint = stderr.lines().find(|line| {
+            ["panicked", "error", "pipe"].iter().any(|word| line.to_lowercase().contains(word))
+        });
+        assert_eq!(complaint, None, "{arguments}");
     }
 }

@@ -1,6 +1,6 @@
 //! `ddu infer --density` and `ddu eval`: what a fitted density adds.
 
-use ddu::density::{Covariance, Density, Evaluator, Gaussians, Options, Prior, Score};
+use ddu::density::{Covariance, Density, Evaluator, Gaussians, Options, Prior};
 use ddu::engine::Engine;
 use ddu::model::Model;
 
@@ -36,19 +36,20 @@ fn the_density_map_is_the_upsampled_log_density() {
     let image = ddu::data::decode(&bench.path("voc/JPEGImages/s000.png"), true).unwrap();
     let output = engine.run(&[&image]).unwrap();
     let features = output.features(0).unwrap();
-    for (options, covariance, prior, score) in [
-        ("", Covariance::Full, Prior::Empirical, Score::Density),
-        ("--score relative --prior uniform", Covariance::Full, Prior::Uniform, Score::Relative),
-        ("--covariance tied", Covariance::Tied, Prior::Empirical, Score::Density),
-        ("--covariance diagonal", Covariance::Diagonal, Prior::Empirical, Score::Density),
+    for (options, covariance, prior, name) in [
+        ("", Covariance::Full, Prior::Empirical, "density"),
+        ("--score relative --prior uniform", Covariance::Full, Prior::Uniform, "relative"),
+        ("--covariance tied", Covariance::Tied, Prior::Empirical, "density"),
+        ("--covariance diagonal", Covariance::Diagonal, Prior::Empirical, "density"),
     ] {
         ok(ddu(&bench, &format!("{INFER} -o out --force {options}")));
         let (gaussians, _) = Gaussians::new(&density.moments, covariance, prior).unwrap();
         let cells = vec![0; output.grid.pixels()];
-        let exit_off = Options { score, early_exit: false, ..Options::default() };
+        let relative = name == "relative";
+        let exit_off = Options { relative, early_exit: false, ..Options::default() };
         let grid = Evaluator::new(&gaussians).evaluate(&features, &cells, exit_off).score;
         let wanted = output.upsample(&grid);
-        let found = map(&bench, "out/s000.density.npy");
+        let found = map(&bench, &format!("out/s000.{name}.npy"));
         assert_eq!(found.len(), wanted.len());
         for (found, wanted) in found.iter().zip(&wanted) {
             // Early exit may leave out C e^-20 nats; the order of the classes moves the sums by f32
@@ -94,16 +95,116 @@ fn eval_measures_both_uncertainties() {
     assert_eq!(report["images"], 6);
     // Blocks of 8 by 8 pixels; one in seven is unknown in every fourth scene.
     assert!(report["unknown"]["density"]["positives"].as_u64().unwrap() > 100);
-    for by in ["entropy", "density", "relative_density"] {
+    for by in ["entropy", "density", "relative"] {
         for what in ["errors", "unknown"] {
             let auroc = report[what][by]["auroc"].as_f64().unwrap();
             assert!((0.0..=1.0).contains(&auroc));
         }
     }
-    assert!(outcome.stdout.contains("unknown by relative density"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("unknown by relative "), "{}", outcome.stdout);
     assert_eq!(ddu(&bench, command).code, 1, "eval.json is there already");
     assert_eq!(ddu(&bench, &command.replace("--ood-classes 9", "--ood-classes 2")).code, 2);
     let plain = "eval --model model.safetensors --data voc --split train -o plain";
     let outcome = ok(ddu(&bench, plain));
     assert!(!outcome.stdout.contains("density"), "{}", outcome.stdout);
+}
+
+fn report(bench: &Bench, folder: &str) -> serde_json::Value {
+    let text = std::fs::read_to_string(bench.path(&format!("{folder}/eval.json"))).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// What a run measured, without what differs from run to run.
+fn measured(mut report: serde_json::Value) -> serde_json::Value {
+    report["command"].take();
+    report
+}
+
+#[test]
+fn eval_takes_what_fit_takes() {
+    let bench = bench();
+    let eval = "eval --model model.safetensors --density d.safetensors";
+    ok(ddu(&bench, &format!("{eval} {TRAIN} -o split")));
+    let folders = "--images voc/JPEGImages --masks voc/SegmentationClass";
+    ok(ddu(&bench, &format!("{eval} {folders} --batch 4 -o folders")));
+    assert_eq!(measured(report(&bench, "split")), measured(report(&bench, "folders")));
+    for wrong in ["", "--data voc", "--images voc/JPEGImages", &format!("{TRAIN} {folders}")] {
+        assert_eq!(ddu(&bench, &format!("{eval} {wrong} -o none")).code, 2, "{wrong}");
+    }
+    assert!(!bench.path("none").exists());
+}
+
+/// Images are scaled as they were for the fit, and masks are looked up as there.
+#[test]
+fn eval_scales_as_the_fit_did() {
+    let bench = bench();
+    ok(fit(&bench, &format!("{TRAIN} -o small.safetensors --resize 24")));
+    let eval = format!("eval --model model.safetensors {TRAIN}");
+    let outcome = ok(ddu(&bench, &format!("{eval} --density small.safetensors -o own")));
+    assert!(!outcome.stderr.contains("warning: small"), "{}", outcome.stderr);
+    ok(ddu(&bench, &format!("{eval} --density small.safetensors --resize 24 -o named")));
+    let [own, named] = ["own", "named"].map(|folder| report(&bench, folder));
+    assert_eq!(own["resize_px"], 24);
+    assert_eq!(measured(own.clone()), measured(named));
+    let outcome = ok(ddu(&bench, &format!("{eval} --density small.safetensors --resize 40 -o x")));
+    assert!(outcome.stderr.contains("fitted with --resize 24"), "{}", outcome.stderr);
+    // Pixels are counted at the scaled size: 24 x 34 of four scenes and two of 33 x 47.
+    ok(ddu(&bench, &format!("{eval} -o full")));
+    let full = report(&bench, "full");
+    assert_eq!(full["resize_px"], serde_json::Value::Null);
+    let pixels = |report: &serde_json::Value| report["pixels"].as_f64().unwrap();
+    let share = pixels(&own) / pixels(&full);
+    assert!((share - (24f64 / 40.0).powi(2)).abs() < 0.1, "{share}");
+}
+
+/// Without --ood-classes those labels are listed that occurred, with it those that were named.
+#[test]
+fn eval_lists_the_unknown_labels_that_there_are() {
+    let bench = bench();
+    let eval = format!("eval --model model.safetensors {TRAIN}");
+    for (options, labels) in [
+        ("-o a", serde_json::json!([9])),
+        ("-o b --ood-classes 9,7", serde_json::json!([7, 9])),
+        ("-o c --class-map 9=void", serde_json::json!([])),
+    ] {
+        ok(ddu(&bench, &format!("{eval} {options}")));
+        let found = report(&bench, &options[3..4]);
+        assert_eq!(found["ood_labels"], labels, "{options}");
+        let some = labels.as_array().unwrap().contains(&9.into());
+        assert_eq!(!found["unknown"]["entropy"].is_null(), some, "{options}");
+        let names: Vec<&String> = found["errors"].as_object().unwrap().keys().collect();
+        assert_eq!(names, ["density", "entropy", "relative"]);
+        assert!(found["errors"]["density"].is_null(), "{options}");
+    }
+    let detection = &report(&bench, "a")["unknown"]["entropy"];
+    for figure in ["auroc", "average_precision", "fpr95"] {
+        assert!(detection[format!("{figure}_error")].as_f64().unwrap() < 0.01, "{detection}");
+    }
+}
+
+/// Every score that is named has its files; no score needs another.
+#[test]
+fn scores_are_written_by_name() {
+    let bench = bench();
+    ok(ddu(&bench, &format!("{INFER} -o both --score relative,density --overlay")));
+    let names = ["density", "entropy", "relative"];
+    let expected: Vec<String> = names
+        .iter()
+        .flat_map(|name| [format!("s000.{name}.npy"), format!("s000.{name}.png")])
+        .chain(["s000.label.png".into(), "s000.overlay.png".into()])
+        .collect();
+    let mut expected = expected;
+    expected.sort();
+    assert_eq!(bench.files("both"), expected);
+    ok(ddu(&bench, &format!("{INFER} -o one --score relative")));
+    assert_eq!(map(&bench, "one/s000.relative.npy"), map(&bench, "both/s000.relative.npy"));
+    assert_eq!(bench.files("one").len(), 3);
+    let plain = "infer --model model.safetensors voc/JPEGImages/s000.png";
+    ok(ddu(&bench, &format!("{plain} -o plain --score entropy")));
+    assert_eq!(bench.files("plain"), ["s000.entropy.npy", "s000.label.png"]);
+    let outcome = ddu(&bench, &format!("{plain} -o none --score density"));
+    assert_eq!(outcome.code, 2);
+    assert!(outcome.stderr.contains("--score density needs --density"), "{}", outcome.stderr);
+    assert_eq!(ddu(&bench, &format!("{INFER} -o none --score magic")).code, 2);
+    assert!(!bench.path("none").exists());
 }

@@ -184,7 +184,8 @@ fn simt_fits_and_scores() {
     .enumerate()
     {
         ok(bench.infer(&format!("{image} -o out{i} {options} --overlay")));
-        maps.push(crate::read_npy(&bench.path(&format!("out{i}/s000.density.npy"))));
+        let score = if options.contains("relative") { "relative" } else { "density" };
+        maps.push(crate::read_npy(&bench.path(&format!("out{i}/s000.{score}.npy"))));
     }
     let median_off = |a: usize, b: usize| {
         let mut off: Vec<f32> =

@@ -5,9 +5,12 @@ mod density;
 mod device;
 mod fit;
 mod infer;
+mod kept;
 mod malformed;
 #[path = "../common/models.rs"]
 mod models;
+#[path = "../common/shared.rs"]
+mod shared;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -109,7 +109,7 @@ fn bad_places(bench: &Bench) -> Vec<(&'static str, &'static str)> {
         ("dangling.png", "No such file"),
         ("circle.png", "symbolic link"),
         ("pipe.png", "a pipe"),
-        ("missing.png", "cannot read"),
+        ("missing.png", "a folder or a glob, found nothing of that name"),
         ("missing/*.png", "files that match, found none"),
     ];
     bench.picture("secret.png", 16, 16, 0);
@@ -124,7 +124,7 @@ fn bad_places(bench: &Bench) -> Vec<(&'static str, &'static str)> {
 
 #[cfg(not(unix))]
 fn bad_places(_: &Bench) -> Vec<(&'static str, &'static str)> {
-    vec![("missing.png", "cannot read"), ("missing/*.png", "files that match, found none")]
+    vec![("missing.png", "nothing of that name"), ("missing/*.png", "files that match, found none")]
 }
 
 #[test]
@@ -198,6 +198,10 @@ fn fail_fast_stops_and_keeps_what_is_written() {
     // Known before anything runs.
     let outcome = bench.infer("in/1.png missing.png -o other --fail-fast");
     assert_eq!(outcome.code, 1);
-    assert!(outcome.stderr.starts_with("error: missing.png: cannot read"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.starts_with("error: missing.png: expected an image file"),
+        "{}",
+        outcome.stderr
+    );
     assert!(!bench.path("other").exists());
 }

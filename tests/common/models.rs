@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Family, Model, Tensor, config, units};
+use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Model, Tensor, config, units};
 
 /// SplitMix64: small, seeded, the same everywhere.
 pub struct Rng(pub u64);
@@ -34,7 +34,7 @@ pub fn small(backbone: Backbone) -> Config {
     let stage_width = [8, 12, 16, 20];
     let stage_channels = if backbone.bottleneck() { [20, 24, 28, 36] } else { stage_width };
     Config {
-        family: Family::Smp,
+        family: config::SMP.into(),
         backbone,
         stem_channels: 10,
         stage_width,

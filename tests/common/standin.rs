@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use ddu::device::cuda::Cuda;
-use ddu::device::kernels::KERNELS;
+use ddu::device::kernels;
 
 /// The file that the stand-in writes a line a call to.
 const LOG: &str = "DDU_STANDIN_LOG";
@@ -68,7 +68,7 @@ pub fn is_here() -> bool {
 #[allow(unsafe_code)]
 pub fn open(ordinal: usize) -> ddu::Result<Cuda> {
     let mut files = BTreeMap::new();
-    for kernel in &KERNELS {
+    for kernel in kernels::all() {
         let text = files.entry(kernel.file).or_insert(String::from("stand-in kernels\n"));
         *text += kernel.name;
         *text += "\n";

@@ -106,13 +106,13 @@ fn with_kernels_every_command_runs() {
     let line = "cuda:0  stand-in GPU, 16.0 GiB, compute capability 9.0\n";
     assert!(outcome.stdout.contains(line), "{}", outcome.stdout);
 
-    // --device auto takes it; what it writes are simt's bytes.
+    // What it writes are simt's bytes.
     let commands = [
         ("fit -m model.safetensors --images pictures --masks masks -o density", "density"),
         ("infer -m model.safetensors --density density-simt pictures -o maps", "maps"),
     ];
     for (command, output) in commands {
-        let outcome = bench.ddu(&format!("{command}-cuda"), "");
+        let outcome = bench.ddu(&format!("{command}-cuda --device cuda:0"), "");
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
         let device = "device cuda:0: stand-in GPU, 16.0 GiB";
         assert!(outcome.stderr.lines().any(|line| line.starts_with(device)), "{}", outcome.stderr);
@@ -139,7 +139,19 @@ fn with_kernels_every_command_runs() {
     assert_eq!(report["device"], "cuda:0");
     assert!(report["launches"].as_array().unwrap().iter().all(|l| !l["measured"].is_null()));
 
-    // What is named is used or refused; auto takes what there is.
+    // No GPU has confirmed the kernels: auto takes the CPU, and says in one line how to try the GPU.
+    let outcome = bench.ddu("infer -m model.safetensors pictures/1.png -o auto", "");
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    assert!(lines[0].starts_with("warning: cuda:0 (stand-in GPU) is not used"), "{lines:?}");
+    for word in ["capability 9.0", "--device cuda:0", "ddu compare"] {
+        assert!(lines[0].contains(word), "no {word} in: {lines:?}");
+    }
+    assert!(lines[1].starts_with("device cpu: "), "{lines:?}");
+    let outcome = bench.ddu("doctor", "");
+    assert!(outcome.stdout.contains("--device cuda:0, and check it with"), "{}", outcome.stdout);
+
+    // An explicit device is used or refused; auto takes the CPU without a word where no GPU is usable.
     let named = "infer -m model.safetensors pictures/1.png -o refused --device cuda:0";
     for (options, word) in [("devices=0", "lists no GPU"), ("capability=75", "7.5")] {
         let outcome = bench.ddu(named, options);

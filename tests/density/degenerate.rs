@@ -1,7 +1,7 @@
 //! Fits that lack samples or variance, and features that no fit has seen: finite or -inf, never NaN.
 
 use ddu::density::{
-    CONDITION_CAP, Covariance, Evaluator, Gaussians, Moments, Options, Prior, Score, VOID, Warning,
+    CONDITION_CAP, Covariance, Evaluator, Gaussians, Moments, Options, Prior, VOID, Warning,
 };
 
 use crate::support::{close, fit, rounded, scene};
@@ -51,9 +51,9 @@ fn degenerate_fits_stay_finite() {
             assert!(class.gaussian.log_determinant.is_finite());
         }
         let evaluator = Evaluator::new(&gaussians);
-        let of = |score| Options { score, ..Options::default() };
-        let density = evaluator.evaluate(&features, &labels, of(Score::Density));
-        let relative = evaluator.evaluate(&features, &labels, of(Score::Relative));
+        let of = |relative| Options { relative, ..Options::default() };
+        let density = evaluator.evaluate(&features, &labels, of(false));
+        let relative = evaluator.evaluate(&features, &labels, of(true));
         for (pixel, z) in rounded(&features).chunks_exact(channels).enumerate() {
             assert!(close(density.score[pixel], gaussians.log_density(z)));
             assert!(close(relative.score[pixel], gaussians.relative_log_density(z)));
@@ -83,9 +83,9 @@ fn far_and_broken_features_give_no_nan() {
     features[channels + 3] = f32::INFINITY;
     features[2 * channels + 19] = -1e6; // an fp16 infinity
     features[3 * channels..4 * channels].fill(65504.0); // finite, some 1e6 standard deviations away
-    for score in [Score::Density, Score::Relative] {
+    for relative in [false, true] {
         for early_exit in [true, false] {
-            let options = Options { score, early_exit, nearest: true };
+            let options = Options { relative, early_exit, nearest: true };
             let found = evaluator.evaluate(&features, &[0; 70], options);
             assert_eq!(found.non_finite, 3);
             assert!(found.score[..3].iter().all(|v| *v == f32::NEG_INFINITY));

@@ -1,6 +1,6 @@
 //! log q(z), relative density and nearest class against forward substitution in f64.
 
-use ddu::density::{Covariance, Evaluator, Gaussians, Options, Prior, Score};
+use ddu::density::{Covariance, Evaluator, Gaussians, Options, Prior};
 
 use crate::support::{close, fit, rounded, scene};
 
@@ -66,14 +66,14 @@ fn evaluation_agrees_with_plain_f64_on_odd_shapes() {
                 most + terms.iter().map(|t| (t - most).exp()).sum::<f64>().ln()
             };
             let evaluator = Evaluator::new(&gaussians);
-            let on = |early_exit, nearest, score| {
-                let options = Options { early_exit, nearest, score };
+            let on = |early_exit, nearest, relative| {
+                let options = Options { early_exit, nearest, relative };
                 evaluator.evaluate(&features, &labels, options)
             };
-            let with = on(true, false, Score::Density);
-            let without = on(false, true, Score::Density);
-            let nearest = on(true, true, Score::Density);
-            let relative = on(true, false, Score::Relative);
+            let with = on(true, false, false);
+            let without = on(false, true, false);
+            let nearest = on(true, true, false);
+            let relative = on(true, false, true);
             assert_eq!(without.work, 1.0);
             for (pixel, z) in rounded(&features).chunks_exact(channels).enumerate() {
                 let expected = plain(z);
@@ -136,7 +136,7 @@ fn tied_and_diagonal_covariances_are_what_they_say() {
         let z32: Vec<f32> = z.iter().map(|v| *v as f32).collect();
         let found = evaluator.evaluate(&z32, &[0], Options::default()).score[0];
         assert!(close(found, diagonal.log_density(z)));
-        let relative = Options { score: Score::Relative, ..Options::default() };
+        let relative = Options { relative: true, ..Options::default() };
         let found = evaluator.evaluate(&z32, &[0], relative).score[0];
         assert!(close(found, diagonal.relative_log_density(z)));
     }

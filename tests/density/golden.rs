@@ -1,6 +1,6 @@
 //! The golden features and log-densities of a real network on CamVid.
 
-use ddu::density::{Covariance, Evaluator, Gaussians, Moments, Options, Prior, Score};
+use ddu::density::{Covariance, Evaluator, Gaussians, Moments, Options, Prior};
 use safetensors::SafeTensors;
 
 use crate::shared::shared;
@@ -60,25 +60,25 @@ fn log_density_of_the_golden_features() {
     let moments = Moments::from_parts("golden", count, mean, scatter).unwrap();
     let (features, predicted) = golden_features(&file);
 
-    for (name, prior, score) in [
-        ("empirical", Prior::Empirical, Score::Density),
-        ("uniform", Prior::Uniform, Score::Density),
-        ("relative", Prior::Empirical, Score::Relative),
+    for (name, prior, relative) in [
+        ("empirical", Prior::Empirical, false),
+        ("uniform", Prior::Uniform, false),
+        ("relative", Prior::Empirical, true),
     ] {
         let golden = f64s(&file, &format!("{STEM}.log_density_grid.{name}"));
         let (gaussians, warnings) = Gaussians::new(&moments, Covariance::Full, prior).unwrap();
         assert!(warnings.is_empty());
         let evaluator = Evaluator::new(&gaussians);
         let on = |early_exit| {
-            let options = Options { score, early_exit, nearest: false };
+            let options = Options { relative, early_exit, nearest: false };
             evaluator.evaluate(&features, &predicted, options)
         };
         let (with, without) = (on(true), on(false));
         let (mut reference_error, mut share) = (0f64, 0f64);
         for (pixel, z) in rounded(&features).chunks_exact(256).enumerate() {
-            let reference = match score {
-                Score::Density => gaussians.log_density(z),
-                Score::Relative => gaussians.relative_log_density(z),
+            let reference = match relative {
+                false => gaussians.log_density(z),
+                true => gaussians.relative_log_density(z),
             };
             let golden = golden[pixel];
             reference_error = reference_error.max((reference - golden).abs());

@@ -1,8 +1,9 @@
 //! Files made to be dangerous: nothing runs, nothing grows without bound, nothing panics.
 
-use crate::checkpoint::{Dtype, Item, TorchFile, safetensors, text, zip_of_pickle};
+use crate::checkpoint::{Dtype, Item, TorchFile, safetensors, text, zip, zip_of_pickle};
 use crate::generate::{small, value};
 use crate::malformed::{assert_all_refused, case};
+use zip::CompressionMethod;
 
 #[test]
 fn hostile_pickles() {
@@ -132,6 +133,77 @@ fn hostile_sizes() {
         case("unequal ranks", zip(unequal), "expected"),
         case("too many weights", zip(expanded), "at most 268435456 weights"),
     ]);
+}
+
+/// Small files that claim much: weights without numbers of their own, archives that unpack to more.
+#[test]
+fn hostile_costs() {
+    let key = "encoder.layer4.1.conv2.weight";
+    let change = |change: &dyn Fn(&mut TorchFile)| {
+        let mut file = TorchFile::new(&small(), Dtype::F32);
+        change(&mut file);
+        file
+    };
+    let expanded = change(&|file| {
+        file.item(key).strides = vec![0; 4];
+        file.storage(key).truncate(4);
+    });
+    let overlapping = change(&|file| file.item(key).strides = vec![1; 4]);
+    let overlapping = TorchFile { storages: cut(&overlapping, key, 4 * 67), ..overlapping };
+    let shared = change(&|file| {
+        let storage = file.item(key).storage;
+        file.item("encoder.layer4.1.conv1.weight").storage = storage;
+    });
+    // 80 MiB of zeros behind the weights, in a file of 200 KB.
+    let bomb = change(&|file| file.storage(key).resize(80 << 20, 0));
+    let expanded_legacy = expanded.legacy();
+    assert_all_refused(vec![
+        case("expanded", expanded.zip(), "36864 bytes of weights in a storage of 4"),
+        case("expanded, legacy", expanded_legacy, "36864 bytes of weights in a storage of 4"),
+        case("overlapping", overlapping.zip(), "36864 bytes of weights in a storage of 268"),
+        case("shared", shared.zip(), "73728 bytes of weights in a storage of 36864"),
+        case("a bomb", zip(&bomb.members(), CompressionMethod::Deflated), "above 6"),
+    ]);
+}
+
+fn cut(file: &TorchFile, key: &str, bytes: usize) -> Vec<Vec<u8>> {
+    let mut file = file.clone();
+    file.storage(key).truncate(bytes);
+    file.storages
+}
+
+/// Two storages whose tensors alternate are each unpacked once: 40 MiB in all, where the archive has
+/// 64 MiB to spend.
+#[test]
+fn alternating_storages_are_unpacked_once() {
+    let weights = small();
+    let mut file = TorchFile::new(&weights, Dtype::F32);
+    let mut flat = [Vec::new(), Vec::new()];
+    for (i, item) in file.items.iter_mut().enumerate() {
+        item.dtype = Dtype::F32;
+        item.storage = i % 2;
+        item.offset = flat[i % 2].len() as u64;
+        flat[i % 2].extend(&weights[&item.key].data);
+    }
+    file.storages = flat.map(|values| Dtype::F32.encode(&values)).to_vec();
+    file.storages.iter_mut().for_each(|storage| storage.resize(20 << 20, 0));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint");
+    std::fs::write(&path, zip(&file.members(), CompressionMethod::Deflated)).unwrap();
+    ddu::import::import(&path, &Default::default()).unwrap();
+}
+
+/// Many wrappers around the network: the keys are rewritten once.
+#[test]
+fn many_wrappers() {
+    let mut file = TorchFile::new(&small(), Dtype::F32);
+    let prefix = "module.".repeat(130);
+    file.items.iter_mut().for_each(|item| item.key.insert_str(0, &prefix));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint");
+    std::fs::write(&path, file.zip()).unwrap();
+    let imported = ddu::import::import(&path, &Default::default()).unwrap();
+    assert_eq!(imported.nested.concat(), prefix);
 }
 
 /// Bytes changed and files cut at hashed places: a model or one line, never a panic.

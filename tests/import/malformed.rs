@@ -18,7 +18,7 @@ pub struct Case {
 }
 
 /// Runs `ddu` with a bounded address space where the shell can bound it.
-fn ddu(folder: &Path, args: &[&str]) -> Output {
+pub fn ddu(folder: &Path, args: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_ddu");
     let mut command = if cfg!(target_os = "linux") {
         let mut shell = Command::new("sh");
@@ -101,7 +101,7 @@ fn damaged_archives() {
     let storage = file.storages[40].clone();
     let at = flipped.windows(storage.len()).position(|part| part == storage).unwrap();
     flipped[at] ^= 1;
-    let bomb = vec![0; (1 << 26) + 1];
+    let bomb = vec![0; (1 << 24) + 1];
     assert_all_refused(vec![
         case("no pickle", without("data.pkl"), "data.pkl"),
         case("no storage", without("data/7"), "no member any-name/data/7"),
@@ -168,6 +168,7 @@ fn wrong_tensors() {
     };
     let put = |key: &str, shape: &[usize]| changed(|w| drop(w.insert(key.into(), zeros(shape))));
     let drop_key = |key: &str| changed(|w| drop(w.remove(key).unwrap()));
+    let fill = |w: &mut Weights| w.get_mut("segmentation_head.0.weight").unwrap().data.fill(1e38);
     let mut integers = TorchFile::new(&small(), Dtype::F32);
     let item = integers.item("encoder.bn1.bias");
     item.dtype = Dtype::I64;
@@ -196,6 +197,13 @@ fn wrong_tensors() {
         case("infinity", set("encoder.bn1.bias", 1, f32::INFINITY), "inf at element 1"),
         case("beyond f32", beyond.zip(), "inf at element 0"),
         case("negative variance", set(bn, 3, -0.5), "variances of at least 0"),
+        case(
+            "huge scale",
+            set("encoder.bn1.weight", 1, 3e38),
+            "backbone.stem: expected weights that do not overflow fp32",
+        ),
+        case("huge shift", set("encoder.bn1.running_mean", 1, -3e38), "do not overflow fp32"),
+        case("huge weight", changed(fill), "classifier: expected weights that"),
         case("integers", integers.zip(), "LongStorage"),
         case("control characters", put("a\nb\x1b[31m", &[1]), "surplus a\\nb\\u{1b}[31m"),
         case("a long key", put(&"k".repeat(1000), &[1]), "kkk..."),
@@ -322,7 +330,7 @@ fn wrong_options_write_nothing() {
         ("good.pth --atrous-rates 0,6,12 -o m", 1, "three rates from 1 to 4096"),
         ("good.pth --output-stride 32 -o m", 2, "possible values: 8, 16"),
         ("good.pth -o exists", 1, "or --force to overwrite"),
-        ("good.pth -o good.pth --force", 2, "is the checkpoint itself"),
+        ("good.pth -o good.pth --force", 2, "is an input of this command"),
         ("good.pth -o empty", 2, "is a folder"),
         ("good.pth -o none/m", 1, "none/m: cannot write: entity not found\n"),
         ("none.pth -o m", 1, "none.pth: cannot read"),

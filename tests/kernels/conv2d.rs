@@ -1,6 +1,6 @@
 //! `kernels/conv2d.cu`
 
-use ddu::device::launch::conv2d::{Operands, Spread, TILES, Tile, conv2d};
+use ddu::device::launch::conv2d::{ConvTile, ConvTiling, Operands, TILES, conv2d};
 use ddu::device::{Device, Element};
 use ddu::ops::{Conv2d, Size};
 
@@ -160,16 +160,16 @@ impl Reference {
     }
 }
 
-fn run_case(case: &Case, reference: &Reference, tile: Tile, name: &str, device: &dyn Device) {
+fn run_case(case: &Case, reference: &Reference, tile: ConvTile, name: &str, device: &dyn Device) {
     let what = format!("conv2d \"{}\" {tile:?} on {name}", case.name);
     let Reference { x, weight, bias, residual, y, expected } = reference;
-    let spread = Spread::new(&case.conv, tile, case.splits);
-    assert_eq!(spread.splits, case.splits, "{what}: the case asks for splits it cannot have");
+    let tiling = ConvTiling::new(&case.conv, tile, case.splits);
+    assert_eq!(tiling.splits, case.splits, "{what}: the case asks for splits it cannot have");
     let input = upload(device, &x.1);
     let weight = upload(device, weight);
     let bias = upload(device, bias);
     let residual = residual.as_ref().map(|(layout, data)| (layout, upload(device, data)));
-    let partial = device.alloc(spread.partial_bytes(&case.conv, y.pixels()).max(16)).unwrap();
+    let partial = device.alloc(tiling.partial_bytes(&case.conv, y.pixels()).max(16)).unwrap();
     let out = output(device, y.elements() * case.output.bytes());
     let operands = Operands {
         x: x.0.tensor(&input, Element::F16),
@@ -180,7 +180,7 @@ fn run_case(case: &Case, reference: &Reference, tile: Tile, name: &str, device: 
         y: y.tensor(&out, case.output),
         partial: Some(partial.all()),
     };
-    run(device, &conv2d(&case.conv, operands, spread).unwrap());
+    run(device, &conv2d(&case.conv, operands, tiling).unwrap());
     let expected = |n, p, q, k| expected[((n * y.size.h + p) * y.size.w + q) * y.channels + k];
     match case.output {
         Element::F16 => {

@@ -3,7 +3,9 @@
 mod bounds;
 
 use ddu::density::{Covariance, Gaussians, Moments, Prior};
-use ddu::device::launch::density::{Outputs, Packing, Precision, Spread, TILES, Tile, density};
+use ddu::device::launch::density::{
+    DensityTile, DensityTiling, Outputs, Packing, Precision, TILES, density,
+};
 use ddu::device::{Device, Element};
 use ddu::gpu::density::{DeviceDensity, broken_pixels, multiplied_share};
 use ddu::ops::Size;
@@ -17,11 +19,11 @@ use crate::support::*;
 const TAU: f32 = 20.0;
 
 /// The tiles that the device has.
-fn each(device: &dyn Device) -> Vec<Tile> {
+fn each(device: &dyn Device) -> Vec<DensityTile> {
     TILES.into_iter().filter(|tile| runs(device, tile)).collect()
 }
 
-fn runs(device: &dyn Device, tile: &Tile) -> bool {
+fn runs(device: &dyn Device, tile: &DensityTile) -> bool {
     tile.packing == Packing::Warp || device.wgmma()
 }
 
@@ -71,12 +73,13 @@ fn evaluate(
     device: &dyn Device,
     gaussians: &Gaussians,
     scene: &Scene,
-    spread: Spread,
+    tiling: DensityTiling,
     options: Options,
 ) -> Found {
     let Options { precision, tau, nearest, relative, predicted: given, beside } = options;
     let (pixels, channels) = (scene.pixels(), scene.channels);
-    let packed = DeviceDensity::packed(device, gaussians, precision, spread.tile.packing).unwrap();
+    let packed =
+        DeviceDensity::with_packing(device, gaussians, precision, tiling.tile.packing).unwrap();
     let layout = Layout::whole(1, Size::new(1, pixels), channels).slice(beside, beside);
     // What lies beside the features is NaN.
     let mut padded = vec![f16::NAN; layout.elements()];
@@ -90,8 +93,8 @@ fn evaluate(
     let out = |bytes: usize| output(device, bytes);
     let (density_out, relative_out) = (out(pixels * 4), out(pixels * 4));
     let (nearest_out, distance_out) = (out(pixels), out(pixels * 4));
-    let partial = device.alloc(spread.partial_bytes(pixels).max(16)).unwrap();
-    let stats_bytes = spread.stats_bytes(pixels);
+    let partial = device.alloc(tiling.partial_bytes(pixels).max(16)).unwrap();
+    let stats_bytes = tiling.stats_bytes(pixels);
     let stats = out(stats_bytes);
     let outputs = Outputs {
         density: density_out.all(),
@@ -102,7 +105,7 @@ fn evaluate(
     };
     let features = layout.tensor(&features, Element::F16);
     let launches =
-        density(packed.gaussians(), features, given.then(|| predicted.all()), tau, outputs, spread)
+        density(packed.gaussians(), features, given.then(|| predicted.all()), tau, outputs, tiling)
             .unwrap();
     run(device, &launches);
     let stats = download::<u8>(device, &stats, stats_bytes);
@@ -152,16 +155,16 @@ fn every_tile_and_split_against_f64() {
                     if precision == Precision::Fast && splits > 1 {
                         continue;
                     }
-                    let spread = Spread::new(tile, fitted, splits);
+                    let tiling = DensityTiling::new(tile, fitted, splits);
                     let options = Options { precision, nearest, beside, ..PLAIN };
                     let what = format!(
-                        "D = {channels}, C = {fitted}, P = {pixels}, {spread:?}, {precision:?}"
+                        "D = {channels}, C = {fitted}, P = {pixels}, {tiling:?}, {precision:?}"
                     );
                     let mut bits = None;
                     for (name, device) in
                         devices().into_iter().filter(|(_, device)| runs(&**device, &tile))
                     {
-                        let found = evaluate(&*device, &gaussians, &scene, spread, options);
+                        let found = evaluate(&*device, &gaussians, &scene, tiling, options);
                         if first_of_its_kind(&name) {
                             bits = None;
                         }
@@ -197,8 +200,8 @@ fn as_many_classes_as_a_label_can_name() {
     for (tile, tau, splits) in
         each(&*device).into_iter().flat_map(|t| [(t, f32::INFINITY, 1), (t, TAU, 7)])
     {
-        let spread = Spread::new(tile, gaussians.classes.len(), splits);
-        let found = evaluate(&*device, &gaussians, &scene, spread, Options { tau, ..PLAIN });
+        let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
+        let found = evaluate(&*device, &gaussians, &scene, tiling, Options { tau, ..PLAIN });
         check_against_f64("255 classes", &gaussians, &scene, &found, Precision::Exact);
     }
 }
@@ -236,13 +239,13 @@ fn early_exit_changes_nothing_that_matters() {
         for (tile, (nearest, splits, precision)) in
             each(&*device).into_iter().flat_map(|tile| variants.iter().map(move |v| (tile, *v)))
         {
-            let spread = Spread::new(tile, gaussians.classes.len(), splits);
+            let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
             let on = |tau| {
                 let options = Options { nearest, tau, precision, ..PLAIN };
-                evaluate(&*device, &gaussians, &scene, spread, options)
+                evaluate(&*device, &gaussians, &scene, tiling, options)
             };
             let (with, without) = (on(TAU), on(f32::INFINITY));
-            let what = format!("{spread:?}, {precision:?}, nearest {nearest}, {name}");
+            let what = format!("{tiling:?}, {precision:?}, nearest {nearest}, {name}");
             check_exit(&what, gaussians.classes.len(), &with, &without);
             // A warpgroup's 128 pixels decide together: none of theirs is left in a split of two classes.
             let skips = tile.packing == Packing::Warp || splits < 3;
@@ -263,10 +266,10 @@ fn without_predicted_classes() {
     for (tile, tau, splits) in
         each(&*device).into_iter().flat_map(|t| [(t, f32::INFINITY, 1), (t, TAU, 2)])
     {
-        let spread = Spread::new(tile, gaussians.classes.len(), splits);
+        let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
         let options = Options { tau, predicted: false, ..PLAIN };
-        let found = evaluate(&*device, &gaussians, &scene, spread, options);
-        let what = format!("{spread:?}, tau {tau}, no predicted classes");
+        let found = evaluate(&*device, &gaussians, &scene, tiling, options);
+        let what = format!("{tiling:?}, tau {tau}, no predicted classes");
         check_against_f64(&what, &gaussians, &scene, &found, Precision::Exact);
     }
 }
@@ -298,9 +301,9 @@ fn the_low_terms_of_every_block_count() {
     }
     for (name, device) in devices() {
         for tile in each(&*device) {
-            let spread = Spread::new(tile, 1, 1);
-            let found = evaluate(&*device, &gaussians, &scene, spread, PLAIN);
-            let what = format!("{spread:?} on {name}");
+            let tiling = DensityTiling::new(tile, 1, 1);
+            let found = evaluate(&*device, &gaussians, &scene, tiling, PLAIN);
+            let what = format!("{tiling:?} on {name}");
             check_against_f64(&what, &gaussians, &scene, &found, Precision::Exact);
         }
     }
@@ -322,12 +325,12 @@ fn nearest_class_and_its_distance() {
     let scene = Scene::random(22, 150, channels, classes);
     let device = device();
     for (tile, splits) in each(&*device).into_iter().flat_map(|tile| [(tile, 1), (tile, 3)]) {
-        let spread = Spread::new(tile, gaussians.classes.len(), splits);
+        let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
         let found = evaluate(
             &*device,
             &gaussians,
             &scene,
-            spread,
+            tiling,
             Options { nearest: true, tau: TAU, ..PLAIN },
         );
         for pixel in 0..scene.pixels() {
@@ -367,15 +370,15 @@ fn far_and_broken_features_give_no_nan() {
     for (name, device) in devices() {
         for (tile, splits) in each(&*device).into_iter().flat_map(|tile| [(tile, 1), (tile, 3)]) {
             for tau in [TAU, f32::INFINITY] {
-                let spread = Spread::new(tile, gaussians.classes.len(), splits);
+                let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
                 let found = evaluate(
                     &*device,
                     &gaussians,
                     &scene,
-                    spread,
+                    tiling,
                     Options { nearest: true, tau, ..PLAIN },
                 );
-                let what = format!("{name}, {spread:?}, tau {tau}");
+                let what = format!("{name}, {tiling:?}, tau {tau}");
                 assert_eq!(found.non_finite, broken.len(), "{what}");
                 for pixel in 0..scene.pixels() {
                     let values = [found.density[pixel], found.relative[pixel]];
@@ -414,8 +417,8 @@ fn a_tile_of_broken_features() {
     for (tile, tau) in
         each(&*device).into_iter().flat_map(|tile| [(tile, TAU), (tile, f32::INFINITY)])
     {
-        let spread = Spread::new(tile, gaussians.classes.len(), 1);
-        let found = evaluate(&*device, &gaussians, &scene, spread, Options { tau, ..PLAIN });
+        let tiling = DensityTiling::new(tile, gaussians.classes.len(), 1);
+        let found = evaluate(&*device, &gaussians, &scene, tiling, Options { tau, ..PLAIN });
         assert_eq!(found.non_finite, 128);
         assert!(found.density[..128].iter().all(|v| *v == f32::NEG_INFINITY));
         assert!(found.density[128..].iter().all(|v| v.is_finite()));
@@ -436,9 +439,9 @@ fn real_features_of_camvid() {
         labels: scene.labels[first..first + pixels].to_vec(),
     };
     for tile in [TILES[0], TILES[3]].into_iter().filter(|tile| runs(&*device, tile)) {
-        let spread = Spread::new(tile, gaussians.classes.len(), 1);
+        let tiling = DensityTiling::new(tile, gaussians.classes.len(), 1);
         let on = |precision, tau| {
-            evaluate(&*device, &gaussians, &part, spread, Options { precision, tau, ..PLAIN })
+            evaluate(&*device, &gaussians, &part, tiling, Options { precision, tau, ..PLAIN })
         };
         let what = format!("CamVid, products of a {:?}", tile.packing);
         let exact = on(Precision::Exact, f32::INFINITY);
@@ -464,11 +467,12 @@ fn real_features_of_camvid() {
 }
 
 #[test]
-fn spreads_fill_the_device() {
+fn tilings_fill_the_device() {
     let choose = |pixels, channels, classes, shared| {
         let packing = Packing::Warp;
-        let spread = Spread::choose(pixels, channels, classes, packing, 132, shared).unwrap();
-        (spread.tile.pixels, spread.splits)
+        let tiling =
+            DensityTiling::choose(pixels, channels, classes, packing, 132, shared).unwrap();
+        (tiling.tile.pixels, tiling.splits)
     };
     let (h200, small) = (227 << 10, 99 << 10);
     assert_eq!(choose(129 * 129, 256, 21, h200), (256, 2), "half of an H200 without a split");
@@ -477,11 +481,11 @@ fn spreads_fill_the_device() {
     assert_eq!(choose(129 * 129, 512, 21, small), (64, 1));
     assert_eq!(choose(10, 64, 5, h200), (128, 5));
     for packing in [Packing::Warp, Packing::Warpgroup] {
-        assert!(Spread::choose(100, 1024, 5, packing, 132, h200).is_err());
+        assert!(DensityTiling::choose(100, 1024, 5, packing, 132, h200).is_err());
     }
     let hopper = |pixels| {
-        let spread = Spread::choose(pixels, 256, 21, Packing::Warpgroup, 132, h200).unwrap();
-        (spread.tile.pixels, spread.splits)
+        let tiling = DensityTiling::choose(pixels, 256, 21, Packing::Warpgroup, 132, h200).unwrap();
+        (tiling.tile.pixels, tiling.splits)
     };
     assert_eq!(hopper(129 * 129), (256, 2));
     assert_eq!(hopper(16 * 129 * 129), (256, 1));
@@ -489,7 +493,7 @@ fn spreads_fill_the_device() {
     assert_eq!(Packing::of(&simt, 256), Packing::Warpgroup, "simt stands for an H200");
     assert_eq!(Packing::of(&simt, 272), Packing::Warp, "registers hold 256 channels");
     for (classes, splits) in [(21, 2), (21, 4), (5, 5), (2, 9), (9, 4)] {
-        let Spread { splits, per_split, .. } = Spread::new(TILES[0], classes, splits);
+        let DensityTiling { splits, per_split, .. } = DensityTiling::new(TILES[0], classes, splits);
         assert!(splits * per_split >= classes && (splits - 1) * per_split < classes);
     }
 }

@@ -3,7 +3,7 @@
 
 use ddu::device::launch::{self, label_grid};
 use ddu::device::{Element, launch::LabelGrid};
-use ddu::ops::{Head, Resize, Size};
+use ddu::ops::{Head, LabelRule, Resize, Size};
 
 use crate::support::*;
 
@@ -32,7 +32,8 @@ fn labels_meet_the_grid_as_the_rules_say() {
         let mut random = Random(mask.h as u64);
         let masks: Vec<u8> = (0..batch * mask.pixels()).map(|_| random.next() as u8).collect();
         for align_corners in [true, false] {
-            let op = LabelGrid { batch, mask, image, padded, grid, align_corners };
+            let rule = LabelRule::of(align_corners);
+            let op = LabelGrid { batch, mask, image, padded, grid, rule };
             for (name, device) in devices() {
                 let input = upload(&*device, &masks);
                 let out = output(&*device, batch * grid.pixels());

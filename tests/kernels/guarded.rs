@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use ddu::device::cuda::Cuda;
-use ddu::device::{Buffer, Cost, Device, Launch, Slice};
+use ddu::device::{Buffer, Cost, Device, DeviceId, Launch, Slice};
 
 use crate::support::{GUARD, POISON};
 
@@ -35,7 +35,7 @@ impl Guarded {
             for (from, side) in [(0, "before"), (bytes - GUARD, "after")] {
                 let mut guard = [0; GUARD];
                 self.cuda.read(buffer.slice(from, GUARD)?, &mut guard)?;
-                let names: Vec<&str> = kernels.iter().map(|launch| launch.kernel.name).collect();
+                let names: Vec<&str> = kernels.iter().map(|launch| launch.kernel().name).collect();
                 let bytes = bytes - 2 * GUARD;
                 assert!(
                     guard == [POISON; GUARD],
@@ -48,6 +48,10 @@ impl Guarded {
 }
 
 impl Device for Guarded {
+    fn id(&self) -> DeviceId {
+        self.cuda.id()
+    }
+
     fn name(&self) -> String {
         self.cuda.name()
     }

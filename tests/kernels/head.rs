@@ -102,3 +102,59 @@ fn the_first_of_equal_logits_wins() {
         assert_eq!(download::<u8>(&*device, &label, 4), [1; 4], "on {name}");
     }
 }
+
+/// The cases of `tests/parity/head.rs`: NaN entropy where a logit is not finite, and a defined class.
+#[test]
+fn logits_that_are_not_finite_give_nan_entropy_and_a_defined_class() {
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    let cases: [([f32; 4], u8); 12] = [
+        ([nan, 1.0, 3.0, 2.0], 2),
+        ([1.0, nan, 3.0, 2.0], 2),
+        ([3.0, 1.0, 2.0, nan], 0),
+        ([1.0, inf, 3.0, 2.0], 1),
+        ([inf, 1.0, 3.0, inf], 0),
+        ([nan, 1.0, inf, inf], 2),
+        ([-inf, 1.0, 3.0, 2.0], 2),
+        ([3.0, 1.0, -inf, 2.0], 0),
+        ([nan, -inf, 1.0, 0.0], 2),
+        ([nan; 4], 0),
+        ([-inf; 4], 0),
+        ([nan, -inf, -inf, nan], 0),
+    ];
+    // The lower right cell holds the case, the others zeros: in the centre its infinities stay.
+    let op = Head {
+        classes: 4,
+        grid: Size::new(2, 2),
+        padded: Size::new(3, 3),
+        crop: Size::new(3, 3),
+        resize: Resize { align_corners: true },
+    };
+    let single = Head { classes: 1, grid: Size::new(1, 1), padded: Size::new(1, 1), ..op };
+    let single = Head { crop: Size::new(1, 1), ..single };
+    for (name, device) in devices() {
+        let maps = |op: &Head, x: Layout, data: &[f32]| {
+            let (input, pixels) = (upload(&*device, data), op.crop.pixels());
+            let (label, entropy) = (output(&*device, pixels), output(&*device, pixels * 4));
+            let label_out = label.slice(0, pixels).unwrap();
+            let logits = x.tensor(&input, Element::F32);
+            run(&*device, &[launch::head(op, logits, label_out, entropy.all()).unwrap()]);
+            let labels = download::<u8>(&*device, &label, pixels);
+            (labels, download::<f32>(&*device, &entropy, pixels))
+        };
+        for (cell, class) in cases {
+            let x = Layout { channels: 4, ..Layout::whole(1, op.grid, 8) };
+            let mut data = vec![0.0; 4 * 8];
+            data[3 * 8..][..4].copy_from_slice(&cell);
+            let (labels, entropies) = maps(&op, x, &data);
+            assert_eq!(labels[4], class, "{cell:?} on {name}");
+            assert!(labels.iter().all(|label| *label < 4), "{cell:?} on {name}: {labels:?}");
+            assert!(entropies.iter().all(|h| h.is_nan()), "{cell:?} on {name}: {entropies:?}");
+        }
+        for (logit, certain) in [(2.0, true), (inf, false), (-inf, false), (nan, false)] {
+            let x = Layout { channels: 1, ..Layout::whole(1, single.grid, 8) };
+            let (labels, entropies) = maps(&single, x, &[logit, 0., 0., 0., 0., 0., 0., 0.]);
+            let found = (labels[0], entropies[0] == 0.0, entropies[0].is_nan());
+            assert_eq!(found, (0, certain, !certain), "{logit} on {name}");
+        }
+    }
+}

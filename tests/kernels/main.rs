@@ -20,6 +20,7 @@ mod head;
 mod models;
 mod moments;
 mod network;
+mod ownership;
 mod pictures;
 mod pool;
 mod preprocess;

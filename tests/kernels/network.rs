@@ -6,8 +6,8 @@ mod score;
 
 use ddu::compare::compare;
 use ddu::data::Image;
-use ddu::device::kernels::KERNELS;
-use ddu::device::launch::conv2d::{Operands, Spread, TILES, conv2d};
+use ddu::device::kernels;
+use ddu::device::launch::conv2d::{ConvTiling, Operands, TILES, conv2d};
 use ddu::device::simt::{Schedule, compiled};
 use ddu::device::{Element, Tensor, launch};
 use ddu::engine::Engine;
@@ -90,7 +90,7 @@ fn a_batch_gives_each_picture_its_own_maps() {
 #[test]
 fn the_tables_of_kernels_agree() {
     let mut ours: Vec<_> =
-        KERNELS.iter().map(|k| (k.name.to_string(), k.params_bytes, k.threads)).collect();
+        kernels::all().map(|k| (k.name.to_string(), k.params_bytes, k.threads)).collect();
     let mut theirs = compiled();
     ours.sort();
     theirs.sort();
@@ -123,20 +123,20 @@ fn launches_that_would_leave_their_memory_are_refused() {
         y: of(y.all(), 8).unwrap(),
         partial: None,
     };
-    let spread = Spread::new(&conv, TILES[3], 1);
-    assert!(conv2d(&conv, operands, spread).is_ok());
-    let refused = |what: &str, conv: Conv2d, operands: Operands, spread: Spread| {
-        let message = conv2d(&conv, operands, spread).err().map(|e| e.to_string());
+    let tiling = ConvTiling::new(&conv, TILES[3], 1);
+    assert!(conv2d(&conv, operands, tiling).is_ok());
+    let refused = |what: &str, conv: Conv2d, operands: Operands, tiling: ConvTiling| {
+        let message = conv2d(&conv, operands, tiling).err().map(|e| e.to_string());
         assert!(message.as_ref().is_some_and(|m| m.contains("expected")), "{what}: {message:?}");
     };
     let short = weight.slice(0, weight.all().bytes() - 2).unwrap();
-    refused("short weights", conv, Operands { weight: short, ..operands }, spread);
-    refused("short bias", conv, Operands { bias: bias.slice(0, 28).unwrap(), ..operands }, spread);
-    refused("another output size", conv.stride(2), operands, spread);
-    refused("other channels", Conv2d::dense(8, 8, 3), operands, spread);
-    refused("a depthwise convolution", Conv2d::depthwise(16, 3), operands, spread);
-    refused("splits without memory", conv, operands, Spread::new(&conv, TILES[3], 2));
-    refused("splits that miss the end", conv, operands, Spread { k_blocks: 2, ..spread });
+    refused("short weights", conv, Operands { weight: short, ..operands }, tiling);
+    refused("short bias", conv, Operands { bias: bias.slice(0, 28).unwrap(), ..operands }, tiling);
+    refused("another output size", conv.stride(2), operands, tiling);
+    refused("other channels", Conv2d::dense(8, 8, 3), operands, tiling);
+    refused("a depthwise convolution", Conv2d::depthwise(16, 3), operands, tiling);
+    refused("splits without memory", conv, operands, ConvTiling::new(&conv, TILES[3], 2));
+    refused("splits that miss the end", conv, operands, ConvTiling { k_blocks: 2, ..tiling });
     let pool = MaxPool { kernel: 3, stride: 2, padding: 1 };
     assert!(launch::max_pool(&pool, operands.x, operands.y).is_err());
     assert!(launch::global_average_pool(operands.x, operands.y).is_err());

@@ -42,7 +42,8 @@ const QUICK: [&str; 13] = [
     "stem::",
 ];
 
-/// At least so much of a kernel's instructions is reached, copies in unrolled loops aside, in percent.
+/// At least so much of a kernel's instructions is reached, in percent: without those of lines of source of which others were
+/// (nvcc unrolls loops, and clones them for cases that never come).
 const COVERED: f64 = 95.0;
 
 /// Runs cases on the PTX of an architecture; the log's lines that count kernels.
@@ -88,7 +89,7 @@ fn on_ptx(
     Some(kernels.map(|(name, counts)| (name.into(), counts.into())).collect())
 }
 
-/// (reached, of how many that have no copy which was).
+/// (reached, of how many: without those whose line of source was reached elsewhere).
 fn coverage(counts: &str) -> (f64, f64) {
     let number = |after: &str| -> f64 {
         let rest = counts.split(after).nth(1).unwrap_or_else(|| panic!("{counts}"));

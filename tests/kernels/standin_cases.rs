@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ddu::device::Device;
-use ddu::device::kernels::KERNELS;
+use ddu::device::kernels;
 
 use crate::guarded::Guarded;
 use crate::standin::{again, folder, on_stand_in, open};
@@ -35,7 +35,7 @@ fn every_kernel_on_cuda_with_the_driver_stood_in() {
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains(" 0 passed"), "{said}");
     let calls: Vec<String> = log.lines().map(String::from).collect();
-    for kernel in &KERNELS {
+    for kernel in kernels::all() {
         let launched = |call: &str| calls.contains(&format!("{call} {}", kernel.name));
         assert!(launched("cuLaunchKernel") || launched("capture"), "{} never ran", kernel.name);
     }

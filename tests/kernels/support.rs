@@ -50,7 +50,7 @@ pub fn first_of_its_kind(device: &str) -> bool {
 }
 
 fn simt(schedule: Schedule) -> (String, Box<dyn Device>) {
-    (format!("simt {schedule:?}"), Box::new(Simt { schedule, workers: 2 }))
+    (format!("simt {schedule:?}"), Box::new(Simt::new(schedule, 2)))
 }
 
 #[cfg(not(feature = "cuda"))]

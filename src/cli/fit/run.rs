@@ -1,29 +1,29 @@
 //! The pass over the pairs: network, labels, moments; skipping, checkpoints and the closing words.
 
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use ddu::data::{ClassMap, Dataset, LabelRule, Pair};
-use ddu::density::{Density, Progress, VOID};
-use ddu::fit::Fit;
+use ddu::data::{ClassMap, FileState, Image, LabelRule, Mask, Pair, VOID};
+use ddu::density::{Density, Progress};
+use ddu::engine::Output;
+use ddu::fit::{Annotation, Fit};
 use ddu::model::Model;
 use ddu::{Error, Result};
 use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
 
 use super::{Args, checkpoint_path, table};
-use crate::cli::labelled::{self, Computed};
-use crate::cli::{exit, note, progress_bar, warn};
+use crate::cli::pipeline::{self, Event, Item, List};
+use crate::cli::{exit, interrupt, note, progress_bar, warn};
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let device = args.device.resolve()?;
+    let device = args.running.device.resolve()?;
     let path = args.model.as_ref().ok_or_else(|| Error::Usage("--model: name a model".into()))?;
     let model = Model::load(path)?;
-    let data = dataset(&args)?;
+    let (data, map) = args.labelled.open(&model)?;
     let config = model.config();
-    let names = config.has_class_names().then_some(config.classes.as_slice());
-    let map = ClassMap::new(data.classes.as_deref(), names, &args.class_map)?;
-    let resize = args.resize.map(|short| short as usize);
+    let resize = args.running.resize();
     let empty = Density::new(
         model.hash(),
         config.classes.clone(),
@@ -32,13 +32,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         resize,
     );
     let inputs = inputs_hash(&empty, &data.pairs, &map);
-    let (density, progress) = super::start(&args, empty, inputs)?;
-    if progress.done > data.pairs.len() {
-        let found = format!("{} pairs done", progress.done);
-        let path = checkpoint_path(&args.output);
-        let expected = format!("at most {}", data.pairs.len());
-        return Err(Error::invalid(path.display(), expected, found).into());
-    }
+    let (density, progress) = super::start(&args, empty, inputs, &data)?;
     let mut engine = device.engine(model)?;
     let classes = density.origin.classes.len();
     let fit = Fit::new(density, &engine)?;
@@ -53,27 +47,61 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut pass = Pass {
         args: &args,
         pairs: &data.pairs,
-        map,
-        classes,
+        files: FileState::of(&data.pairs[..progress.done]),
         fit,
+        saved: progress.done,
         progress,
         bar: &bar,
         network: Duration::ZERO,
         fitting: Duration::ZERO,
     };
-    let job = labelled::Job { pairs, resize, batch: usize::from(args.batch) };
-    let ended = labelled::run(&job, &mut engine, |index, pair| pass.take(first + index, pair));
+    let list = List {
+        len: pairs.len(),
+        batch: args.running.batch(),
+        read: &|index| read(&pairs[index], resize, &map, args.fail_fast.then_some(classes)),
+        name: &|index| pairs[index].image.display().to_string(),
+    };
+    let ended = pipeline::run(&mut engine, &list, |event| {
+        let taken = match event {
+            Event::Ran(output, items) => pass.add(first, output, items),
+            Event::Failed(index, error) => pass.skip(first + index, error),
+        };
+        match taken.and_then(|()| pass.checkpoint()) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
+    });
     bar.finish_and_clear();
-    ended?;
-    pass.finish(start.elapsed())
+    if ended.is_continue() && interrupt::requested() && pass.progress.done < data.pairs.len() {
+        return Ok(pass.interrupted()?);
+    }
+    match ended {
+        ControlFlow::Continue(()) => pass.finish(start.elapsed()),
+        ControlFlow::Break(error) => Err(error.into()),
+    }
 }
 
-fn dataset(args: &Args) -> Result<Dataset> {
-    match (&args.data, &args.split, &args.images, &args.masks) {
-        (Some(root), Some(split), _, _) => Dataset::voc(root, split),
-        (_, _, Some(images), Some(masks)) => Dataset::folders(images, masks),
-        _ => Err(Error::Usage("name --data and --split, or --images and --masks".into())),
+/// Hash and mask of an image, in the model's classes.
+type Labels = (u64, Mask);
+
+/// Reads a pair; `classes`: refuses labels that are no class of the model.
+fn read(
+    pair: &Pair,
+    resize: Option<usize>,
+    map: &ClassMap,
+    classes: Option<usize>,
+) -> Result<(Image, Labels)> {
+    let mut read = pair.read(resize)?;
+    map.apply(&mut read.mask.label);
+    let unknown = |label: u8, classes| usize::from(label) >= classes && label != VOID;
+    if let Some(classes) = classes
+        && let Some(label) = read.mask.label.iter().find(|label| unknown(**label, classes))
+    {
+        let expected = format!("labels 0 to {} or {VOID}", classes - 1);
+        return Err(Error::invalid(pair.mask.display(), expected, label)
+            .fix(format!("--class-map {label}=void leaves it out")));
     }
+    Ok((read.image, (read.hash, read.mask)))
 }
 
 /// Tells whether a checkpoint belongs to this fit: everything that its bits depend on but the
@@ -93,11 +121,12 @@ fn inputs_hash(empty: &Density, pairs: &[Pair], map: &ClassMap) -> String {
 struct Pass<'a> {
     args: &'a Args,
     pairs: &'a [Pair],
-    map: ClassMap,
-    /// C
-    classes: usize,
+    /// Of the pairs that are done.
+    files: FileState,
     fit: Fit,
     progress: Progress,
+    /// Pairs that the last checkpoint has.
+    saved: usize,
     bar: &'a ProgressBar,
     /// Spent in the network, and on labels, moments and sample.
     network: Duration,
@@ -105,64 +134,79 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Takes the next pair of the list, or skips it.
-    fn take(&mut self, index: usize, pair: Result<Computed>) -> Result<()> {
-        let name = &self.pairs[index].name;
-        let run = pair.as_ref().ok().map(|computed| (computed.output, computed.at, computed.batch));
-        let added = pair.and_then(|computed| self.add(index, computed));
-        if let Err(error) = added {
-            if self.args.fail_fast {
-                return Err(error);
-            }
-            self.bar.suspend(|| warn(format_args!("skipped {name}: {error}")));
-            self.progress.skipped.push(format!("{name}: {error}"));
-        }
-        self.progress.done = index + 1;
-        let every = self.args.checkpoint_every as usize;
-        let due = self.progress.done.is_multiple_of(every) && self.progress.done < self.pairs.len();
-        // The next run overwrites the features of this one.
-        if let Some((output, at, batch)) = run
-            && (due || at + 1 == batch)
-        {
-            let start = Instant::now();
-            self.fit.fold(output)?;
-            self.fitting += start.elapsed();
-        }
-        if due {
-            self.fit.density()?.checkpoint(checkpoint_path(&self.args.output), &self.progress)?;
-        }
-        self.bar.inc(1);
-        Ok(())
-    }
-
-    fn add(&mut self, index: usize, computed: Computed) -> Result<()> {
-        let Computed { mut labelled, output, at, batch } = computed;
+    /// Takes in pairs that ran together; `first`: the place of the run's list in that of the fit.
+    fn add(&mut self, first: usize, output: &Output, items: Vec<Item<Labels>>) -> Result<()> {
         let start = Instant::now();
-        self.map.apply(&mut labelled.mask.label);
-        if self.args.fail_fast {
-            self.refuse_unknown(index, &labelled.mask.label)?;
-        }
-        let new = self.fit.add(output, at, labelled.hash, labelled.mask)?;
+        let annotations: Vec<_> = items
+            .iter()
+            .map(|item| Some(Annotation { hash: item.data.0, mask: &item.data.1 }))
+            .collect();
+        let new = self.fit.add(output, &annotations)?;
         self.fitting += start.elapsed();
-        self.network += (output.preprocess + output.network) / batch as u32;
-        if !new {
+        self.network += output.preprocess + output.network;
+        for (item, new) in items.iter().zip(new) {
+            let index = first + item.index;
+            if new {
+                self.done(index);
+                continue;
+            }
             let image = self.pairs[index].image.display();
-            return Err(Error::invalid(image, "an image of its own", "pixels of an earlier one")
-                .fix("take one of them from the list"));
+            let found = "pixels of an earlier one";
+            let error = Error::invalid(image, "an image that is not in the fit yet", found)
+                .fix("take one of them from the list");
+            self.skip(index, error)?;
         }
         Ok(())
     }
 
-    fn refuse_unknown(&self, index: usize, label: &[u8]) -> Result<()> {
-        match label.iter().find(|l| usize::from(**l) >= self.classes && **l != VOID) {
-            None => Ok(()),
-            Some(label) => {
-                let mask = self.pairs[index].mask.display();
-                let expected = format!("labels 0 to {} or 255", self.classes - 1);
-                Err(Error::invalid(mask, expected, label)
-                    .fix(format!("--class-map {label}=void leaves it out")))
-            }
+    /// A pair that cannot be used: fatal with `--fail-fast`.
+    fn skip(&mut self, index: usize, error: Error) -> Result<()> {
+        if self.args.fail_fast {
+            return Err(error);
         }
+        let name = &self.pairs[index].name;
+        self.bar.suspend(|| warn(format_args!("skipped {name}: {error}")));
+        self.progress.skipped.push(format!("{name}: {error}"));
+        self.done(index);
+        Ok(())
+    }
+
+    fn done(&mut self, index: usize) {
+        self.progress.done = index + 1;
+        self.files.add(&self.pairs[index]);
+        self.bar.inc(1);
+    }
+
+    /// Writes a checkpoint if N pairs were done since the last. Between runs alone: a fit that goes on
+    /// from it forms the same batches as one that was not interrupted.
+    fn checkpoint(&mut self) -> Result<()> {
+        let (done, every) = (self.progress.done, self.args.checkpoint_every as usize);
+        if done / every == self.saved / every || done == self.pairs.len() {
+            return Ok(());
+        }
+        self.save_checkpoint()
+    }
+
+    fn save_checkpoint(&mut self) -> Result<()> {
+        self.saved = self.progress.done;
+        self.progress.files = self.files.hash();
+        self.fit.density()?.checkpoint(checkpoint_path(&self.args.output), &self.progress)
+    }
+
+    /// Keeps what is done, and says how to go on.
+    fn interrupted(&mut self) -> Result<ExitCode> {
+        let (done, pairs) = (self.progress.done, self.pairs.len());
+        if self.saved < done {
+            self.save_checkpoint()?;
+        }
+        let next = match done {
+            0 => "no pair is done".to_owned(),
+            _ => {
+                format!("{done} of {pairs} pairs are done; the same command with --resume goes on")
+            }
+        };
+        warn(format_args!("interrupted: {next}"));
+        Ok(interrupt::exit_code())
     }
 
     fn finish(self, wall: Duration) -> anyhow::Result<ExitCode> {

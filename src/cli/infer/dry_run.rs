@@ -11,7 +11,7 @@ use ddu::ops::Size;
 use ddu::report::json;
 use serde::Serialize;
 
-use super::pipeline::Kind;
+use super::files::Kind;
 use super::report::{Failed, ModelReport, command};
 use super::{Args, exit, warn};
 use crate::cli::devices::Device;
@@ -69,7 +69,7 @@ pub fn run(
         match map_size(args, &input.path) {
             Ok(size) => {
                 *counts.entry((size.h, size.w)).or_default() += 1;
-                let output = |k: &Kind| input.output(&args.output, k.suffix());
+                let output = |k: &Kind| input.output(&args.output, &k.suffix());
                 images.push(Planned {
                     path: input.path.display().to_string(),
                     outputs: kinds.iter().map(|k| output(k).display().to_string()).collect(),
@@ -84,7 +84,7 @@ pub fn run(
     }
     let mut sizes = Vec::with_capacity(counts.len());
     for ((h, w), count) in counts {
-        sizes.push(cost(engine, Size::new(h, w), count, usize::from(args.batch))?);
+        sizes.push(cost(engine, Size::new(h, w), count, args.running.batch())?);
     }
     let report = Report {
         schema_version: 1,
@@ -109,8 +109,8 @@ pub fn run(
 
 fn map_size(args: &Args, path: &std::path::Path) -> Result<Size> {
     let size = data::decode_size(path, true)?;
-    match args.resize {
-        Some(short) => data::resized(&path.display().to_string(), size, short as usize),
+    match args.running.resize() {
+        Some(short) => data::resized(&path.display().to_string(), size, short),
         None => Ok(size),
     }
 }

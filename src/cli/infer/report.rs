@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ddu::Error;
-use ddu::model::{Backbone, Family, Model};
+use ddu::model::{Backbone, Model};
 use ddu::ops::Size;
 use ddu::report::json::{Host, Summary};
 use serde::Serialize;
@@ -22,7 +22,7 @@ pub struct Stages {
     /// Normalising and padding.
     pub preprocess: f64,
     pub network: f64,
-    /// Upsampling, class, entropy and density; where a device makes them in the network's run, their copy.
+    /// Upsampling, class and scores; where a device computes them in the network's run, their copy.
     pub maps: f64,
     /// Drawing, compressing and writing the files.
     pub write: f64,
@@ -30,8 +30,6 @@ pub struct Stages {
 
 #[derive(Serialize)]
 pub struct Written {
-    #[serde(skip)]
-    pub index: usize,
     pub path: String,
     pub outputs: Vec<String>,
     /// As decoded, upright.
@@ -43,7 +41,8 @@ pub struct Written {
     pub feature_grid: Size,
     /// Images that ran together with this one, itself included.
     pub batch: usize,
-    /// Cells of the feature grid whose feature is not finite: their density is -inf. With `--density`.
+    /// Cells of the feature grid whose feature is not finite: their density is -inf. Only with a score
+    /// that needs a density.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub non_finite_cells: Option<usize>,
     pub stages_ms: Stages,
@@ -51,19 +50,17 @@ pub struct Written {
 
 #[derive(Serialize)]
 pub struct Failed {
-    #[serde(skip)]
-    pub index: usize,
     pub path: String,
     pub error: String,
 }
 
 impl Failed {
     pub fn new(path: &Path, error: &Error) -> Self {
-        Failed { index: 0, path: path.display().to_string(), error: error.to_string() }
+        Failed { path: path.display().to_string(), error: error.to_string() }
     }
 }
 
-/// What the pipeline did, each list in the order of the inputs.
+/// What the run did, each list in the order of the inputs.
 #[derive(Default)]
 pub struct Done {
     pub written: Vec<Written>,
@@ -90,7 +87,7 @@ pub struct Report {
 pub struct ModelReport {
     path: String,
     sha256: String,
-    family: Family,
+    family: String,
     backbone: Backbone,
     classes: Vec<String>,
 }
@@ -121,7 +118,7 @@ impl ModelReport {
         ModelReport {
             path: path.display().to_string(),
             sha256: model.hash(),
-            family: config.family,
+            family: config.family.clone(),
             backbone: config.backbone,
             classes: config.classes.clone(),
         }
@@ -172,7 +169,8 @@ pub fn command() -> Vec<String> {
     std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect()
 }
 
-pub fn summary(done: &Done, folder: &Path, wall: Duration) -> impl fmt::Display {
+/// `there`: images that were left out, since their results existed.
+pub fn summary(done: &Done, there: usize, folder: &Path, wall: Duration) -> impl fmt::Display {
     let images = match done.written.len() {
         1 => "1 image".to_owned(),
         n => format!("{n} images"),
@@ -181,7 +179,10 @@ pub fn summary(done: &Done, folder: &Path, wall: Duration) -> impl fmt::Display 
     let network: Vec<f64> = done.written.iter().map(|w| w.stages_ms.network).collect();
     if let Some(network) = Summary::of(&network) {
         let wall = wall.as_secs_f64();
-        text += &format!(" in {wall:.1} s (network: median {:.0} ms an image)", network.p50);
+        text += &format!(" in {wall:.1} s (network: median {:.0} ms per image)", network.p50);
+    }
+    if there > 0 {
+        text += &format!("; {there} were there");
     }
     if !done.failed.is_empty() {
         text += &format!("; {} failed", done.failed.len());

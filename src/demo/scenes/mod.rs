@@ -1,6 +1,6 @@
 //! Labelled street scenes, drawn from a seed: the demo's data.
 //!
-//! A street in true perspective (ground, buildings, sky) with objects in it, four rays a pixel, fog,
+//! A street in true perspective (ground, buildings, sky) with objects in it, four rays per pixel, fog,
 //! shadows, puddles, blur and noise. Borders are ambiguous where a real camera's are: thin things,
 //! leaves against the sky, worn paint, a pavement that runs into the road, anything far in the fog.
 //! The label of a pixel is the class most of its rays see.
@@ -59,7 +59,7 @@ pub fn class_names() -> Vec<String> {
     CLASSES.iter().chain(&STRANGERS).map(|name| name.to_string()).collect()
 }
 
-/// Rays a pixel, in each direction.
+/// Rays per pixel, in each direction.
 const RAYS: usize = 2;
 
 /// An image and the class of each of its pixels (row-major).

@@ -3,7 +3,9 @@
 //! Everything here is integer arithmetic or the IEEE operations + - * / and sqrt in f32, which give
 //! the same bits on every platform; no `sin`, `exp` or `powf` anywhere in a scene.
 
-/// SplitMix64 (Steele, Lea and Flood 2014): one 64-bit state, every seed a good one.
+use crate::splitmix64::splitmix64;
+
+/// SplitMix64: one 64-bit state, every seed a good one.
 pub struct Random(u64);
 
 impl Random {
@@ -12,11 +14,7 @@ impl Random {
     }
 
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        splitmix64(&mut self.0)
     }
 
     /// Uniform in `[0, 1)`, 24 bits.

@@ -195,14 +195,14 @@ impl Street {
         if slant == 0.0 {
             return 0.0;
         }
-        let mut most = 0.0f32;
+        let mut deepest = 0.0f32;
         for b in self.buildings.iter().filter(|b| b.z[0] < z && z < b.z[1]) {
-            let (wall, reach) = if b.x[0] > 0.0 { (b.x[0], -slant) } else { (b.x[1], slant) };
+            let (wall, slope) = if b.x[0] > 0.0 { (b.x[0], -slant) } else { (b.x[1], slant) };
             // Metres inside the shadow's edge.
-            let inside = b.height.min(9.0) * reach * 0.6 - (x - wall).abs();
-            most = most.max(smooth(-0.15, 0.15, inside));
+            let inside = b.height.min(9.0) * slope * 0.6 - (x - wall).abs();
+            deepest = deepest.max(smooth(-0.15, 0.15, inside));
         }
-        most
+        deepest
     }
 }
 

@@ -4,22 +4,13 @@
 //! Every call needs the context of the handle current on the calling thread ([`Context::make_current`]),
 //! drops included; without it the driver answers with an error, and a handle is leaked.
 
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::ptr::null_mut;
 
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::{self, CUresult};
 
 pub type Result<T> = std::result::Result<T, DriverError>;
-
-/// "CUDA_ERROR_OUT_OF_MEMORY (out of memory)"
-pub fn words(error: DriverError) -> String {
-    let text = |text: Result<&CStr>| text.map(|t| t.to_string_lossy().into_owned());
-    match (text(error.error_name()), text(error.error_string())) {
-        (Ok(name), Ok(said)) => format!("{name} ({said})"),
-        _ => format!("{:?}", error.0),
-    }
-}
 
 /// The primary context of a device, kept until dropped.
 pub struct Context {
@@ -106,7 +97,7 @@ handle!(
 );
 handle!(
     /// Device memory. What uses it must have ended before it is dropped.
-    Memory, sys::CUdeviceptr, cuMemFree_v2
+    DeviceMemory, sys::CUdeviceptr, cuMemFree_v2
 );
 
 /// A function of a [`Module`], and the bytes of dynamic shared memory that it may be launched with.
@@ -174,12 +165,12 @@ impl Function {
     }
 }
 
-impl Memory {
+impl DeviceMemory {
     pub fn new(bytes: usize) -> Result<Self> {
         let mut address = 0;
         // SAFETY: one address is written through a pointer that is valid for it.
         unsafe { sys::cuMemAlloc_v2(&mut address, bytes) }.result()?;
-        Ok(Memory(address))
+        Ok(DeviceMemory(address))
     }
 
     pub fn address(&self) -> u64 {
@@ -187,7 +178,7 @@ impl Memory {
     }
 }
 
-/// Bytes of the current context's device that nobody has taken.
+/// Free bytes of the current context's device.
 pub fn free_memory() -> Result<usize> {
     let (mut free, mut total) = (0, 0);
     // SAFETY: two sizes are written through pointers that are valid for them.

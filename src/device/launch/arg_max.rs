@@ -1,9 +1,28 @@
 //! Launch of `kernels/arg_max.cu`.
 
-use super::{require, require_bytes};
-use crate::device::params::ArgMaxParams;
-use crate::device::{Element, Launch, Slice, Tensor, param};
+use super::{Address, Addresses, Launch, Work, param, require};
+use crate::device::kernels::Source;
+use crate::device::{Element, Slice, Tensor};
 use crate::error::Result;
+
+params! {
+    /// `kernels/arg_max.cu`
+    ArgMaxParams {
+        logits: Address,
+        label: Address,
+        pixels: i32,
+        classes: i32,
+        stride: i32,
+        unused: i32,
+    }
+}
+
+pub(in crate::device) static SOURCE: Source = Source {
+    file: "arg_max",
+    parameters: ArgMaxParams::PARAMETERS,
+    kernels: &[ArgMaxParams::kernel("arg_max", "arg_max", 256, 0)],
+    constants: &[],
+};
 
 /// The first arg max of the first `classes` channels of `logits` (f32), `label` u8 `[pixels]`.
 pub fn arg_max<'a>(classes: usize, logits: Tensor<'a>, label: Slice<'a>) -> Result<Launch<'a>> {
@@ -15,15 +34,19 @@ pub fn arg_max<'a>(classes: usize, logits: Tensor<'a>, label: Slice<'a>) -> Resu
         && logits.channels >= classes;
     require(what, fits, "f32 logits of 1 to 256 classes", format!("{classes} classes"))?;
     let pixels = logits.pixels();
-    require_bytes("arg_max's labels", label, pixels)?;
     let p = |value| param(what, value);
+    let mut memory = Addresses::new(what);
     let params = ArgMaxParams {
-        logits: logits.data.address,
-        label: label.address,
+        logits: memory.tensor(&logits)?,
+        label: memory.slice("labels", label, pixels)?,
         pixels: p(pixels)?,
         classes: p(classes)?,
         stride: p(logits.stride)?,
         unused: 0,
     };
-    Launch::new(what, [pixels.div_ceil(256), 1, 1], &params)
+    let work = Work::moving(
+        [logits.batch, logits.size.h, logits.size.w, 1],
+        pixels * classes * logits.element.bytes() + pixels,
+    );
+    Launch::new(&SOURCE, what, [pixels.div_ceil(256), 1, 1], &params, memory, work)
 }

@@ -1,85 +1,138 @@
 //! Launches of `kernels/conv2d.cu`: which tile, how many splits, and the parameters.
 
-use super::{require, require_bytes, require_tensors};
-use crate::device::params::Conv2dParams;
-use crate::device::{Element, Launch, Slice, Tensor, param};
+use super::{
+    Address, Addresses, Launch, Work, param, param_product, require, require_tensors, tensor_bytes,
+};
+use crate::device::kernels::Source;
+use crate::device::{Element, Slice, Tensor};
 use crate::error::Result;
 use crate::ops::Conv2d;
 
-/// Values of the reduction a block of the main loop takes (`BK`).
+params! {
+    /// `kernels/conv2d.cu`
+    Conv2dParams {
+        input: Address,
+        weight: Address,
+        bias: Address,
+        residual: Address,
+        output: Address,
+        partial: Address,
+        batch: i32,
+        in_h: i32,
+        in_w: i32,
+        in_c: i32,
+        in_stride: i32,
+        out_h: i32,
+        out_w: i32,
+        out_c: i32,
+        out_stride: i32,
+        residual_stride: i32,
+        kernel: i32,
+        stride: i32,
+        dilation: i32,
+        padding: i32,
+        relu: i32,
+        output_f32: i32,
+        splits: i32,
+        k_blocks: i32,
+    }
+}
+
+pub(in crate::device) static SOURCE: Source = Source {
+    file: "conv2d",
+    parameters: Conv2dParams::PARAMETERS,
+    kernels: &[
+        Conv2dParams::kernel("conv2d_128x128", "conv2d", 256, 69632),
+        Conv2dParams::kernel("conv2d_128x64", "conv2d", 128, 49152),
+        Conv2dParams::kernel("conv2d_64x64", "conv2d", 128, 32768),
+        Conv2dParams::kernel("conv2d_64x32", "conv2d", 128, 24576),
+        Conv2dParams::kernel("conv2d_reduce", "conv2d", 256, 0),
+    ],
+    constants: &[("BK", K_BLOCK)],
+};
+
+/// Values of the reduction per step of the main loop (`BK`).
 pub const K_BLOCK: usize = 32;
 
 /// A template instance: pixels x output channels of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Tile {
+pub struct ConvTile {
     pub pixels: usize,
     pub channels: usize,
     kernel: &'static str,
 }
 
 /// Largest first.
-pub const TILES: [Tile; 4] = [
-    Tile { pixels: 128, channels: 128, kernel: "conv2d_128x128" },
-    Tile { pixels: 128, channels: 64, kernel: "conv2d_128x64" },
-    Tile { pixels: 64, channels: 64, kernel: "conv2d_64x64" },
-    Tile { pixels: 64, channels: 32, kernel: "conv2d_64x32" },
+pub const TILES: [ConvTile; 4] = [
+    ConvTile { pixels: 128, channels: 128, kernel: "conv2d_128x128" },
+    ConvTile { pixels: 128, channels: 64, kernel: "conv2d_128x64" },
+    ConvTile { pixels: 64, channels: 64, kernel: "conv2d_64x64" },
+    ConvTile { pixels: 64, channels: 32, kernel: "conv2d_64x32" },
 ];
 
-/// How one convolution is spread over a device.
+impl ConvTile {
+    /// Its row of the table of kernels.
+    pub fn kernel(&self) -> &'static str {
+        self.kernel
+    }
+}
+
+/// How one convolution is divided among the blocks of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Spread {
-    pub tile: Tile,
-    /// Parts of the reduction, each summed by blocks of its own; 1: no second kernel.
+pub struct ConvTiling {
+    pub tile: ConvTile,
+    /// Parts of the reduction, each summed by separate blocks; 1: no second kernel.
     pub splits: usize,
     /// Blocks of [`K_BLOCK`] in a split (the last may have fewer).
     pub k_blocks: usize,
 }
 
-impl Spread {
+impl ConvTiling {
     /// # Panics
     /// If `splits` is 0.
-    pub fn new(conv: &Conv2d, tile: Tile, splits: usize) -> Self {
+    pub fn new(conv: &Conv2d, tile: ConvTile, splits: usize) -> Self {
         let all = reduction(conv).div_ceil(K_BLOCK);
         let k_blocks = all.div_ceil(splits.min(all));
-        // Rounding up may leave the last splits empty: only as many as have work.
-        Spread { tile, splits: all.div_ceil(k_blocks), k_blocks }
+        // Rounding up may make the last splits empty: only as many as have work.
+        ConvTiling { tile, splits: all.div_ceil(k_blocks), k_blocks }
     }
 
     /// The largest tile that gives every multiprocessor a block; where none does, the smallest tile
     /// whose channels are not mostly padding, with the reduction split until all are busy or a split
     /// has 8 blocks of k (below that the copies' latency is not hidden).
     pub fn choose(conv: &Conv2d, pixels: usize, multiprocessors: usize) -> Self {
-        let blocks =
-            |tile: &Tile| pixels.div_ceil(tile.pixels) * conv.out_channels.div_ceil(tile.channels);
-        let narrow = |tile: &&Tile| tile.channels == 32 || conv.out_channels > tile.channels / 2;
+        let blocks = |tile: &ConvTile| {
+            pixels.div_ceil(tile.pixels) * conv.out_channels.div_ceil(tile.channels)
+        };
+        let narrow =
+            |tile: &&ConvTile| tile.channels == 32 || conv.out_channels > tile.channels / 2;
         let fitting = || TILES.iter().filter(narrow);
         if let Some(tile) = fitting().find(|tile| blocks(tile) >= multiprocessors) {
-            return Spread::new(conv, *tile, 1);
+            return ConvTiling::new(conv, *tile, 1);
         }
         let tile = fitting().find(|t| t.pixels == 64).unwrap_or(&TILES[3]);
-        let most = (reduction(conv).div_ceil(K_BLOCK) / 8).max(1);
-        Spread::new(conv, *tile, (multiprocessors / blocks(tile).max(1)).clamp(1, most))
-    }
-
-    /// Blocks of the main kernel.
-    pub fn blocks(&self, conv: &Conv2d, pixels: usize) -> usize {
-        pixels.div_ceil(self.tile.pixels)
-            * conv.out_channels.div_ceil(self.tile.channels)
-            * self.splits
+        let limit = (reduction(conv).div_ceil(K_BLOCK) / 8).max(1);
+        ConvTiling::new(conv, *tile, (multiprocessors / blocks(tile).max(1)).clamp(1, limit))
     }
 
     /// Bytes of the partial sums.
     pub fn partial_bytes(&self, conv: &Conv2d, pixels: usize) -> usize {
-        if self.splits == 1 { 0 } else { self.splits * pixels * conv.out_channels * 4 }
+        if self.splits == 1 { 0 } else { self.splits * pixels * padded(conv) * 4 }
     }
 }
 
 /// Length of the reduction of an output value.
 fn reduction(conv: &Conv2d) -> usize {
-    conv.kernel * conv.kernel * conv.in_channels
+    conv.kernel.saturating_mul(conv.kernel).saturating_mul(conv.in_channels)
 }
 
-/// What a convolution reads and writes. Channels in eights.
+/// Output channels in memory: filters of zeros fill them up to a multiple of 8.
+fn padded(conv: &Conv2d) -> usize {
+    conv.out_channels.next_multiple_of(8)
+}
+
+/// What a convolution reads and writes. Channels in eights: where the convolution has other output
+/// channels, `weight`, `bias` and `y` are padded to the next multiple.
 #[derive(Clone, Copy)]
 pub struct Operands<'a> {
     pub x: Tensor<'a>,
@@ -91,24 +144,23 @@ pub struct Operands<'a> {
     pub relu: bool,
     /// fp16 or f32.
     pub y: Tensor<'a>,
-    /// At least [`Spread::partial_bytes`].
+    /// At least [`ConvTiling::partial_bytes`].
     pub partial: Option<Slice<'a>>,
 }
 
 /// One launch, or two where the reduction is split.
-pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, spread: Spread) -> Result<Vec<Launch<'a>>> {
+pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<Vec<Launch<'a>>> {
     let what = "conv2d";
     conv.validate()?;
     require_tensors(what, &o.x, &o.y, conv.output_size(o.x.size)?)?;
     let shape = format!("{conv:?} from {} to {} channels", o.x.channels, o.y.channels);
     let fits = !conv.depthwise
         && conv.in_channels == o.x.channels
-        && conv.out_channels == o.y.channels
+        && padded(conv) == o.y.channels
         && conv.in_channels.is_multiple_of(8);
     require(what, fits, "a dense convolution of these channels, in eights", shape)?;
     let pixels = o.y.pixels();
-    require_bytes("conv2d weight", o.weight, conv.out_channels * reduction(conv) * 2)?;
-    require_bytes("conv2d bias", o.bias, conv.out_channels * 4)?;
+    let weights = param_product(what, &[padded(conv), reduction(conv)])? * 2;
     if let Some(r) = &o.residual {
         let same = (r.batch, r.size, r.channels) == (o.y.batch, o.y.size, o.y.channels);
         require(
@@ -118,29 +170,26 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, spread: Spread) -> Result<Vec<
             r.size,
         )?;
     }
-    if spread.splits > 1 {
-        let bytes = spread.partial_bytes(conv, pixels);
-        match o.partial {
-            Some(partial) => require_bytes("conv2d partial sums", partial, bytes)?,
-            None => require(what, false, "memory for partial sums", "none")?,
-        }
-    }
-    let whole = spread.splits * spread.k_blocks * K_BLOCK >= reduction(conv)
-        && (spread.splits - 1) * spread.k_blocks * K_BLOCK < reduction(conv);
-    require(what, whole, "splits that cover the reduction, none empty", format!("{spread:?}"))?;
+    let partial = tiling.partial_bytes(conv, pixels);
+    require(what, tiling.splits == 1 || o.partial.is_some(), "memory for partial sums", "none")?;
+    require(what, TILES.contains(&tiling.tile), "a tile of the list", format!("{tiling:?}"))?;
+    let whole = tiling.splits * tiling.k_blocks * K_BLOCK >= reduction(conv)
+        && (tiling.splits - 1) * tiling.k_blocks * K_BLOCK < reduction(conv);
+    require(what, whole, "splits that cover the reduction, none empty", format!("{tiling:?}"))?;
 
     let p = |value| param(what, value);
-    // The kernel's own index arithmetic: positions in the padded image and in the reduction.
-    let reach =
+    // What the kernel computes in 32 bits: positions in the padded image and in the reduction.
+    let side =
         conv.dilation.saturating_mul(conv.kernel) + o.x.size.h.max(o.x.size.w) + conv.padding;
-    require(what, reach < 1 << 27, "a padded image below 2^27", reach)?;
+    require(what, side < 1 << 27, "a padded image below 2^27", side)?;
+    let mut memory = Addresses::new(what);
     let params = Conv2dParams {
-        input: o.x.data.address,
-        weight: o.weight.address,
-        bias: o.bias.address,
-        residual: o.residual.map_or(0, |r| r.data.address),
-        output: o.y.data.address,
-        partial: o.partial.map_or(0, |partial| partial.address),
+        input: memory.tensor(&o.x)?,
+        weight: memory.slice("weight", o.weight, weights)?,
+        bias: memory.slice("bias", o.bias, padded(conv) * 4)?,
+        residual: o.residual.map_or(Ok(Address::NULL), |r| memory.tensor(&r))?,
+        output: memory.tensor(&o.y)?,
+        partial: memory.optional("partial sums", o.partial, partial)?,
         batch: p(o.x.batch)?,
         in_h: p(o.x.size.h)?,
         in_w: p(o.x.size.w)?,
@@ -157,16 +206,26 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, spread: Spread) -> Result<Vec<
         padding: p(conv.padding)?,
         relu: o.relu.into(),
         output_f32: (o.y.element == Element::F32).into(),
-        splits: p(spread.splits)?,
-        k_blocks: p(spread.k_blocks)?,
+        splits: p(tiling.splits)?,
+        k_blocks: p(tiling.k_blocks)?,
     };
-    p(reduction(conv) + K_BLOCK * spread.k_blocks)?;
-    let Tile { pixels: m, channels: n, kernel } = spread.tile;
-    let grid = [pixels.div_ceil(m), conv.out_channels.div_ceil(n), spread.splits];
-    let mut launches = vec![Launch::new(kernel, grid, &params)?];
-    if spread.splits > 1 {
-        let grid = [(pixels * conv.out_channels / 8).div_ceil(256), 1, 1];
-        launches.push(Launch::new("conv2d_reduce", grid, &params)?);
+    p(reduction(conv) + K_BLOCK * tiling.k_blocks)?;
+    let ConvTile { pixels: m, channels: n, kernel } = tiling.tile;
+    let grid = [pixels.div_ceil(m), conv.out_channels.div_ceil(n), tiling.splits];
+    let shape = [o.y.batch, o.y.size.h, o.y.size.w, conv.out_channels];
+    let residual = o.residual.as_ref().map_or(0, tensor_bytes);
+    let work = Work {
+        shape,
+        flop: conv.flops(o.x.batch, o.y.size),
+        bytes: conv.bytes(o.x.batch, o.x.size, o.y.size, 2) + (residual + partial) as u64,
+        splits: tiling.splits,
+        block_flop: (2 * m * n * tiling.k_blocks * K_BLOCK) as f64,
+    };
+    let mut launches = vec![Launch::new(&SOURCE, kernel, grid, &params, memory, work)?];
+    if tiling.splits > 1 {
+        let grid = [(pixels * padded(conv) / 8).div_ceil(256), 1, 1];
+        let work = Work::moving(shape, partial + pixels * padded(conv) * 2);
+        launches.push(Launch::new(&SOURCE, "conv2d_reduce", grid, &params, memory, work)?);
     }
     Ok(launches)
 }

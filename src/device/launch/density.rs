@@ -1,10 +1,61 @@
 //! Launches of `kernels/density.cu` and `density_hopper.cu`: which tile, how many splits, and the
 //! parameters.
 
-use super::{require, require_bytes};
-use crate::device::params::DensityParams;
-use crate::device::{Device, Element, Launch, Slice, Tensor, kernels, param};
+use super::{Address, Addresses, Launch, Work, param, require};
+use crate::device::kernels::Source;
+use crate::device::{Device, Element, Slice, Tensor};
 use crate::error::{Error, Result};
+
+params! {
+    /// Of both files (`kernels/common/gaussians.cuh`).
+    DensityParams {
+        features: Address,
+        weights: Address,
+        rows: Address,
+        constants: Address,
+        ids: Address,
+        predicted: Address,
+        density: Address,
+        relative: Address,
+        nearest: Address,
+        distance: Address,
+        partial: Address,
+        stats: Address,
+        pixels: i32,
+        feature_stride: i32,
+        channels: i32,
+        panels: i32,
+        classes: i32,
+        splits: i32,
+        per_split: i32,
+        tau: f32,
+    }
+}
+
+pub(in crate::device) static SOURCE: Source = Source {
+    file: "density",
+    parameters: DensityParams::PARAMETERS,
+    kernels: &[
+        DensityParams::kernel("density_256", "density", 256, 166528),
+        DensityParams::kernel("density_128", "density", 128, 100992),
+        DensityParams::kernel("density_64", "density", 64, 100992),
+        DensityParams::kernel("density_256_fast", "density", 256, 166528),
+        DensityParams::kernel("density_128_fast", "density", 128, 100992),
+        DensityParams::kernel("density_64_fast", "density", 64, 100992),
+        DensityParams::kernel("density_merge", "density", 256, 0),
+    ],
+    constants: &[("BK", BLOCK), ("PANEL", PANEL)],
+};
+
+pub(in crate::device) static HOPPER_SOURCE: Source = Source {
+    file: "density_hopper",
+    parameters: DensityParams::PARAMETERS,
+    kernels: &[
+        DensityParams::kernel("density_hopper", "density_hopper", 384, 136832),
+        DensityParams::kernel("density_hopper_fast", "density_hopper", 384, 71296),
+    ],
+    constants: &[("BK", 2 * BLOCK), ("PANEL", PANEL)],
+};
 
 /// Rows of a panel of W (`PANEL`); channels are padded to its multiples.
 pub const PANEL: usize = 64;
@@ -23,8 +74,9 @@ pub enum Packing {
 impl Packing {
     /// That of the fastest kernel that a device has for so many channels.
     pub fn of(device: &dyn Device, channels: usize) -> Self {
-        let most = TILES.iter().find(|t| t.packing == Packing::Warpgroup).map_or(0, |t| t.channels);
-        if device.wgmma() && channels <= most { Packing::Warpgroup } else { Packing::Warp }
+        let limit =
+            TILES.iter().find(|t| t.packing == Packing::Warpgroup).map_or(0, |t| t.channels);
+        if device.wgmma() && channels <= limit { Packing::Warpgroup } else { Packing::Warp }
     }
 }
 
@@ -39,6 +91,9 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// As they are written.
+    pub const NAMES: [(&str, Self); 2] = [("exact", Self::Exact), ("fast", Self::Fast)];
+
     pub fn terms(self) -> usize {
         match self {
             Precision::Exact => 2,
@@ -47,9 +102,9 @@ impl Precision {
     }
 }
 
-/// Pixels of a block, and the most channels that its shared memory holds.
+/// Pixels of a block, and the number of channels that its memory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Tile {
+pub struct DensityTile {
     pub pixels: usize,
     pub channels: usize,
     pub packing: Packing,
@@ -57,30 +112,30 @@ pub struct Tile {
     fast: &'static str,
 }
 
-/// Of each packing the largest first.
-pub const TILES: [Tile; 4] = [
-    Tile {
+/// Grouped by packing, the largest first.
+pub const TILES: [DensityTile; 4] = [
+    DensityTile {
         pixels: 256,
         channels: 256,
         packing: Packing::Warp,
         kernel: "density_256",
         fast: "density_256_fast",
     },
-    Tile {
+    DensityTile {
         pixels: 128,
         channels: 256,
         packing: Packing::Warp,
         kernel: "density_128",
         fast: "density_128_fast",
     },
-    Tile {
+    DensityTile {
         pixels: 64,
         channels: 512,
         packing: Packing::Warp,
         kernel: "density_64",
         fast: "density_64_fast",
     },
-    Tile {
+    DensityTile {
         pixels: 256,
         channels: 256,
         packing: Packing::Warpgroup,
@@ -89,29 +144,41 @@ pub const TILES: [Tile; 4] = [
     },
 ];
 
-impl Tile {
+impl DensityTile {
+    /// Its rows of the table of kernels: of both terms, and of one.
+    pub fn kernels(&self) -> [&'static str; 2] {
+        [self.kernel, self.fast]
+    }
+
+    fn source(&self) -> &'static Source {
+        match self.packing {
+            Packing::Warp => &SOURCE,
+            Packing::Warpgroup => &HOPPER_SOURCE,
+        }
+    }
+
     fn shared_bytes(&self) -> usize {
-        kernels::find(self.kernel).shared_bytes
+        self.source().kernel(self.kernel).shared_bytes
     }
 }
 
-/// How the pixels and classes are spread over a device.
+/// How the pixels and classes are divided among the blocks of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Spread {
-    pub tile: Tile,
-    /// Parts of the classes, each with blocks of its own; 1: no second kernel.
+pub struct DensityTiling {
+    pub tile: DensityTile,
+    /// Parts of the classes, each with separate blocks; 1: no second kernel.
     pub splits: usize,
     /// Classes of a split (the last may have fewer).
     pub per_split: usize,
 }
 
-impl Spread {
+impl DensityTiling {
     /// # Panics
     /// If `classes` or `splits` is 0.
-    pub fn new(tile: Tile, classes: usize, splits: usize) -> Self {
+    pub fn new(tile: DensityTile, classes: usize, splits: usize) -> Self {
         let per_split = classes.div_ceil(splits.min(classes));
-        // Rounding up may leave the last splits empty: only as many as have work.
-        Spread { tile, splits: classes.div_ceil(per_split), per_split }
+        // Rounding up may make the last splits empty: only as many as have work.
+        DensityTiling { tile, splits: classes.div_ceil(per_split), per_split }
     }
 
     /// The largest tile that gives every multiprocessor a block; where none does, the largest that is
@@ -128,24 +195,28 @@ impl Spread {
         multiprocessors: usize,
         shared_bytes: usize,
     ) -> Result<Self> {
-        let holds = |t: &&Tile| {
+        let holds = |t: &&DensityTile| {
             t.packing == packing && channels <= t.channels && t.shared_bytes() <= shared_bytes
         };
         // The smallest tile is for what the others cannot hold.
-        let most = TILES.iter().filter(holds).map(|t| t.channels).min().unwrap_or(0);
-        let fitting = || TILES.iter().filter(holds).filter(|t| t.channels == most);
-        let blocks = |tile: &Tile| pixels.div_ceil(tile.pixels);
+        let limit = TILES.iter().filter(holds).map(|t| t.channels).min().unwrap_or(0);
+        let fitting = || TILES.iter().filter(holds).filter(|t| t.channels == limit);
+        let blocks = |tile: &DensityTile| pixels.div_ceil(tile.pixels);
         if let Some(tile) = fitting().find(|t| blocks(t) >= multiprocessors) {
-            return Ok(Spread::new(*tile, classes, 1));
+            return Ok(DensityTiling::new(*tile, classes, 1));
         }
         let full = fitting().find(|t| pixels > t.pixels / 2).or(fitting().next_back());
         let Some(tile) = full else {
             return Err(Error::invalid("density", "at most 512 channels", channels));
         };
-        Ok(Spread::new(*tile, classes, (multiprocessors / blocks(tile).max(1)).clamp(1, classes)))
+        Ok(DensityTiling::new(
+            *tile,
+            classes,
+            (multiprocessors / blocks(tile).max(1)).clamp(1, classes),
+        ))
     }
 
-    /// Bytes of what the splits leave to the merge.
+    /// Bytes of the partial results that the splits store for the merge.
     pub fn partial_bytes(&self, pixels: usize) -> usize {
         if self.splits == 1 { 0 } else { self.splits * pixels * 16 }
     }
@@ -162,10 +233,10 @@ pub fn blocks(channels: usize) -> usize {
     panels * (panels + 1)
 }
 
-/// Gaussians as the kernel reads them (`device::density` makes them): `classes` and, last, the
+/// Gaussians as the kernel reads them (`gpu::density` makes them): `classes` and, last, the
 /// background.
 #[derive(Clone, Copy)]
-pub struct Gaussians<'a> {
+pub struct PackedGaussians<'a> {
     pub classes: usize,
     pub channels: usize,
     pub precision: Precision,
@@ -180,7 +251,7 @@ pub struct Gaussians<'a> {
     pub ids: Slice<'a>,
 }
 
-/// What a density writes, a value a pixel.
+/// What a density writes, a value per pixel.
 #[derive(Clone, Copy)]
 pub struct Outputs<'a> {
     /// f32
@@ -189,26 +260,27 @@ pub struct Outputs<'a> {
     pub relative: Option<Slice<'a>>,
     /// u8 and f32
     pub nearest: Option<(Slice<'a>, Slice<'a>)>,
-    /// [`Spread::partial_bytes`]
+    /// [`DensityTiling::partial_bytes`]
     pub partial: Option<Slice<'a>>,
-    /// [`Spread::stats_bytes`]
+    /// [`DensityTiling::stats_bytes`]
     pub stats: Slice<'a>,
 }
 
-/// `features` fp16; `predicted` u8 a pixel in the model's classes: those most often predicted in a tile
+/// `features` fp16; `predicted` u8 per pixel in the model's classes: those most often predicted in a tile
 /// come first. `tau` in nats, infinity: no early exit.
 pub fn density<'a>(
-    gaussians: Gaussians<'a>,
+    gaussians: PackedGaussians<'a>,
     features: Tensor<'a>,
     predicted: Option<Slice<'a>>,
     tau: f32,
     out: Outputs<'a>,
-    spread: Spread,
+    tiling: DensityTiling,
 ) -> Result<Vec<Launch<'a>>> {
     let what = "density";
-    let Gaussians { classes, channels, precision, packing, weights, rows, constants, ids } =
+    let PackedGaussians { classes, channels, precision, packing, weights, rows, constants, ids } =
         gaussians;
-    let Spread { tile, splits, per_split } = spread;
+    let DensityTiling { tile, splits, per_split } = tiling;
+    require(what, TILES.contains(&tile), "a tile of the list", format!("{tiling:?}"))?;
     require(what, tile.packing == packing, "a tile of W's packing", format!("{packing:?}"))?;
     require(what, (1..=256).contains(&classes), "1 to 256 classes", classes)?;
     let fits = channels.is_multiple_of(16) && (16..=tile.channels).contains(&channels);
@@ -217,54 +289,33 @@ pub fn density<'a>(
     require(what, same, &format!("fp16 features of {channels} channels"), features.channels)?;
     let whole =
         per_split > 0 && splits * per_split >= classes && (splits - 1) * per_split < classes;
-    require(what, whole, "splits that cover the classes, none empty", format!("{spread:?}"))?;
+    require(what, whole, "splits that cover the classes, none empty", format!("{tiling:?}"))?;
     require(what, tau > 0.0, "a positive tau", tau)?;
 
     let pixels = features.pixels();
     let items = classes + 1;
     let padded = channels.next_multiple_of(PANEL);
     let block = precision.terms() * PANEL * BLOCK * 2;
-    require_bytes("density's weights", weights, items * blocks(channels) * block)?;
-    require_bytes("density's rows", rows, items * padded * 8)?;
-    require_bytes("density's constants", constants, items * 4)?;
-    require_bytes("density's ids", ids, classes * 4)?;
-    require_bytes("density's output", out.density, pixels * 4)?;
-    if let Some(predicted) = predicted {
-        require_bytes("density's predicted classes", predicted, pixels)?;
-    }
-    if let Some(relative) = out.relative {
-        require_bytes("density's relative output", relative, pixels * 4)?;
-    }
-    if let Some((nearest, distance)) = out.nearest {
-        require_bytes("density's nearest classes", nearest, pixels)?;
-        require_bytes("density's distances", distance, pixels * 4)?;
-    }
-    if splits > 1 {
-        match out.partial {
-            Some(partial) => {
-                require_bytes("density's splits", partial, spread.partial_bytes(pixels))?;
-            }
-            None => require(what, false, "memory for the splits", "none")?,
-        }
-    }
-    require_bytes("density's counters", out.stats, spread.stats_bytes(pixels))?;
+    require(what, splits == 1 || out.partial.is_some(), "memory for the splits", "none")?;
+    let partial = tiling.partial_bytes(pixels);
 
     let p = |value| param(what, value);
     p(pixels + tile.pixels)?;
-    let address = |slice: Option<Slice>| slice.map_or(0, |s| s.address);
+    let mut memory = Addresses::new(what);
+    let (nearest, distance) = out.nearest.unzip();
     let params = DensityParams {
-        features: features.data.address,
-        weights: weights.address,
-        rows: rows.address,
-        constants: constants.address,
-        ids: ids.address,
-        predicted: address(predicted),
-        density: out.density.address,
-        relative: address(out.relative),
-        nearest: address(out.nearest.map(|n| n.0)),
-        distance: address(out.nearest.map(|n| n.1)),
-        partial: address(out.partial),
-        stats: out.stats.address,
+        features: memory.tensor(&features)?,
+        weights: memory.slice("weights", weights, items * blocks(channels) * block)?,
+        rows: memory.slice("rows", rows, items * padded * 8)?,
+        constants: memory.slice("constants", constants, items * 4)?,
+        ids: memory.slice("ids", ids, classes * 4)?,
+        predicted: memory.optional("predicted classes", predicted, pixels)?,
+        density: memory.slice("output", out.density, pixels * 4)?,
+        relative: memory.optional("relative output", out.relative, pixels * 4)?,
+        nearest: memory.optional("nearest classes", nearest, pixels)?,
+        distance: memory.optional("distances", distance, pixels * 4)?,
+        partial: memory.optional("splits", out.partial, partial)?,
+        stats: memory.slice("counters", out.stats, tiling.stats_bytes(pixels))?,
         pixels: p(pixels)?,
         feature_stride: p(features.stride)?,
         channels: p(channels)?,
@@ -278,10 +329,36 @@ pub fn density<'a>(
         Precision::Exact => tile.kernel,
         Precision::Fast => tile.fast,
     };
-    let mut launches =
-        vec![Launch::new(kernel, [pixels.div_ceil(tile.pixels), splits, 1], &params)?];
+    let shape = [features.batch, features.size.h, features.size.w, 1];
+    let background = usize::from(out.relative.is_some());
+    let outputs = pixels * (4 * (1 + background) + 5 * usize::from(out.nearest.is_some()));
+    let evaluated = classes + background;
+    let read = pixels * channels * 2
+        + predicted.map_or(0, |_| pixels)
+        + evaluated * (blocks(channels) * block + padded * 8);
+    let issued = precision.terms() * issued(channels) * tile.pixels * (per_split + background);
+    // Nothing skipped by early exit: a triangle per pixel, class and term.
+    let triangle = (pixels * evaluated * precision.terms()) as u64;
+    let work = Work {
+        shape,
+        flop: triangle * (channels * (channels + 1)) as u64,
+        bytes: (read + partial + outputs) as u64,
+        splits,
+        block_flop: (2 * issued) as f64,
+    };
+    let grid = [pixels.div_ceil(tile.pixels), splits, 1];
+    let mut launches = vec![Launch::new(tile.source(), kernel, grid, &params, memory, work)?];
     if splits > 1 {
-        launches.push(Launch::new("density_merge", [pixels.div_ceil(256), 1, 1], &params)?);
+        let grid = [pixels.div_ceil(256), 1, 1];
+        let work = Work::moving(shape, partial + outputs);
+        launches.push(Launch::new(&SOURCE, "density_merge", grid, &params, memory, work)?);
     }
     Ok(launches)
+}
+
+/// Multiply-adds that a kernel issues per pixel, class and term: of a panel of 64 rows whole blocks of 32
+/// columns, then four steps of 16 columns at the diagonal, of which tiles of 8 rows above it are left out.
+fn issued(channels: usize) -> usize {
+    let panel = |p: usize| 2 * p * PANEL * BLOCK + (64 + 48 + 32 + 16) * 16;
+    (0..channels.div_ceil(PANEL)).map(panel).sum()
 }

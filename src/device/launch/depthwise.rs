@@ -1,10 +1,43 @@
 //! Launch of `kernels/depthwise.cu`.
 
-use super::{require, require_bytes, require_tensors};
-use crate::device::params::DepthwiseParams;
-use crate::device::{Element, Launch, Slice, Tensor, param};
+use super::{
+    Address, Addresses, Launch, Work, param, param_product, require, require_tensors, shape,
+};
+use crate::device::kernels::Source;
+use crate::device::{Element, Slice, Tensor};
 use crate::error::Result;
 use crate::ops::Conv2d;
+
+params! {
+    /// `kernels/depthwise.cu`
+    DepthwiseParams {
+        input: Address,
+        weight: Address,
+        bias: Address,
+        output: Address,
+        batch: i32,
+        channels: i32,
+        in_h: i32,
+        in_w: i32,
+        in_stride: i32,
+        out_h: i32,
+        out_w: i32,
+        out_stride: i32,
+        kernel: i32,
+        stride: i32,
+        dilation: i32,
+        padding: i32,
+        relu: i32,
+        unused: i32,
+    }
+}
+
+pub(in crate::device) static SOURCE: Source = Source {
+    file: "depthwise",
+    parameters: DepthwiseParams::PARAMETERS,
+    kernels: &[DepthwiseParams::kernel("depthwise", "depthwise", 256, 0)],
+    constants: &[],
+};
 
 /// `weight` is `[kernel, kernel, channels]` fp16, `bias` `[channels]` f32.
 pub fn depthwise<'a>(
@@ -26,16 +59,17 @@ pub fn depthwise<'a>(
         "a depthwise convolution of these channels",
         format!("{conv:?}"),
     )?;
-    require_bytes("depthwise weight", weight, conv.kernel * conv.kernel * channels * 2)?;
-    require_bytes("depthwise bias", bias, channels * 4)?;
+    let weights = param_product(what, &[conv.kernel, conv.kernel, channels, 2])?;
     let p = |value| param(what, value);
-    let reach = conv.dilation.saturating_mul(conv.kernel) + x.size.h.max(x.size.w) + conv.padding;
-    require(what, reach < 1 << 27, "a padded image below 2^27", reach)?;
+    // Positions in the padded image, which the kernel computes in 32 bits.
+    let side = conv.dilation.saturating_mul(conv.kernel) + x.size.h.max(x.size.w) + conv.padding;
+    require(what, side < 1 << 27, "a padded image below 2^27", side)?;
+    let mut memory = Addresses::new(what);
     let params = DepthwiseParams {
-        input: x.data.address,
-        weight: weight.address,
-        bias: bias.address,
-        output: y.data.address,
+        input: memory.tensor(&x)?,
+        weight: memory.slice("weight", weight, weights)?,
+        bias: memory.slice("bias", bias, channels * 4)?,
+        output: memory.tensor(&y)?,
         batch: p(x.batch)?,
         channels: p(channels)?,
         in_h: p(x.size.h)?,
@@ -51,5 +85,8 @@ pub fn depthwise<'a>(
         relu: relu.into(),
         unused: 0,
     };
-    Launch::new(what, [(y.pixels() * channels / 8).div_ceil(256), 1, 1], &params)
+    let grid = [(y.pixels() * channels / 8).div_ceil(256), 1, 1];
+    let (flop, bytes) = (conv.flops(x.batch, y.size), conv.bytes(x.batch, x.size, y.size, 2));
+    let work = Work::even(shape(&y), flop, bytes, grid);
+    Launch::new(&SOURCE, what, grid, &params, memory, work)
 }

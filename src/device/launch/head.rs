@@ -1,11 +1,37 @@
 //! Launch of `kernels/head.cu`.
 
 use super::resize::require_ratio;
-use super::{require, require_bytes};
-use crate::device::params::HeadParams;
-use crate::device::{Element, Launch, Slice, Tensor, param};
+use super::{Address, Addresses, Launch, Work, param, param_product, require};
+use crate::device::kernels::Source;
+use crate::device::{Element, Slice, Tensor};
 use crate::error::Result;
 use crate::ops::Head;
+
+params! {
+    /// `kernels/head.cu`
+    HeadParams {
+        logits: Address,
+        label: Address,
+        entropy: Address,
+        batch: i32,
+        classes: i32,
+        in_h: i32,
+        in_w: i32,
+        in_stride: i32,
+        out_h: i32,
+        out_w: i32,
+        crop_h: i32,
+        crop_w: i32,
+        align_corners: i32,
+    }
+}
+
+pub(in crate::device) static SOURCE: Source = Source {
+    file: "head",
+    parameters: HeadParams::PARAMETERS,
+    kernels: &[HeadParams::kernel("head", "head", 256, 0)],
+    constants: &[],
+};
 
 /// `logits` f32 on the grid, `label` u8 and `entropy` f32 `[batch, crop.h, crop.w]`.
 pub fn head<'a>(
@@ -22,16 +48,14 @@ pub fn head<'a>(
         && logits.stride.is_multiple_of(4)
         && logits.stride >= op.classes.next_multiple_of(4);
     require(what, fits, "f32 logits of these classes on the grid", format!("{op:?}"))?;
-    let pixels = logits.batch * op.crop.pixels();
-    require_bytes("head's labels", label, pixels)?;
-    require_bytes("head's entropy", entropy, pixels * 4)?;
+    let pixels = param_product(what, &[logits.batch, op.crop.h, op.crop.w])?;
     require_ratio(what, op.grid, op.padded)?;
     let p = |value| param(what, value);
-    p(pixels)?;
+    let mut memory = Addresses::new(what);
     let params = HeadParams {
-        logits: logits.data.address,
-        label: label.address,
-        entropy: entropy.address,
+        logits: memory.tensor(&logits)?,
+        label: memory.slice("labels", label, pixels)?,
+        entropy: memory.slice("entropy", entropy, pixels * 4)?,
         batch: p(logits.batch)?,
         classes: p(op.classes)?,
         in_h: p(op.grid.h)?,
@@ -43,5 +67,9 @@ pub fn head<'a>(
         crop_w: p(op.crop.w)?,
         align_corners: op.resize.align_corners.into(),
     };
-    Launch::new(what, [pixels.div_ceil(256), 1, 1], &params)
+    let work = Work::moving(
+        [logits.batch, op.crop.h, op.crop.w, 1],
+        logits.pixels() * op.classes * logits.element.bytes() + pixels * 5,
+    );
+    Launch::new(&SOURCE, what, [pixels.div_ceil(256), 1, 1], &params, memory, work)
 }

@@ -1,18 +1,54 @@
-//! A typed launch for each kernel: checks shapes and extents, fills the parameter struct, sets the grid.
+//! A typed launch for each kernel: checks shapes and extents, fills the parameter struct, sets the grid and
+//! states the work. A launch file also holds its kernels' rows of the table and their parameter struct.
 
-mod arg_max;
+/// Declares the parameter struct of a `.cu` and the list of its fields, for the comparison with that file.
+macro_rules! params {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty),+ $(,)? }) => {
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+        struct $name { $($field: $kind),+ }
+
+        impl $name {
+            const PARAMETERS: crate::device::kernels::Parameters = crate::device::kernels::Parameters {
+                name: stringify!($name),
+                bytes: size_of::<$name>(),
+                fields: &[$(crate::device::kernels::Field {
+                    name: stringify!($field),
+                    kind: stringify!($kind),
+                    offset: std::mem::offset_of!($name, $field),
+                }),+],
+            };
+
+            /// A row of the table of kernels.
+            const fn kernel(
+                name: &'static str,
+                file: &'static str,
+                threads: usize,
+                shared_bytes: usize,
+            ) -> crate::device::kernels::Kernel {
+                let params_bytes = size_of::<$name>();
+                crate::device::kernels::Kernel { name, file, threads, shared_bytes, params_bytes }
+            }
+        }
+    };
+}
+
+mod address;
+pub(super) mod arg_max;
 pub mod conv2d;
 pub mod density;
-mod depthwise;
-mod gather;
-mod head;
-mod label_grid;
-pub mod moments;
-mod pool;
-mod preprocess;
-mod resize;
-mod stem;
-mod upsample;
+pub(super) mod depthwise;
+pub(super) mod gather;
+pub(super) mod head;
+pub(super) mod label_grid;
+// Its kernels trust what the ones before them left in the scratch memory: only the whole list is safe.
+pub(crate) mod moments;
+pub(super) mod pool;
+pub(super) mod preprocess;
+pub(super) mod resize;
+pub(super) mod stem;
+pub(super) mod upsample;
 
 pub use arg_max::arg_max;
 pub use conv2d::conv2d;
@@ -21,23 +57,132 @@ pub use depthwise::depthwise;
 pub use gather::gather;
 pub use head::head;
 pub use label_grid::{LabelGrid, label_grid};
-pub use moments::moments;
 pub use pool::{global_average_pool, max_pool};
 pub use preprocess::preprocess;
 pub use resize::resize;
 pub use stem::stem;
 pub use upsample::upsample;
 
-use super::{Element, Slice, Tensor, param};
+use std::marker::PhantomData;
+
+use super::kernels::{Kernel, Source};
+use super::{Buffer, DeviceId, Element, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::Size;
+use address::{Address, Addresses};
+
+/// One kernel ready to run: made by the functions of this module alone, which have checked that it stays
+/// inside the slices it was given, all of one device.
+#[derive(Clone)]
+pub struct Launch<'a> {
+    device: DeviceId,
+    kernel: &'static Kernel,
+    grid: [u32; 3],
+    params: Box<[u64]>,
+    work: Work,
+    buffers: PhantomData<&'a Buffer>,
+}
+
+/// What a launch has to do, for `ddu profile`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// `[batch, h, w, channels]` of the op's output.
+    pub shape: [usize; 4],
+    /// Of the op, without tile padding (a multiply-add counts as two); 0 where it only moves bytes.
+    pub flop: u64,
+    /// Each operand once.
+    pub bytes: u64,
+    /// Parts that the op is split into, joined by a second kernel; 1: not split.
+    pub splits: usize,
+    /// FLOP that the busiest block issues, tile padding included.
+    pub block_flop: f64,
+}
+
+impl Work {
+    /// Of a kernel that moves bytes and computes next to nothing.
+    fn moving(shape: [usize; 4], bytes: usize) -> Self {
+        Work { shape, flop: 0, bytes: bytes as u64, splits: 1, block_flop: 0.0 }
+    }
+
+    /// Of a kernel whose blocks share the FLOP evenly.
+    fn even(shape: [usize; 4], flop: u64, bytes: u64, grid: [usize; 3]) -> Self {
+        let blocks: f64 = grid.iter().map(|&n| n as f64).product();
+        Work { shape, flop, bytes, splits: 1, block_flop: flop as f64 / blocks.max(1.0) }
+    }
+}
+
+impl Launch<'_> {
+    pub fn kernel(&self) -> &'static Kernel {
+        self.kernel
+    }
+
+    /// Blocks in x, y and z.
+    pub fn grid(&self) -> [u32; 3] {
+        self.grid
+    }
+
+    /// The kernel's parameter struct, as 64-bit words.
+    pub fn params(&self) -> &[u64] {
+        &self.params
+    }
+
+    pub fn work(&self) -> &Work {
+        &self.work
+    }
+
+    /// Refuses to run on a device that its memory does not belong to.
+    #[cfg(any(feature = "cuda", feature = "simt"))]
+    pub(super) fn check(&self, device: DeviceId) -> Result<()> {
+        device.require(self.kernel.name, self.device)
+    }
+
+    fn new(
+        source: &'static Source,
+        name: &str,
+        grid: [usize; 3],
+        params: &impl bytemuck::Pod,
+        addresses: Addresses,
+        work: Work,
+    ) -> Result<Self> {
+        let kernel = source.kernel(name);
+        // The grid's y and z are 16 bits wide on a GPU.
+        let limit = [i32::MAX as usize, 65535, 65535];
+        if grid.iter().zip(limit).any(|(&n, limit)| n == 0 || n > limit) {
+            let expected = format!("a grid within {limit:?}");
+            return Err(Error::invalid(name, expected, format!("{grid:?}"))
+                .fix("use a smaller batch or image"));
+        }
+        let Some(device) = addresses.device() else {
+            return Err(Error::invalid(name, "memory to work on", "none"));
+        };
+        let params: Box<[u64]> = bytemuck::pod_collect_to_vec(bytemuck::bytes_of(params)).into();
+        assert_eq!(params.len() * 8, kernel.params_bytes, "the parameters are {name}'s");
+        let grid = grid.map(|n| n as u32);
+        Ok(Launch { device, kernel, grid, params, work, buffers: PhantomData })
+    }
+}
+
+/// Makes a size a kernel's 32-bit parameter.
+fn param(what: &str, value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| too_large(what, value))
+}
+
+/// The product of sizes, where it fits a kernel's 32-bit parameter.
+fn param_product(what: &str, factors: &[usize]) -> Result<usize> {
+    let product = factors.iter().fold(1, |product: usize, &n| product.saturating_mul(n));
+    param(what, product).map(|_| product)
+}
+
+fn too_large(what: &str, value: usize) -> Error {
+    Error::invalid(what, "at most 2147483647", value).fix("use a smaller batch or image")
+}
 
 /// Refuses a launch of `what` unless `holds`.
 fn require(what: &str, holds: bool, expected: &str, found: impl ToString) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::invalid(what, expected, found)) }
 }
 
-/// One axis of images in, another out, the batch and element as expected, channels in eights.
+/// fp16 input, an output of `y_size`, as many images out as in, output channels in eights.
 fn require_tensors(what: &str, x: &Tensor, y: &Tensor, y_size: Size) -> Result<()> {
     let found = || {
         let part =
@@ -59,12 +204,12 @@ fn require_tensors(what: &str, x: &Tensor, y: &Tensor, y_size: Size) -> Result<(
     Ok(())
 }
 
-fn require_bytes(what: &str, slice: Slice, bytes: usize) -> Result<()> {
-    require(what, slice.bytes >= bytes, &format!("{bytes} bytes"), slice.bytes)?;
-    require(
-        what,
-        slice.address.is_multiple_of(16),
-        "an address that is a multiple of 16",
-        slice.address,
-    )
+/// `[batch, h, w, channels]` of a tensor.
+fn shape(tensor: &Tensor) -> [usize; 4] {
+    [tensor.batch, tensor.size.h, tensor.size.w, tensor.channels]
+}
+
+/// Bytes of a tensor's channels, those it shares its pixels with left out.
+fn tensor_bytes(tensor: &Tensor) -> usize {
+    tensor.pixels() * tensor.channels * tensor.element.bytes()
 }

@@ -1,13 +1,65 @@
 //! Launches of `kernels/moments.cu`.
 
-use super::{require, require_bytes};
-use crate::device::params::MomentsParams;
-use crate::device::{Element, Launch, Slice, Tensor, param};
+use super::{Address, Addresses, Launch, Work, param, require};
+use crate::device::kernels::Source;
+use crate::device::{Element, Slice, Tensor};
 use crate::error::Result;
+
+params! {
+    /// `kernels/moments.cu`
+    MomentsParams {
+        features: Address,
+        labels: Address,
+        keys: Address,
+        ranks: Address,
+        offsets: Address,
+        totals: Address,
+        chunks: Address,
+        sorted: Address,
+        sums: Address,
+        extremes: Address,
+        image_mean: Address,
+        shifts: Address,
+        partial: Address,
+        count: Address,
+        mean: Address,
+        scatter: Address,
+        batch: i32,
+        cells: i32,
+        feature_stride: i32,
+        channels: i32,
+        classes: i32,
+        segments: i32,
+        slots: i32,
+        blocks: i32,
+    }
+}
+
+pub(in crate::device) static SOURCE: Source = Source {
+    file: "moments",
+    parameters: MomentsParams::PARAMETERS,
+    kernels: &[
+        MomentsParams::kernel("moments_keys", "moments", 256, 512),
+        MomentsParams::kernel("moments_offsets", "moments", 256, 1152),
+        MomentsParams::kernel("moments_place", "moments", 256, 0),
+        MomentsParams::kernel("moments_sums", "moments", 256, 0),
+        MomentsParams::kernel("moments_shifts", "moments", 256, 0),
+        MomentsParams::kernel("moments_syrk", "moments", 128, 19456),
+        MomentsParams::kernel("moments_fold", "moments", 256, 0),
+        MomentsParams::kernel("moments_means", "moments", 256, 0),
+    ],
+    constants: &[
+        ("SEGMENT", SEGMENT),
+        ("CHUNK", CHUNK),
+        ("KEYS", KEYS),
+        ("NON_FINITE", COUNTS - 1),
+        ("BLOCK", BLOCK),
+    ],
+};
 
 /// Pixels of a segment of the counting sort (`SEGMENT`).
 const SEGMENT: usize = 256;
-/// Most pixels of a chunk (`CHUNK`).
+/// Pixels of a full chunk (`CHUNK`).
 const CHUNK: usize = 512;
 /// Keys of the counting sort (`KEYS`).
 const KEYS: usize = 258;
@@ -31,7 +83,7 @@ impl Shape {
         self.cells.div_ceil(SEGMENT)
     }
 
-    /// Most chunks that an image can have: each class that is there has one that is not full.
+    /// Limit of the chunks of an image: each class that is present may have one that is not full.
     pub fn slots(&self) -> usize {
         self.cells / CHUNK + self.classes.min(self.cells)
     }
@@ -92,22 +144,21 @@ pub fn moments<'a>(
         && (features.batch, features.size.pixels(), features.channels) == (batch, cells, channels);
     let found = format!("{} x {} x {}", features.batch, features.size, features.channels);
     require(what, same, &format!("fp16 features {batch} x {cells} x {channels}"), found)?;
-    require_bytes("moments's labels", labels, batch * cells)?;
-    for (slice, bytes) in scratch.iter().zip(shape.scratch_bytes()) {
-        require_bytes("moments's scratch", *slice, bytes)?;
-    }
-    require_bytes("moments's counts", running.count, COUNTS * 8)?;
-    require_bytes("moments's means", running.mean, classes * channels * 8)?;
-    require_bytes("moments's scatters", running.scatter, classes * channels * channels * 8)?;
 
     let p = |value| param(what, value);
-    let [keys, ranks, offsets, totals, chunks, sorted, sums, extremes, means, shifts, partial] =
-        scratch.map(|slice| slice.address);
+    let mut memory = Addresses::new(what);
+    let needed = shape.scratch_bytes();
+    let mut at = [Address::NULL; 11];
+    for i in 0..at.len() {
+        at[i] = memory.slice("scratch", scratch[i], needed[i])?;
+    }
+    let [keys, ranks, offsets, totals, chunks, sorted, sums, extremes, means, shifts, partial] = at;
     let (segments, slots, blocks) = (shape.segments(), shape.slots(), shape.blocks());
     p(cells + SEGMENT)?;
+    let square = classes * channels * channels * 8;
     let params = MomentsParams {
-        features: features.data.address,
-        labels: labels.address,
+        features: memory.tensor(&features)?,
+        labels: memory.slice("labels", labels, batch * cells)?,
         keys,
         ranks,
         offsets,
@@ -119,9 +170,9 @@ pub fn moments<'a>(
         image_mean: means,
         shifts,
         partial,
-        count: running.count.address,
-        mean: running.mean.address,
-        scatter: running.scatter.address,
+        count: memory.slice("counts", running.count, COUNTS * 8)?,
+        mean: memory.slice("means", running.mean, classes * channels * 8)?,
+        scatter: memory.slice("scatters", running.scatter, square)?,
         batch: p(batch)?,
         cells: p(cells)?,
         feature_stride: p(features.stride)?,
@@ -131,17 +182,39 @@ pub fn moments<'a>(
         slots: p(slots)?,
         blocks: p(blocks)?,
     };
+    // Bytes: each operand once. syrk multiplies the lower triangle in three products of fp16 terms.
+    let pixels = batch * cells;
+    let values = pixels * channels * 2;
+    let moments = classes * channels * 8;
+    let triangle = pixels as u64 * (channels * (channels + 1)) as u64;
+    let syrk = (2 * 3 * CHUNK * BLOCK * BLOCK) as f64;
+    let [keys, ranks, offsets, totals, chunks, sorted, sums, extremes, means, shifts, partial] =
+        needed;
+    let of = |flop: u64, bytes: usize, block_flop: f64| Work {
+        flop,
+        block_flop,
+        ..Work::moving([batch, features.size.h, features.size.w, channels], bytes)
+    };
+    let moving = |bytes| of(0, bytes, 0.0);
     [
-        ("moments_keys", [segments, batch, 1]),
-        ("moments_offsets", [batch, 1, 1]),
-        ("moments_place", [segments, batch, 1]),
-        ("moments_sums", [slots, batch, 1]),
-        ("moments_shifts", [classes, batch, 1]),
-        ("moments_syrk", [slots, blocks, batch]),
-        ("moments_fold", [blocks * BLOCK * BLOCK / 256, classes, 1]),
-        ("moments_means", [COUNTS, 1, 1]),
+        ("moments_keys", [segments, batch, 1], moving(values + pixels + keys + ranks + offsets)),
+        ("moments_offsets", [batch, 1, 1], moving(2 * offsets + totals + chunks)),
+        ("moments_place", [segments, batch, 1], moving(keys + ranks + offsets + totals + sorted)),
+        ("moments_sums", [slots, batch, 1], moving(values + sorted + chunks + sums + extremes)),
+        ("moments_shifts", [classes, batch, 1], moving(totals + sums + extremes + means + shifts)),
+        (
+            "moments_syrk",
+            [slots, blocks, batch],
+            of(3 * triangle, values + sorted + chunks + shifts + partial, syrk),
+        ),
+        (
+            "moments_fold",
+            [blocks * BLOCK * BLOCK / 256, classes, 1],
+            moving(partial + totals + means + shifts + moments + square),
+        ),
+        ("moments_means", [COUNTS, 1, 1], moving(totals + means + 2 * moments + 2 * COUNTS * 8)),
     ]
     .into_iter()
-    .map(|(kernel, grid)| Launch::new(kernel, grid, &params))
+    .map(|(kernel, grid, work)| Launch::new(&SOURCE, kernel, grid, &params, memory, work))
     .collect()
 }

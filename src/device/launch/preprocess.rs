@@ -1,10 +1,33 @@
 //! Launch of `kernels/preprocess.cu`.
 
-use super::{require, require_bytes};
-use crate::device::params::PreprocessParams;
-use crate::device::{Element, Launch, Slice, Tensor, param};
+use super::{Address, Addresses, Launch, Work, param, require, shape, tensor_bytes};
+use crate::device::kernels::Source;
+use crate::device::{Element, Slice, Tensor};
 use crate::error::Result;
 use crate::ops::Size;
+
+params! {
+    /// `kernels/preprocess.cu`
+    PreprocessParams {
+        input: Address,
+        output: Address,
+        batch: i32,
+        in_h: i32,
+        in_w: i32,
+        out_h: i32,
+        out_w: i32,
+        mean: [f32; 3],
+        std: [f32; 3],
+        unused: i32,
+    }
+}
+
+pub(in crate::device) static SOURCE: Source = Source {
+    file: "preprocess",
+    parameters: PreprocessParams::PARAMETERS,
+    kernels: &[PreprocessParams::kernel("preprocess", "preprocess", 256, 0)],
+    constants: &[],
+};
 
 /// `rgb` is `[batch, image.h, image.w, 3]` u8; `y` fp16 of 4 channels, at least as large.
 pub fn preprocess<'a>(
@@ -29,12 +52,13 @@ pub fn preprocess<'a>(
         "positive standard deviations",
         format!("{std:?}"),
     )?;
-    require_bytes("preprocess's pictures", rgb, y.batch * image.pixels() * 3)?;
+    let pictures = y.batch * image.pixels() * 3;
     let p = |value| param(what, value);
     p(y.pixels())?;
+    let mut memory = Addresses::new(what);
     let params = PreprocessParams {
-        input: rgb.address,
-        output: y.data.address,
+        input: memory.slice("pictures", rgb, pictures)?,
+        output: memory.tensor(&y)?,
         batch: p(y.batch)?,
         in_h: p(image.h)?,
         in_w: p(image.w)?,
@@ -44,5 +68,6 @@ pub fn preprocess<'a>(
         std,
         unused: 0,
     };
-    Launch::new(what, [y.pixels().div_ceil(256), 1, 1], &params)
+    let work = Work::moving(shape(&y), pictures + tensor_bytes(&y));
+    Launch::new(&SOURCE, what, [y.pixels().div_ceil(256), 1, 1], &params, memory, work)
 }

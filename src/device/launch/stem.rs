@@ -1,10 +1,40 @@
 //! Launch of `kernels/stem.cu`.
 
-use super::{require, require_bytes};
-use crate::device::params::StemParams;
-use crate::device::{Element, Launch, Slice, Tensor, param};
+use super::{Address, Addresses, Launch, Work, param, require, shape};
+use crate::device::kernels::Source;
+use crate::device::{Element, Slice, Tensor};
 use crate::error::Result;
 use crate::ops::Conv2d;
+
+/// Rows, columns and output channels of a block.
+const ROWS: usize = 4;
+const COLUMNS: usize = 32;
+const CHANNELS: usize = 64;
+
+params! {
+    /// `kernels/stem.cu`
+    StemParams {
+        input: Address,
+        weight: Address,
+        bias: Address,
+        output: Address,
+        batch: i32,
+        in_h: i32,
+        in_w: i32,
+        out_h: i32,
+        out_w: i32,
+        out_c: i32,
+        out_stride: i32,
+        relu: i32,
+    }
+}
+
+pub(in crate::device) static SOURCE: Source = Source {
+    file: "stem",
+    parameters: StemParams::PARAMETERS,
+    kernels: &[StemParams::kernel("stem", "stem", 128, 36992)],
+    constants: &[("ROWS", ROWS), ("COLUMNS", COLUMNS), ("CHANNELS", CHANNELS)],
+};
 
 /// `x` has 4 channels (the fourth 0), `weight` is `[out, 7, 8, 4]` fp16 with zeros in the eighth column
 /// and the fourth channel, `bias` `[out]` f32.
@@ -38,15 +68,14 @@ pub fn stem<'a>(
         "fp16, 4 channels in, channels in eights out",
         format!("{} in", x.channels),
     )?;
-    require_bytes("stem weight", weight, conv.out_channels * 7 * 8 * 4 * 2)?;
-    require_bytes("stem bias", bias, conv.out_channels * 4)?;
     let p = |value| param(what, value);
     p(x.pixels() * 4)?;
+    let mut memory = Addresses::new(what);
     let params = StemParams {
-        input: x.data.address,
-        weight: weight.address,
-        bias: bias.address,
-        output: y.data.address,
+        input: memory.tensor(&x)?,
+        weight: memory.slice("weight", weight, conv.out_channels * 7 * 8 * 4 * 2)?,
+        bias: memory.slice("bias", bias, conv.out_channels * 4)?,
+        output: memory.tensor(&y)?,
         batch: p(x.batch)?,
         in_h: p(x.size.h)?,
         in_w: p(x.size.w)?,
@@ -56,6 +85,9 @@ pub fn stem<'a>(
         out_stride: p(y.stride)?,
         relu: relu.into(),
     };
-    let grid = [size.w.div_ceil(32), size.h.div_ceil(4), x.batch * y.channels.div_ceil(64)];
-    Launch::new(what, grid, &params)
+    let blocks = x.batch * y.channels.div_ceil(CHANNELS);
+    let grid = [size.w.div_ceil(COLUMNS), size.h.div_ceil(ROWS), blocks];
+    let (flop, bytes) = (conv.flops(x.batch, size), conv.bytes(x.batch, x.size, size, 2));
+    let work = Work::even(shape(&y), flop, bytes, grid);
+    Launch::new(&SOURCE, what, grid, &params, memory, work)
 }

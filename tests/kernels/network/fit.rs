@@ -4,14 +4,14 @@
 use ddu::data::{Image, LabelRule, Mask, label_grid};
 use ddu::density::{Density, Moments, Sample};
 use ddu::engine::Engine;
-use ddu::fit::Fit;
+use ddu::fit::{Annotation, Fit};
 use ddu::model::Model;
 use ddu::ops::Size;
 
 use crate::pictures::*;
 
-/// A fit of pictures in runs of `batch`; `each`: folded image by image, as a checkpoint in the middle
-/// of a run has it.
+/// A fit of pictures in runs of `batch`; `each`: image by image, and the density asked for after each, as
+/// a checkpoint in the middle of a run has it.
 fn fit(engine: &mut Engine, pictures: &[(Image, Mask)], batch: usize, each: bool) -> Density {
     let config = engine.model().config();
     let (classes, channels) = (config.classes.clone(), config.feature_channels());
@@ -21,17 +21,26 @@ fn fit(engine: &mut Engine, pictures: &[(Image, Mask)], batch: usize, each: bool
     for (run, pictures) in pictures.chunks(batch).enumerate() {
         let images: Vec<&Image> = pictures.iter().map(|(image, _)| image).collect();
         let output = engine.run(&images).unwrap();
-        for (at, (_, mask)) in pictures.iter().enumerate() {
-            let hash = (run * batch + at) as u64;
-            assert!(fit.add(&output, at, hash, mask.clone()).unwrap());
-            // A second image of this content changes nothing.
-            assert!(!fit.add(&output, at, hash, mask.clone()).unwrap());
+        // All at once, or one after another.
+        let calls: Vec<Vec<usize>> = match each {
+            true => (0..pictures.len()).map(|at| vec![at]).collect(),
+            false => vec![(0..pictures.len()).collect()],
+        };
+        for call in calls {
+            let mut annotations = vec![None; pictures.len()];
+            for at in call {
+                let (hash, mask) = ((run * batch + at) as u64, &pictures[at].1);
+                annotations[at] = Some(Annotation { hash, mask });
+            }
+            let new: Vec<bool> = annotations.iter().map(Option::is_some).collect();
+            assert_eq!(fit.add(&output, &annotations).unwrap(), new);
+            // The same images again change nothing.
+            assert_eq!(fit.add(&output, &annotations).unwrap(), vec![false; pictures.len()]);
             if each {
-                fit.fold(&output).unwrap();
                 fit.density().unwrap();
             }
         }
-        fit.fold(&output).unwrap();
+        assert!(fit.add(&output, &[]).unwrap_err().to_string().contains("annotations"));
     }
     fit.density().unwrap().clone()
 }

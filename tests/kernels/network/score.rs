@@ -9,17 +9,22 @@
 //!   held to the bound of `ddu::compare`.
 
 use ddu::data::Image;
-use ddu::density::{Gaussian, Gaussians, Moments, Score, finite_in_half};
+use ddu::density::{Gaussian, Gaussians, ModelGaussians, Moments, finite_in_half};
 use ddu::device::launch::density::Precision;
 use ddu::engine::{Engine, Output};
 use ddu::model::{Backbone, Model};
 use ddu::ops::Size;
+use ddu::score::Score;
 
 use crate::models::{random_model, small, wide};
 use crate::pictures::*;
 use crate::scene::CamVid;
 
 const SCORES: [Score; 2] = [Score::Density, Score::Relative];
+
+fn of_model(model: &Model, gaussians: &Gaussians) -> ModelGaussians {
+    ModelGaussians { model: model.hash(), gaussians: gaussians.clone() }
+}
 
 fn allowed(value: f64) -> f64 {
     1e-3 + 1e-5 * value.abs()
@@ -57,7 +62,7 @@ fn maps_are_the_densities_of_the_devices_own_features() {
     let density = demo_density();
     let gaussians = gaussians(&density.moments);
     let mut engine = on_device(demo_model());
-    engine.score_with(&gaussians, &SCORES, Precision::Exact).unwrap();
+    engine.score_with(&of_model(engine.model(), &gaussians), &SCORES, Precision::Exact).unwrap();
     // Padded to 64 x 80; 2 x 320 cells.
     let size = Size::new(50, 71);
     let pictures = [crop(900, (80, 40), size).0, crop(901, (100, 150), size).0];
@@ -66,7 +71,7 @@ fn maps_are_the_densities_of_the_devices_own_features() {
         let features = rows(&output.features(image).unwrap(), output.channels);
         let cells: Vec<_> = features.iter().map(|z| exact(&gaussians, z)).collect();
         for (i, score) in SCORES.into_iter().enumerate() {
-            let map = output.density(image, score).unwrap();
+            let map = output.score(image, score).unwrap();
             assert_eq!(map.non_finite, 0);
             let what = format!("{score:?} of image {image}");
             let cells: Vec<_> = cells.iter().map(|cell| cell[i]).collect();
@@ -78,7 +83,7 @@ fn maps_are_the_densities_of_the_devices_own_features() {
     let plain = [on_device(demo_model()), Engine::new(demo_model())];
     for mut engine in plain {
         let output = engine.run(&[&pictures[0]]).unwrap();
-        assert!(output.density(0, Score::Density).unwrap_err().to_string().contains("score"));
+        assert!(output.score(0, Score::Density).unwrap_err().to_string().contains("score"));
     }
 }
 
@@ -123,7 +128,7 @@ fn moved(gaussians: &Gaussians, z: &[f64], dz: &[f64]) -> [f64; 2] {
 fn check_chains(what: &str, model: impl Fn() -> Model, gaussians: &Gaussians, pictures: &[&Image]) {
     let [mut cpu, mut device] = [Engine::new(model()), on_device(model())];
     for engine in [&mut cpu, &mut device] {
-        engine.score_with(gaussians, &SCORES, Precision::Exact).unwrap();
+        engine.score_with(&of_model(engine.model(), gaussians), &SCORES, Precision::Exact).unwrap();
     }
     let plan = device.plan(pictures.len(), pictures[0].size).unwrap();
     let convs = plan.nodes.iter().filter(|n| matches!(n.op, ddu::plan::Op::Conv { .. })).count();
@@ -151,8 +156,8 @@ fn check_chains(what: &str, model: impl Fn() -> Model, gaussians: &Gaussians, pi
         );
         assert!(nrms <= limit, "{what}, image {image}: features' nrms {nrms:e}, limit {limit:e}");
         for (i, score) in SCORES.into_iter().enumerate() {
-            let map = found.density(image, score).unwrap().values;
-            let cpu = host.density(image, score).unwrap().values;
+            let map = found.score(image, score).unwrap().values;
+            let cpu = host.score(image, score).unwrap().values;
             let name = format!("{what}, {score:?} of image {image}");
             // The CPU's own map too: it must lie inside its part of the bound.
             check_map(&format!("{name} on the CPU"), &host, &cpu, &cells[i]);
@@ -228,12 +233,14 @@ fn cells_that_overflow_are_counted_for_their_own_image() {
     moments.add(&scene.f32s(), &scene.labels);
     let gaussians = gaussians(&moments);
     for mut engine in [on_device(model()), Engine::new(model())] {
-        engine.score_with(&gaussians, &[Score::Density], Precision::Exact).unwrap();
+        engine
+            .score_with(&of_model(engine.model(), &gaussians), &[Score::Density], Precision::Exact)
+            .unwrap();
         let output = engine.run(&pictures).unwrap();
         assert!(!output.grid.pixels().is_multiple_of(32), "{}", output.grid);
         let mut counts = Vec::new();
         for image in 0..2 {
-            let map = output.density(image, Score::Density).unwrap();
+            let map = output.score(image, Score::Density).unwrap();
             let features = output.features(image).unwrap();
             let broken = features.chunks_exact(32).filter(|z| !finite_in_half(z)).count();
             assert_eq!(map.non_finite, broken, "image {image}");
@@ -254,7 +261,10 @@ fn what_a_device_cannot_score_is_one_line() {
         gaussians(&moments)
     };
     let refused = |engine: &mut Engine, gaussians: &Gaussians, precision, words: [&str; 2]| {
-        let error = engine.score_with(gaussians, &SCORES, precision).unwrap_err().to_string();
+        let error = engine
+            .score_with(&of_model(engine.model(), gaussians), &SCORES, precision)
+            .unwrap_err()
+            .to_string();
         assert!(words.iter().all(|word| error.contains(word)) && !error.contains('\n'), "{error}");
     };
     let model = || random_model(small(Backbone::Resnet18), 3);
@@ -263,5 +273,10 @@ fn what_a_device_cannot_score_is_one_line() {
     refused(&mut device, &narrow, Precision::Exact, ["20", "--device cpu"]);
     refused(&mut cpu, &narrow, Precision::Fast, ["--precision fast", "cpu"]);
     refused(&mut cpu, &fitted(three), Precision::Exact, ["20 channels", "32"]);
-    cpu.score_with(&narrow, &SCORES, Precision::Exact).unwrap();
+    let foreign = of_model(&random_model(small(Backbone::Resnet18), 4), &narrow);
+    for engine in [&mut cpu, &mut device] {
+        let error = engine.score_with(&foreign, &SCORES, Precision::Exact).unwrap_err().to_string();
+        assert!(error.contains("a density of this model") && !error.contains('\n'), "{error}");
+    }
+    cpu.score_with(&of_model(cpu.model(), &narrow), &SCORES, Precision::Exact).unwrap();
 }

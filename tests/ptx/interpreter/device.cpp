@@ -2,7 +2,7 @@
 // (tests/cuda/driver.cpp) runs on either. Of the simt device nothing else is used.
 //
 // Environment: DDU_PTX_DIR, the folder of the *.ptx; DDU_PTX_LOG, a file that gets counts, notes and errors at the end;
-// DDU_PTX_UNREACHED=1, in it also every instruction that was not reached, nor a copy of it in an unrolled loop; DDU_PTX_GUARD, how many bytes at both ends of a
+// DDU_PTX_UNREACHED=1, in it also every instruction that was not reached, nor another of its line of source; DDU_PTX_GUARD, how many bytes at both ends of a
 // buffer no kernel may touch; DDU_PTX_SEED=N, warps, quanta, landings and timeouts by chance, blocks in reverse;
 // DDU_PTX_RACES=1 looks for races; DDU_PTX_SUMS, how matrix products are summed (block.h): `nearest`, or CHUNK,EXTRA.
 #include <chrono>
@@ -15,7 +15,7 @@
 #include <mutex>
 #include <set>
 #include <sstream>
-#include <tuple>
+#include <utility>
 
 #include "../../../kernels/simt/api.h"
 #include "block.h"
@@ -39,11 +39,9 @@ struct Tally {
     std::vector<bool> reached;
 };
 
-// What copies of an instruction in an unrolled loop have in common: where it comes from, and its operation.
-std::tuple<uint32_t, uint32_t, std::string> origin(const ptx::Instruction& ins) {
-    const size_t guard = ins.text[0] == '@' ? ins.text.find(' ') + 1 : 0;
-    return {ins.file, ins.source_line, ins.text.substr(guard, ins.text.find(' ', guard) - guard)};
-}
+// Where it comes from. nvcc unrolls loops and clones them for cases that never come (no passes, 64-bit division): what
+// matters is whether a line of source was executed.
+std::pair<uint32_t, uint32_t> origin(const ptx::Instruction& ins) { return {ins.file, ins.source_line}; }
 
 struct World {
     std::vector<ptx::Kernel> kernels;
@@ -98,15 +96,15 @@ struct World {
         std::fclose(out);
     }
 
-    // "kernel NAME launches N instructions N reached A of B (C)": of C of which no copy in an unrolled loop was reached.
+    // "kernel NAME launches N instructions N reached A of B (C)": of C where others of the same line of source count too.
     static void report(std::FILE* out, const ptx::Kernel& kernel, const Tally& tally) {
-        std::set<std::tuple<uint32_t, uint32_t, std::string>> known;
+        std::set<std::pair<uint32_t, uint32_t>> known;
         size_t reached = 0, copies = 0;
         const size_t n = kernel.code.size();
         for (size_t i = 0; i < n; ++i) {
             if (!tally.reached[i]) continue;
             ++reached;
-            known.insert(origin(kernel.code[i]));
+            if (kernel.code[i].source_line) known.insert(origin(kernel.code[i]));
         }
         for (size_t i = 0; i < n; ++i) {
             if (tally.reached[i]) continue;

@@ -1,0 +1,148 @@
+//! The run of `ddu infer`: decodes ahead, computes the maps, writes behind.
+
+use std::io::ErrorKind;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant};
+
+use ddu::data::{self, Image, Input};
+use ddu::engine::{Engine, Output};
+use ddu::ops::Size;
+use ddu::score::{Needs, Score};
+use ddu::{Error, Result};
+use indicatif::ProgressBar;
+
+use super::files::{Files, Segmented};
+use super::report::{Done, Failed, Stages, Written};
+use crate::cli::pipeline::{self, Event, Item, List, behind, send};
+use crate::cli::warn;
+
+/// What is run.
+pub struct Task<'a> {
+    pub inputs: &'a [Input],
+    pub files: Files<'a>,
+    pub resize: Option<usize>,
+    pub batch: usize,
+    pub fail_fast: bool,
+    pub bar: &'a ProgressBar,
+}
+
+/// Of an image that was decoded.
+struct Decoded {
+    /// Before `--resize`.
+    size: Size,
+    time: Duration,
+}
+
+/// Index and result of an image.
+type Outcome = (usize, Result<(Segmented, Written)>);
+
+pub fn run(task: &Task, engine: &mut Engine) -> Done {
+    let name = |index: usize| task.inputs[index].path.display().to_string();
+    let list = List {
+        len: task.inputs.len(),
+        batch: task.batch,
+        read: &|index| decode(task, index),
+        name: &name,
+    };
+    let scores: Vec<Score> = task.files.scores.iter().map(|(score, _)| *score).collect();
+    let produce = |to: SyncSender<Outcome>| {
+        // Broken: the writer has stopped, and says why.
+        let _ = pipeline::run(engine, &list, |event| match event {
+            Event::Failed(index, error) => send(&to, (index, Err(error))),
+            Event::Ran(output, items) => {
+                items.into_iter().enumerate().try_for_each(|(at, item)| {
+                    let index = item.index;
+                    let made = segment(task, output, at, item, &scores);
+                    let made = made.map_err(|error| pipeline::of_item(name(index), error));
+                    send(&to, (index, made))
+                })
+            }
+        });
+    };
+    behind(produce, |made| write_all(task, made))
+}
+
+fn decode(task: &Task, index: usize) -> Result<(Image, Decoded)> {
+    let (path, start) = (&task.inputs[index].path, Instant::now());
+    let mut image = data::decode(path, true)?;
+    let size = image.size;
+    if let Some(short) = task.resize {
+        image = image.resize_short(&path.display().to_string(), short)?;
+    }
+    Ok((image, Decoded { size, time: start.elapsed() }))
+}
+
+/// The maps of image `at` of a run, and what the report says of it.
+fn segment(
+    task: &Task,
+    output: &Output,
+    at: usize,
+    item: Item<Decoded>,
+    scores: &[Score],
+) -> Result<(Segmented, Written)> {
+    let start = Instant::now();
+    let (label, maps) = pipeline::maps(output, at, scores)?;
+    let share = |time: Duration| milliseconds(time) / output.batch() as f64;
+    let record = Written {
+        path: task.inputs[item.index].path.display().to_string(),
+        outputs: Vec::new(),
+        image_px: item.data.size,
+        map_px: output.size,
+        padded_px: output.padded,
+        feature_grid: output.grid,
+        batch: output.batch(),
+        non_finite_cells: scores
+            .iter()
+            .zip(&maps)
+            .filter(|(score, _)| score.info().needs != Needs::Logits)
+            .map(|(_, map)| map.non_finite)
+            .max(),
+        stages_ms: Stages {
+            decode: milliseconds(item.data.time),
+            preprocess: share(output.preprocess),
+            network: share(output.network),
+            maps: milliseconds(start.elapsed()),
+            write: 0.0,
+        },
+    };
+    Ok((Segmented { image: item.image, size: output.size, label, scores: maps }, record))
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn write_all(task: &Task, made: Receiver<Outcome>) -> Done {
+    let mut done = Done::default();
+    for (index, outcome) in made {
+        let outcome = outcome.and_then(|(maps, mut record)| {
+            let start = Instant::now();
+            record.outputs = task.files.write(&task.inputs[index], &maps)?;
+            record.stages_ms.write = milliseconds(start.elapsed());
+            Ok(record)
+        });
+        task.bar.inc(1);
+        match outcome {
+            Ok(record) => done.written.push(record),
+            Err(error) => {
+                done.failed.push(Failed::new(&task.inputs[index].path, &error));
+                if task.fail_fast || hopeless(&error) {
+                    done.fatal = Some(error);
+                    break;
+                }
+                task.bar.suspend(|| warn(format_args!("skipped: {error}")));
+            }
+        }
+    }
+    done
+}
+
+/// Whether every later image would fail in the same way.
+fn hopeless(error: &Error) -> bool {
+    use ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let kind = match error {
+        Error::Io { action: "write" | "create", source, .. } => source.kind(),
+        _ => return false,
+    };
+    matches!(kind, StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+}

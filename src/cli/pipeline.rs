@@ -1,0 +1,285 @@
+//! The pipeline of `infer`, `fit` and `eval`: one thread reads the next items while the network runs on
+//! this batch, and [`behind`] gives what comes of it to a third. Channels are bounded, so that memory
+//! does not grow with the list.
+//!
+//! Items come out in the order of the list, each once. Those of one size run together; what is too much
+//! together is tried one by one.
+
+use std::fmt::Display;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use ddu::data::Image;
+use ddu::engine::{Engine, Maps, Output, ScoreMap};
+use ddu::score::Score;
+use ddu::{Error, Result};
+
+use super::{devices, interrupt};
+
+/// How a network runs over a list of images.
+#[derive(clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// Scale the shorter side of the images to SHORT pixels first (bilinear)
+    #[arg(long, value_name = "SHORT", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    resize: Option<u32>,
+    /// auto, cpu, simt or cuda:N; an explicit device never falls back
+    #[arg(long, default_value = "auto")]
+    pub device: devices::Choice,
+    /// Run up to N consecutive images of one size together
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
+    batch: u16,
+}
+
+impl Args {
+    pub fn resize(&self) -> Option<usize> {
+        self.resize.map(|short| short as usize)
+    }
+
+    pub fn batch(&self) -> usize {
+        self.batch.into()
+    }
+}
+
+/// A list of images to run. `T` is what an item has in addition to its image.
+pub struct List<'a, T> {
+    pub len: usize,
+    /// Greatest number of images that run together.
+    pub batch: usize,
+    /// Reads an item, on the reading thread.
+    pub read: &'a (dyn Fn(usize) -> Result<(Image, T)> + Sync),
+    /// Names an item in the errors of its run.
+    pub name: &'a (dyn Fn(usize) -> String + Sync),
+}
+
+/// An item that was read.
+pub struct Item<T> {
+    pub index: usize,
+    pub image: Image,
+    pub data: T,
+}
+
+/// What became of items.
+pub enum Event<'a, T> {
+    /// They ran together, in the order of the output's images.
+    Ran(&'a Output<'a>, Vec<Item<T>>),
+    /// One could not be read or run.
+    Failed(usize, Error),
+}
+
+/// Runs a list; `each` may end it early, and so does a signal ([`interrupt::requested`] says so).
+pub fn run<T: Send, B>(
+    engine: &mut Engine,
+    list: &List<T>,
+    mut each: impl FnMut(Event<T>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    let _watch = interrupt::Watch::new();
+    thread::scope(|scope| {
+        let (send, read) = sync_channel(list.batch);
+        scope.spawn(move || read_all(list, send));
+        let mut batch: Vec<Item<T>> = Vec::with_capacity(list.batch);
+        for (index, outcome) in read {
+            if interrupt::requested() {
+                return ControlFlow::Continue(());
+            }
+            match outcome {
+                Ok((image, data)) => {
+                    if batch.first().is_some_and(|first| first.image.size != image.size) {
+                        run_batch(engine, list, std::mem::take(&mut batch), &mut each)?;
+                    }
+                    batch.push(Item { index, image, data });
+                    if batch.len() == list.batch {
+                        run_batch(engine, list, std::mem::take(&mut batch), &mut each)?;
+                    }
+                }
+                Err(error) => {
+                    run_batch(engine, list, std::mem::take(&mut batch), &mut each)?;
+                    each(Event::Failed(index, error))?;
+                }
+            }
+        }
+        run_batch(engine, list, batch, &mut each)
+    })
+}
+
+fn read_all<T>(list: &List<T>, send: SyncSender<(usize, Result<(Image, T)>)>) {
+    for index in 0..list.len {
+        // A closed channel: the run ended early.
+        if send.send((index, (list.read)(index))).is_err() {
+            return;
+        }
+    }
+}
+
+fn run_batch<T, B>(
+    engine: &mut Engine,
+    list: &List<T>,
+    batch: Vec<Item<T>>,
+    each: &mut impl FnMut(Event<T>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    if batch.is_empty() {
+        return ControlFlow::Continue(());
+    }
+    let images: Vec<&Image> = batch.iter().map(|item| &item.image).collect();
+    let error = match engine.run(&images) {
+        Ok(output) => return each(Event::Ran(&output, batch)),
+        Err(error) => error,
+    };
+    if let [item] = batch.as_slice() {
+        let error = of_item((list.name)(item.index), error);
+        return each(Event::Failed(item.index, error));
+    }
+    batch.into_iter().try_for_each(|item| run_batch(engine, list, vec![item], each))
+}
+
+/// The same error, with the item that it hit.
+pub fn of_item(name: impl Display, error: Error) -> Error {
+    match error {
+        // It names a file already.
+        Error::Io { .. } => error,
+        Error::Invalid { what, expected, found, fix } => {
+            Error::Invalid { what: format!("{name}: {what}"), expected, found, fix }
+        }
+        Error::Memory { what, needed, available, fix } => {
+            Error::Memory { what: format!("{name}: {what}"), needed, available, fix }
+        }
+        Error::Kernel(text) => Error::Kernel(format!("{name}: {text}")),
+        Error::Usage(text) => Error::Usage(format!("{name}: {text}")),
+    }
+}
+
+/// Runs `produce` here and `consume` on a thread of its own. A consumer that returns early closes the
+/// channel.
+pub fn behind<M: Send, R: Send>(
+    produce: impl FnOnce(SyncSender<M>),
+    consume: impl FnOnce(Receiver<M>) -> R + Send,
+) -> R {
+    thread::scope(|scope| {
+        let (send, made) = sync_channel(1);
+        let consumer = scope.spawn(move || consume(made));
+        produce(send);
+        consumer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Sends to [`behind`]'s consumer; breaks where that has ended.
+pub fn send<M>(to: &SyncSender<M>, message: M) -> ControlFlow<()> {
+    match to.send(message) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    }
+}
+
+/// The classes of an image of a run, and its `scores`, in their order.
+pub fn maps(output: &Output, image: usize, scores: &[Score]) -> Result<(Vec<u8>, Vec<ScoreMap>)> {
+    let Maps { label, entropy, .. } = output.maps(image)?;
+    // The head made it together with the classes.
+    let mut entropy = Some(ScoreMap { values: entropy, non_finite: 0 });
+    let map = |score: &Score| match (score, entropy.take_if(|_| *score == Score::Entropy)) {
+        (_, Some(entropy)) => Ok(entropy),
+        (score, None) => output.score(image, *score),
+    };
+    Ok((label, scores.iter().map(map).collect::<Result<_>>()?))
+}
+
+#[cfg(test)]
+#[path = "../../tests/common/models.rs"]
+mod models;
+
+#[cfg(test)]
+mod tests {
+    use ddu::model::Backbone;
+    use ddu::ops::Size;
+
+    use super::*;
+
+    /// An engine refuses images of two sizes together: a stand-in for what does not fit its memory.
+    #[test]
+    fn what_cannot_run_together_is_tried_one_by_one() {
+        let model = models::random_model(models::small(Backbone::Resnet18), 7);
+        let mut engine = Engine::new(model);
+        let image = |index: usize| {
+            let size = Size::new(16, 16 + 8 * (index % 2));
+            Image { size, rgb: vec![40 * index as u8; 3 * size.pixels()] }
+        };
+        let read = |index: usize| match index {
+            2 => Err(Error::invalid("2.png", "an image", "none")),
+            _ => Ok((image(index), ())),
+        };
+        let name = |index: usize| format!("{index}.png");
+        let list = List { len: 6, batch: 4, read: &read, name: &name };
+        let mut seen = Vec::new();
+        let mut each = |event: Event<()>| {
+            match event {
+                Event::Ran(output, items) => {
+                    assert!(items.iter().all(|item| item.image.size == output.size));
+                    assert_eq!(items.len(), output.batch());
+                    seen.push(items.iter().map(|item| item.index).collect::<Vec<_>>());
+                }
+                Event::Failed(index, error) => {
+                    assert!(error.to_string().contains(&name(index)), "{error}");
+                    seen.push(vec![index]);
+                }
+            }
+            ControlFlow::<()>::Continue(())
+        };
+        let together = [0, 1, 3].map(|index| Item { index, image: image(index), data: () });
+        let _ = run_batch(&mut engine, &list, together.into(), &mut each);
+        // An image of no pixels fails by itself, and is named.
+        let broken = Image { size: Size::new(0, 0), rgb: Vec::new() };
+        let _ = run_batch(
+            &mut engine,
+            &list,
+            vec![Item { index: 5, image: broken, data: () }],
+            &mut each,
+        );
+        assert_eq!(seen, [vec![0], vec![1], vec![3], vec![5]]);
+    }
+
+    /// Each once and in order, what can run together does, and the run ends where it is told to.
+    #[test]
+    fn events_come_in_the_order_of_the_list() {
+        let model = models::random_model(models::small(Backbone::Resnet18), 7);
+        let mut engine = Engine::new(model);
+        let widths = [16, 16, 16, 24, 24, 0, 24, 16];
+        let read = |index: usize| match widths[index] {
+            0 => Err(Error::invalid("5.png", "an image", "none")),
+            w => Ok((Image { size: Size::new(16, w), rgb: vec![9; 48 * w] }, index)),
+        };
+        let list = List { len: 8, batch: 2, read: &read, name: &|index| format!("{index}.png") };
+        let mut runs = |stop: usize| {
+            let mut seen = Vec::new();
+            let ended = run(&mut engine, &list, |event| {
+                seen.push(match event {
+                    Event::Ran(_, items) => items.iter().map(|item| item.data).collect(),
+                    Event::Failed(index, _) => vec![index],
+                });
+                match seen.last().is_some_and(|last| last.contains(&stop)) {
+                    true => ControlFlow::Break("stopped"),
+                    false => ControlFlow::Continue(()),
+                }
+            });
+            (seen, ended.is_break())
+        };
+        let all = [vec![0, 1], vec![2], vec![3, 4], vec![5], vec![6], vec![7]];
+        assert_eq!(runs(99), (all.to_vec(), false));
+        assert_eq!(runs(5), (all[..4].to_vec(), true));
+    }
+
+    /// A fault of a device is no wrong command line.
+    #[test]
+    fn an_error_of_an_item_keeps_its_kind_and_names_the_item() {
+        let code = |error: Error| super::super::exit_code(&error.into());
+        let kernel = of_item("a.png", Error::Kernel("conv2d: a fault".into()));
+        assert_eq!(kernel.to_string(), "a.png: conv2d: a fault");
+        assert_eq!(code(kernel), super::super::exit::FATAL);
+        let invalid = of_item("a.png", Error::invalid("batch", "images of 3 x 4", "5 x 6"));
+        assert_eq!(invalid.to_string(), "a.png: batch: expected images of 3 x 4, found 5 x 6");
+        assert_eq!(code(invalid), super::super::exit::FATAL);
+        let memory =
+            Error::Memory { what: "1 image".into(), needed: 9, available: 1, fix: "x".into() };
+        assert!(of_item("a.png", memory).to_string().starts_with("a.png: 1 image: needs"));
+        assert_eq!(code(of_item("a", Error::Usage("no".into()))), super::super::exit::USAGE);
+    }
+}

@@ -1,0 +1,191 @@
+//! Counts of scores in memory that does not grow with their number.
+//!
+//! f32 values are ordered as integers are once their sign is folded in. A bin holds the 256
+//! neighbouring values that share the first 24 of these 32 bits: sign, exponent and 15 bits of the
+//! mantissa, so values of a bin differ by at most 2^-15 of their size. 4096 bins make a page, which is
+//! allocated when its first value comes: 40 KiB, and 16 of them for each power of two that the scores
+//! span. A bin that met one value alone remembers it, so that nothing is lost of such a bin.
+
+/// Bins of a page, and pages.
+const PAGE: usize = 4096;
+
+/// In [`Page::low`]: no value yet, and several.
+const EMPTY: u16 = u16::MAX;
+const SEVERAL: u16 = 256;
+
+/// A multiset of f32. -0.0 counts as 0.0, and every NaN as one value above all numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram {
+    /// By the first 12 bits; empty as long as there is no value.
+    pages: Vec<Option<Box<Page>>>,
+    count: u64,
+    sum: f64,
+}
+
+#[derive(Clone, Debug)]
+struct Page {
+    count: [u64; PAGE],
+    /// The last 8 bits of a bin's only value.
+    low: [u16; PAGE],
+}
+
+/// Values of two multisets that cannot be told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    pub counts: [u64; 2],
+    /// They are equal; else they differ by at most 2^-15 of their size.
+    pub tie: bool,
+}
+
+impl Histogram {
+    pub fn push(&mut self, value: f32) {
+        let key = key(value);
+        let (page, bin) = place(key);
+        if self.pages.is_empty() {
+            self.pages.resize_with(PAGE, || None);
+        }
+        let page = self.pages[page]
+            .get_or_insert_with(|| Box::new(Page { count: [0; PAGE], low: [EMPTY; PAGE] }));
+        page.count[bin] += 1;
+        let low = (key & 0xff) as u16;
+        page.low[bin] = match page.low[bin] {
+            EMPTY => low,
+            known if known == low => low,
+            _ => SEVERAL,
+        };
+        self.count += 1;
+        self.sum += f64::from(value);
+    }
+
+    /// How many values there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Their sum, in the order in which they came.
+    pub fn sum(&self) -> f64 {
+        self.sum
+    }
+
+    /// The value that `rank` others of all `sets` exceed, within 2^-15 of its size (exact if its bin
+    /// has no other value); None if there are not as many.
+    pub fn descending(sets: &[&Histogram], rank: u64) -> Option<f32> {
+        let mut seen = 0;
+        for (page, bin) in bins(sets) {
+            seen += sets.iter().map(|set| set.bin(page, bin).0).sum::<u64>();
+            if seen > rank {
+                let one = sets.iter().map(|set| set.bin(page, bin).1).find(|low| *low != EMPTY);
+                let low = one.filter(|low| *low < SEVERAL).map(u32::from);
+                let first = ((page * PAGE + bin) as u32) << 8;
+                // Where unknown, the end next to zero: infinities stay what they are.
+                let zero = if first >> 31 == 1 { 0 } else { 0xff };
+                return Some(value(first | low.unwrap_or(zero)));
+            }
+        }
+        None
+    }
+
+    /// The values of two multisets, each the union of several, from the greatest to the least.
+    pub(super) fn steps(unions: [&[&Histogram]; 2], mut each: impl FnMut(Step)) {
+        let all = [unions[0], unions[1]].concat();
+        for (page, bin) in bins(&all) {
+            let of = |set: &&Histogram| set.bin(page, bin);
+            if all.iter().map(of).any(|(_, low)| low == SEVERAL) {
+                let count = |sets: &[&Histogram]| sets.iter().map(|s| of(s).0).sum();
+                each(Step { counts: [count(unions[0]), count(unions[1])], tie: false });
+                continue;
+            }
+            let mut lows: Vec<u16> = all.iter().map(|s| of(s).1).filter(|l| *l != EMPTY).collect();
+            lows.sort_unstable_by(|a, b| b.cmp(a));
+            lows.dedup();
+            for low in lows {
+                let count = |sets: &[&Histogram]| {
+                    sets.iter().map(of).filter(|(_, l)| *l == low).map(|(count, _)| count).sum()
+                };
+                each(Step { counts: [count(unions[0]), count(unions[1])], tie: true });
+            }
+        }
+    }
+
+    /// Count, and the last bits of the only value.
+    fn bin(&self, page: usize, bin: usize) -> (u64, u16) {
+        match self.pages.get(page) {
+            Some(Some(page)) => (page.count[bin], page.low[bin]),
+            _ => (0, EMPTY),
+        }
+    }
+}
+
+/// Page and bin of every value of `sets`, from the greatest to the least.
+fn bins<'a>(sets: &'a [&'a Histogram]) -> impl Iterator<Item = (usize, usize)> + 'a {
+    let there = |set: &&Histogram, page: usize| matches!(set.pages.get(page), Some(Some(_)));
+    (0..PAGE)
+        .rev()
+        .filter(move |page| sets.iter().any(|set| there(set, *page)))
+        .flat_map(|page| (0..PAGE).rev().map(move |bin| (page, bin)))
+        .filter(|(page, bin)| sets.iter().any(|set| set.bin(*page, *bin).0 > 0))
+}
+
+fn place(key: u32) -> (usize, usize) {
+    let bin = (key >> 8) as usize;
+    (bin / PAGE, bin % PAGE)
+}
+
+/// An integer that is greater where the value is.
+fn key(value: f32) -> u32 {
+    let value = if value.is_nan() { f32::NAN.abs() } else { value + 0.0 };
+    let bits = value.to_bits();
+    if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
+}
+
+fn value(key: u32) -> f32 {
+    f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn histogram(values: &[f32]) -> Histogram {
+        let mut histogram = Histogram::default();
+        values.iter().for_each(|value| histogram.push(*value));
+        histogram
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn keys_are_ordered_as_values_are(a: f32, b: f32) {
+            if !a.is_nan() && !b.is_nan() {
+                proptest::prop_assert_eq!(a.partial_cmp(&b), Some(key(a).cmp(&key(b))));
+                proptest::prop_assert_eq!(value(key(a)), a);
+            }
+        }
+    }
+
+    #[test]
+    fn ranks_are_exact_where_bins_are_pure_and_near_elsewhere() {
+        let set = histogram(&[3.0, f32::NEG_INFINITY, -2.5, f32::INFINITY, 3.0]);
+        let rank = |rank| Histogram::descending(&[&set], rank);
+        let expected = [f32::INFINITY, 3.0, 3.0, -2.5, f32::NEG_INFINITY];
+        assert_eq!([0, 1, 2, 3, 4].map(rank), expected.map(Some));
+        assert_eq!(rank(5), None);
+        let near = histogram(&[150.001, 150.002, -150.001, -150.002]);
+        for (i, exact) in [150.002, 150.001, -150.001, -150.002].into_iter().enumerate() {
+            let found = Histogram::descending(&[&near], i as u64).unwrap();
+            assert!((found - exact).abs() <= 150.1 / 32768.0, "{found} {exact}");
+        }
+    }
+
+    #[test]
+    fn memory_does_not_grow_with_the_number_of_values() {
+        let pages = |set: &Histogram| set.pages.iter().flatten().count();
+        let values: Vec<f32> = (0..10_000).map(|i| i as f32 / 3000.0).collect();
+        let mut set = histogram(&values);
+        let before = pages(&set);
+        (0..20).flat_map(|_| &values).for_each(|value| set.push(*value));
+        assert_eq!(set.count(), 210_000);
+        assert_eq!(pages(&set), before);
+        // From 2^-12 to 4: 14 powers of two of 16 pages, and that of zero.
+        assert!(before <= 14 * 16 + 1, "{before}");
+    }
+}
