@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use crate::ptx;
 use crate::standin::{again, skipped};
 
-/// Cases of one kernel or a few; `network` and what compares devices is for a whole run (tests/cuda).
-const CASES: [&str; 11] = [
+/// Cases of one kernel or a few, and small networks.
+const CASES: [&str; 14] = [
     "conv2d::",
     "density::",
     "depthwise::",
@@ -19,6 +19,9 @@ const CASES: [&str; 11] = [
     "grid::",
     "head::",
     "moments::",
+    "network::a_batch_gives_each_picture_its_own_maps",
+    "network::fit::a_fit_on_a_device_is_the_fit_of_its_features",
+    "network::small_networks_op_by_op_and_end_to_end",
     "pool::",
     "preprocess::",
     "resize::",
