@@ -224,7 +224,7 @@ fn what_is_no_density_is_refused_in_one_line() {
     refused("moments of a class without pixels", &["no pixels"]);
     patch("count", 1, 25i64.to_le_bytes());
     refused("a count of other pixels", &["73", "72 fitted"]);
-    patch("scatter", 7, (-1e-9f64).to_le_bytes());
+    patch("scatter", 7, (-1e-3f64).to_le_bytes());
     refused("a negative variance", &["diagonal", "class 0"]);
     patch("scatter", 36 + 1, 3.25f64.to_le_bytes());
     refused("a scatter that is not symmetric", &["[j, i]", "3.25", "class 1"]);
