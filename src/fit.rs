@@ -77,6 +77,14 @@ impl Fit {
             let expected = format!("{} annotations, one for each image", output.batch());
             return Err(Error::invalid("fit", expected, annotations.len()));
         }
+        let new = self.fold(output, annotations)?;
+        if new.contains(&true) {
+            self.density.saw(output.size);
+        }
+        Ok(new)
+    }
+
+    fn fold(&mut self, output: &Output, annotations: &[Option<Annotation>]) -> Result<Vec<bool>> {
         match (&mut self.device, output.on_device()) {
             (Some(device), Some((network, plan))) => {
                 let mut claim = |a: &Annotation| self.density.claim(a.hash);

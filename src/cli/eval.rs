@@ -123,6 +123,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let name = |index: usize| data.pairs[index].name.as_str();
     let tally = Tally::new(&scores, config.classes.len(), named.as_ref());
+    let mut scale = density.as_ref().map(|density| density.scale());
     let produce = |to: SyncSender<(usize, Result<Segmented>)>| {
         // Broken: the tally has stopped, and says why.
         let _ = pipeline::run(&mut engine, &list, |event| match event {
@@ -130,6 +131,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Event::Ran(output, items) => {
                 items.into_iter().enumerate().try_for_each(|(at, item)| {
                     let index = item.index;
+                    if let Some(scale) = &mut scale {
+                        scale.see(&(list.name)(index), output.size);
+                    }
                     let made = segment(output, at, item, &scores);
                     send(
                         &to,
@@ -146,6 +150,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(interrupt::exit_code());
     }
 
+    if let Some(scale) = scale {
+        scale.warn();
+    }
     let Tally { confusion, right, wrong, unknown, skipped, ood, .. } = tally;
     let report = Report {
         schema_version: 2,

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use ddu::data::{self, Input, Reads, regular_target};
 use ddu::model::Model;
-use ddu::report::json;
+use ddu::report::{json, palette};
 use ddu::score::Score;
 use ddu::{Error, Result};
 
@@ -118,7 +118,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let scores: Vec<(Score, [f32; 2])> = scores.iter().filter_map(range).collect();
     let task = Task {
         inputs: &inputs.images,
-        files: Files { folder: &args.output, kinds, scores: &scores, config: &config },
+        files: Files {
+            folder: &args.output,
+            kinds,
+            scores: &scores,
+            classes: &config.classes,
+            palette: &palette::of(&config.classes),
+        },
         resize,
         batch: args.running.batch(),
         fail_fast: args.fail_fast,
@@ -138,6 +144,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let code = if done.failed.is_empty() { 0 } else { exit::SOME_FAILED };
     let fatal = done.fatal.take();
+    if let Some(density) = &density {
+        let mut scale = density.scale();
+        done.written.iter().for_each(|image| scale.see(&image.path, image.map_px));
+        scale.warn();
+    }
     if let Some(target) = &args.json {
         json::write(target, &report::Report::new(&args, engine.model(), device, done, wall))?;
     }

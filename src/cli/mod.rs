@@ -21,7 +21,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Semantic segmentation with an uncertainty per pixel: class, softmax entropy and feature density
 /// in one forward pass of a DeepLab.
@@ -130,10 +130,23 @@ fn note(message: impl std::fmt::Display) {
 fn progress_bar(images: usize, quiet: bool) -> ProgressBar {
     let shown = !quiet && std::io::stderr().is_terminal();
     let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style =
-        ProgressStyle::with_template("{wide_bar} {pos}/{len} images, {per_sec}, {eta} left");
-    ProgressBar::with_draw_target(Some(images as u64), target)
-        .with_style(style.expect("the template is valid"))
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} images{pace}, {eta} left")
+        .expect("the template is valid")
+        .with_key("pace", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            // Broken: the terminal, which the bar cannot mend.
+            let _ = out.write_str(&pace(state.per_sec()));
+        });
+    ProgressBar::with_draw_target(Some(images as u64), target).with_style(style)
+}
+
+/// The pace of a run, after a comma; nothing before its first image.
+fn pace(images_per_s: f64) -> String {
+    match images_per_s {
+        rate if rate >= 10.0 => format!(", {rate:.0} images/s"),
+        rate if rate >= 1.0 => format!(", {rate:.1} images/s"),
+        rate if rate > 0.0 => format!(", {:.1} s/image", 1.0 / rate),
+        _ => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -143,5 +156,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_pace_has_the_decimals_that_say_something() {
+        let paces = [0.0, 0.0801, 0.999, 1.0, 2.3451, 12.3451, 1234.5].map(super::pace);
+        let expected =
+            ["", "12.5 s/image", "1.0 s/image", "1.0 images/s", "2.3 images/s", "12 images/s"];
+        assert_eq!(paces[0], expected[0]);
+        for (pace, expected) in paces[1..6].iter().zip(&expected[1..]) {
+            assert_eq!(pace, &format!(", {expected}"));
+        }
+        assert_eq!(paces[6], ", 1234 images/s");
     }
 }
