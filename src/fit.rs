@@ -109,6 +109,17 @@ impl Fit {
         }
     }
 
+    /// Pixels so far whose features are not finite; where [`Self::counts_later`], as of the last
+    /// [`Self::density`].
+    pub fn non_finite(&self) -> u64 {
+        self.density.origin.pixels.non_finite
+    }
+
+    /// Whether the counts lie on a device until [`Self::density`] reads them.
+    pub fn counts_later(&self) -> bool {
+        self.device.is_some()
+    }
+
     /// The density so far.
     ///
     /// # Errors

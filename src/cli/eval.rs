@@ -18,7 +18,9 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::pipeline::{Event, Item, List, behind, send};
-use super::{exit, interrupt, labelled, note, pipeline, progress_bar, scoring, warn};
+use super::{
+    exit, interrupt, labelled, note, pipeline, prepare_folder, progress_bar, scoring, warn,
+};
 
 /// Measure segmentation and uncertainties on a labelled data set
 ///
@@ -95,9 +97,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     reads.extend(args.scoring.density.as_deref());
     reads.refuse(&path)?;
     if path.exists() && !args.force {
-        let found = "it there already";
-        let error = Error::invalid(path.display(), "no such file yet", found);
-        return Err(error.fix("give another -o, or --force to overwrite").into());
+        return Err(super::exists(&path, 0).into());
     }
     let model_sha256 = model.hash();
     let mut engine = device.engine(model)?;
@@ -105,17 +105,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         density.check_resize(resize);
         density.attach(&mut engine, &scores)?;
     }
-    std::fs::create_dir_all(&args.output).map_err(|e| Error::io(&args.output, "create", e))?;
+    prepare_folder(&args.output)?;
     if !args.quiet {
         note(format_args!("device {device}: {}", device.describe()));
     }
 
     let bar = progress_bar(data.pairs.len(), args.quiet);
+    let max_pixels = args.running.max_pixels;
     let list = List {
         len: data.pairs.len(),
         batch: args.running.batch(),
+        size: &|index| data.pairs[index].size_within(resize, max_pixels),
         read: &|index| {
-            let mut read = data.pairs[index].read(resize)?;
+            let mut read = data.pairs[index].read_within(resize, max_pixels)?;
             map.apply(&mut read.mask.label);
             Ok((read.image, read.mask))
         },

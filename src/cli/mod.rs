@@ -18,6 +18,7 @@ mod profile;
 mod scoring;
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -47,7 +48,8 @@ enum Command {
     Completions(completions::Args),
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok; 1 fatal; 2 usage; 3 some inputs failed; \
+const EXIT_CODES: &str = "Exit codes: 0 ok; 1 fatal; 2 usage (also: an output \
+                          exists and --force was not given); 3 some inputs failed; \
                           4 out of tolerance; \
                           130 and 143 interrupted.";
 
@@ -78,10 +80,6 @@ pub fn main() -> ExitCode {
         Command::Completions(args) => completions::run(args),
     });
     result.unwrap_or_else(|error| {
-        // The reader of a pipe may leave early.
-        if broken_pipe(&error) {
-            return ExitCode::SUCCESS;
-        }
         // Ours say their cause themselves; others leave it to the chain.
         let line = match error.downcast_ref::<ddu::Error>() {
             Some(error) => error.to_string(),
@@ -99,11 +97,28 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+/// Makes a folder, and checks that files can be written there, before any work is done.
+fn prepare_folder(folder: &Path) -> ddu::Result<()> {
+    let named = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    std::fs::create_dir_all(named).map_err(|e| ddu::Error::io(named, "create", e))?;
+    check_folder(folder)
+}
+
+/// Checks that files can be written to a folder.
+fn check_folder(folder: &Path) -> ddu::Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    // Its own message would name a temporary file.
+    let fail = |e: std::io::Error| ddu::Error::io(folder, "write to", e.kind().into());
+    tempfile::tempfile_in(folder).map(drop).map_err(fail)
+}
+
+/// An output that is there already and may not be overwritten, and `more` of them.
+fn exists(path: &Path, more: usize) -> ddu::Error {
+    let path = path.display();
+    let also = if more == 0 { String::new() } else { format!(" (and {more} more)") };
+    ddu::Error::Usage(format!(
+        "{path}: exists already{also}; give another output, or --force to overwrite"
+    ))
 }
 
 /// Text on stdout. That nobody reads it (`ddu ... | head`) is no error: the exit code is that of the work.

@@ -137,7 +137,7 @@ fn eval_measures_both_uncertainties() {
         }
     }
     assert!(outcome.stdout.contains("unknown by relative "), "{}", outcome.stdout);
-    assert_eq!(ddu(&bench, command).code, 1, "eval.json is there already");
+    assert_eq!(ddu(&bench, command).code, 2, "eval.json is there already");
     assert_eq!(ddu(&bench, &command.replace("--ood-classes 9", "--ood-classes 2")).code, 2);
     let plain = "eval --model model.safetensors --data voc --split train -o plain";
     let outcome = ok(ddu(&bench, plain));

@@ -41,6 +41,8 @@ pub struct Written {
     pub feature_grid: Size,
     /// Images that ran together with this one, itself included.
     pub batch: usize,
+    /// Pixels whose entropy is not finite: the network's output was not, and their class means nothing.
+    pub non_finite_pixels: usize,
     /// Cells of the feature grid whose feature is not finite: their density is -inf. Only with a score
     /// that needs a density.
     #[serde(skip_serializing_if = "Option::is_none")]
