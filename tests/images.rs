@@ -3,7 +3,9 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use ddu::data::{Image, decode, decode_bytes, decode_size, decode_size_within, decode_within};
+use ddu::data::{
+    Image, decode, decode_bytes, decode_size, decode_size_within, decode_within, resized_within,
+};
 use ddu::ops::Size;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ImageBuffer, ImageEncoder, ImageFormat, Luma, LumaA, Rgb, Rgba};
@@ -216,6 +218,13 @@ fn the_limit_of_pixels_is_the_users_and_is_named() {
         let text = error.to_string();
         let end = format!("1 to {} pixels, found 17 x 23; --max-pixels sets the limit", pixels - 1);
         assert!(text.ends_with(&end), "{text}");
+    }
+    // 17 x 23 resized to 34 x 46.
+    assert_eq!(resized_within("p", size, 34, 4 * pixels).unwrap(), Size::new(34, 46));
+    let larger = decode(&path, true).unwrap().resize_short_within("p", 34, 4 * pixels - 1);
+    for error in [resized_within("p", size, 34, 4 * pixels - 1).unwrap_err(), larger.unwrap_err()] {
+        let text = error.to_string();
+        assert!(text.starts_with("p resized: expected 1 to 1563 pixels, found 34 x 46"), "{text}");
     }
 }
 

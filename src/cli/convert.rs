@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddu::Error;
 use ddu::data::{Reads, read_class_names};
+use ddu::error::line;
 use ddu::import::{Imported, Options, families, import};
 use ddu::model::{Backbone, Config};
 
@@ -144,7 +145,8 @@ fn summary(checkpoint: &Path, output: &Path, imported: &Imported) -> String {
     let weights: usize = imported.model.tensors().values().map(|t| t.data.len()).sum();
     lines.push(format!("  weights       {weights}, sha256 {}", imported.model.hash()));
     lines.push(format!("wrote {}", output.display()));
-    lines.join("\n") + "\n"
+    // Names from outside are made fit for a terminal.
+    lines.iter().map(|text| line(text) + "\n").collect()
 }
 
 fn list(numbers: &[usize]) -> String {

@@ -143,7 +143,10 @@ impl Pair {
         }
         let hash = content_hash(&image);
         let image = match resize {
-            Some(short) => image.resize_short(&self.image.display().to_string(), short)?,
+            Some(short) => {
+                let source = self.image.display().to_string();
+                image.resize_short_within(&source, short, max_pixels)?
+            }
             None => image,
         };
         Ok(Labelled { image, mask, hash })

@@ -304,25 +304,38 @@ fn one_line(message: impl ToString) -> String {
 /// # Errors
 /// A result of more than [`MAX_PIXELS`]; `source` names the picture in the message.
 pub fn resized(source: &str, size: Size, short: usize) -> Result<Size> {
+    resized_within(source, size, short, MAX_PIXELS)
+}
+
+/// [`resized`] with a limit of the user's: `--max-pixels`.
+pub fn resized_within(source: &str, size: Size, short: usize, max_pixels: u64) -> Result<Size> {
     let old = size.h.min(size.w).max(1) as u64;
     let scale = |n: usize| (n as u64).saturating_mul(short as u64).saturating_add(old / 2) / old;
     let (source, fix) = (format!("{source} resized"), "--resize to a shorter side");
-    check_dimensions(&source, scale(size.h), scale(size.w), MAX_PIXELS, fix)
+    check_dimensions(&source, scale(size.h), scale(size.w), max_pixels, fix)
 }
 
 impl Image {
     /// Scales to the size that [`resized`] gives: bilinear, with the triangle widened by the factor
     /// when shrinking (PIL's `BILINEAR`, torchvision's antialiased `Resize`).
     pub fn resize_short(self, source: &str, short: usize) -> Result<Image> {
-        let size = resized(source, self.size, short)?;
+        self.resize_short_within(source, short, MAX_PIXELS)
+    }
+
+    /// [`Self::resize_short`] with a limit of the user's: `--max-pixels`.
+    pub fn resize_short_within(self, source: &str, short: usize, max_pixels: u64) -> Result<Image> {
+        let size = resized_within(source, self.size, short, max_pixels)?;
         if size == self.size {
             return Ok(self);
         }
-        let side = |n: usize| n as u32; // at most MAX_PIXELS
-        let picture = RgbImage::from_raw(side(self.size.w), side(self.size.h), self.rgb)
+        // Sides are u32 to the crate; a limit of the user's may lie beyond them.
+        let side = |n: usize| {
+            u32::try_from(n).map_err(|_| Error::invalid(source, "sides below 2^32", size))
+        };
+        let picture = RgbImage::from_raw(side(self.size.w)?, side(self.size.h)?, self.rgb)
             .ok_or_else(|| Error::invalid(source, format!("{} pixels", self.size), "others"))?;
         let filter = image::imageops::FilterType::Triangle;
-        let picture = image::imageops::resize(&picture, side(size.w), side(size.h), filter);
+        let picture = image::imageops::resize(&picture, side(size.w)?, side(size.h)?, filter);
         Ok(Image { size, rgb: picture.into_raw() })
     }
 }

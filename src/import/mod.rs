@@ -29,6 +29,7 @@ use family::Rules;
 use smp::HubConfig;
 use state_dict::StateDict;
 
+use crate::data::read_file;
 use crate::error::{Error, Result};
 use crate::model::config::SMP;
 use crate::model::{Backbone, Config, Model, Tensor, units};
@@ -43,6 +44,9 @@ pub fn families() -> [&'static str; FAMILIES.len()] {
 
 /// Bounds a hostile file's claims; a ResNet-101 DeepLab has 2^26 weights.
 const MAX_WEIGHTS: usize = 1 << 28;
+
+/// Of a file that is read whole: the largest network in f64 with two moments per weight is 6 GiB.
+const MAX_FILE_BYTES: u64 = 1 << 34;
 
 /// What the user says about a checkpoint; None is detected or assumed.
 #[derive(Clone, Debug, Default)]
@@ -110,6 +114,28 @@ pub fn import(path: &Path, options: &Options) -> Result<Imported> {
     Ok(Imported { model, assumed, hub_config: hub_path, ignored, nested: dict.nested, folded })
 }
 
+/// The readers of checkpoints without a network around them, for `tests/fuzz.rs`: a whole import takes
+/// too long for a million of them.
+#[doc(hidden)]
+pub mod readers {
+    use super::*;
+
+    /// Reads the pickle at the start of `bytes`.
+    pub fn pickle(bytes: &[u8]) -> Result<(), String> {
+        super::machine::load(bytes).map(drop)
+    }
+
+    /// Reads every tensor of at most 2^12 elements (an import reads none before it knows all shapes).
+    pub fn tensors(path: &Path) -> Result<()> {
+        let mut dict = open(path)?;
+        let small = |n: Option<usize>| n.is_some_and(|n| n <= 1 << 12);
+        let keys = dict.entries.iter().filter(|(_, entry)| small(entry.elements()));
+        let keys: Vec<String> = keys.map(|(key, _)| key.clone()).collect();
+        // One by one: a tensor that is refused does not hide the next.
+        keys.iter().fold(Ok(()), |first, key| first.and(dict.read(&[key]).map(drop)))
+    }
+}
+
 /// Recognises a file by its first bytes.
 fn open(path: &Path) -> Result<StateDict> {
     let error = |e| Error::io(path, "read", e);
@@ -118,7 +144,7 @@ fn open(path: &Path) -> Result<StateDict> {
     if head.starts_with(b"PK") {
         return torch::read_zip(path);
     }
-    let all = || std::fs::read(path).map_err(error);
+    let all = || read_file(path, "a checkpoint", MAX_FILE_BYTES);
     if torch::is_legacy(&head) {
         torch::read_legacy(path, all()?)
     } else if safetensors::is_safetensors(&head) {

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::family::{Keys, Rules, aspp, three};
 use super::shown;
+use crate::data::read_file;
 use crate::error::{Error, Result};
 use crate::model::config::SMP;
 use crate::model::{Backbone, ConcatOrder};
@@ -43,6 +44,9 @@ fn head(base: &str, part: &str) -> Option<Keys> {
     }
 }
 
+const EXPECTED: &str = "the configuration of an smp model";
+const MAX_BYTES: u64 = 1 << 20;
+
 /// What of `config.json` the weights do not say.
 #[derive(Debug, Deserialize)]
 pub struct HubConfig {
@@ -58,7 +62,7 @@ impl HubConfig {
     /// The `config.json` in the folder of a checkpoint, if smp wrote it for a DeepLabV3Plus.
     pub fn in_folder_of(checkpoint: &Path) -> Result<Option<(PathBuf, Self)>> {
         let path = checkpoint.with_file_name("config.json");
-        let text = std::fs::read(&path).unwrap_or_default();
+        let text = read_file(&path, EXPECTED, MAX_BYTES).unwrap_or_default();
         let json: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
         match json["_model_class"] == "DeepLabV3Plus" {
             true => Ok(Some((path.clone(), Self::read(&path)?))),
@@ -67,11 +71,10 @@ impl HubConfig {
     }
 
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let bytes = read_file(path, EXPECTED, MAX_BYTES)?;
         let source = path.display();
-        let config: HubConfig = serde_json::from_slice(&bytes).map_err(|e| {
-            Error::invalid(&source, "the configuration of an smp model", shown(&e.to_string()))
-        })?;
+        let config: HubConfig = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::invalid(&source, EXPECTED, shown(&e.to_string())))?;
         match &config.model_class {
             Some(class) if class != "DeepLabV3Plus" => {
                 Err(Error::invalid(&source, "_model_class DeepLabV3Plus", shown(class)))

@@ -14,22 +14,25 @@ use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
 use super::{Config, Model, Tensor};
-use crate::data::content_hash;
+use crate::data::{content_hash, read_file};
 use crate::error::{Error, Result};
 
 const FORMAT: &str = "ddu-model-2";
+const EXPECTED: &str = "a model written by `ddu convert`";
+/// Twice what the largest network that is converted takes, 2^28 weights of 4 bytes.
+const MAX_FILE_BYTES: u64 = 1 << 31;
 
 impl Model {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let bytes = read_file(path, EXPECTED, MAX_FILE_BYTES)?;
         Model::from_bytes(&path.display().to_string(), &bytes)
     }
 
     /// Reads the content of a model file; `source` names it in messages.
     pub fn from_bytes(source: &str, bytes: &[u8]) -> Result<Self> {
         let foreign = |found: String| {
-            Error::invalid(source, "a model written by `ddu convert`", found)
+            Error::invalid(source, EXPECTED, found)
                 .fix("convert the checkpoint first: ddu convert CHECKPOINT -o model.safetensors")
         };
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| foreign(format!("{e}")))?;

@@ -133,6 +133,45 @@ fn class_names_beside_the_checkpoint_are_taken_and_said() {
     assert!(said.ends_with("found 2; give the right file with --classes\n"), "{said}");
 }
 
+/// A pipe would block for ever, a device has no end.
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_refused_as_checkpoints_configurations_and_models() {
+    let bench = Bench::new();
+    let pipe = |name: &str| {
+        let path = bench.0.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    pipe("pipe");
+    for input in ["pipe", "/dev/zero"] {
+        let (code, _, said) = bench.convert(&format!("{input} -o m"));
+        assert_eq!((code, said.lines().count()), (1, 1), "{said}");
+        assert!(said.contains("expected a checkpoint, found a device or pipe"), "{said}");
+    }
+    for input in [&bench.0.path().join("pipe"), Path::new("/dev/zero")] {
+        let error = Model::load(input).unwrap_err().to_string();
+        assert!(error.contains("expected a model written by `ddu convert`"), "{error}");
+        assert!(error.contains("found a pipe, socket or device"), "{error}");
+    }
+    // Beside a file it is of no concern; in a hub folder it is no configuration.
+    pipe("config.json");
+    assert_eq!(bench.convert("good.pth -o m").0, 0);
+    std::fs::remove_file(bench.0.path().join("hub/config.json")).unwrap();
+    pipe("hub/config.json");
+    let (code, _, said) = bench.convert("hub -o n");
+    assert!(code == 1 && said.contains("a checkpoint, or a folder with config.json"), "{said}");
+}
+
+#[test]
+fn class_names_cannot_break_a_line_of_the_summary_or_steer_a_terminal() {
+    let bench = Bench::new();
+    bench.write("names.txt", "a\u{1b}[31m\nb\u{202e}\nc\nd\ne\n".as_bytes());
+    let (code, summary, _) = bench.convert("good.pth -o m --classes names.txt");
+    assert_eq!(code, 0);
+    assert!(summary.contains(r"5: a\u{1b}[31m, b\u{202e}, c, d, e"), "{summary}");
+    assert!(!summary.contains(['\u{1b}', '\u{202e}']), "{summary:?}");
+}
+
 #[test]
 fn nothing_that_is_read_is_overwritten() {
     let bench = Bench::new();
