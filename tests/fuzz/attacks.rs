@@ -356,11 +356,11 @@ fn pngs() -> Attacks {
         checked(&mut bytes);
         bytes
     };
-    // 4000 x 4000 zeros.
+    // 1000 x 1000 zeros.
     let flat = crate::written(|path| {
         let palette = [[0; 3]];
-        let size = ddu::ops::Size::new(4000, 4000);
-        ddu::data::write_label_png(path, size, &vec![0; 16_000_000], &palette).unwrap();
+        let size = ddu::ops::Size::new(1000, 1000);
+        ddu::data::write_label_png(path, size, &vec![0; 1_000_000], &palette).unwrap();
     });
     vec![
         ("flat", flat),

@@ -328,3 +328,37 @@ fn class_names() {
         Ok(())
     });
 }
+
+/// What a campaign is for, planted: each must be told with its target, whatever it does to its process.
+fn planted(name: &str, fault: fn()) {
+    Target { name, good: vec![vec![0]], mutate: &bytes_of }.run(|_, _| {
+        fault();
+        Ok(())
+    });
+}
+
+#[test]
+#[should_panic(expected = "planted_panic: seed ")]
+fn planted_panic() {
+    planted("planted_panic", || panic!("planted"));
+}
+
+#[test]
+#[should_panic(expected = "planted_abort: seed ")]
+fn planted_abort() {
+    planted("planted_abort", || std::process::abort());
+}
+
+#[test]
+#[should_panic(expected = "planted_delay: seed ")]
+fn planted_delay() {
+    planted("planted_delay", || std::thread::sleep(std::time::Duration::from_millis(2100)));
+}
+
+/// 3 GiB, where the shell can bound them.
+#[cfg(target_os = "linux")]
+#[test]
+#[should_panic(expected = "planted_allocation: seed ")]
+fn planted_allocation() {
+    planted("planted_allocation", || drop(std::hint::black_box(vec![1u8; 3 << 30])));
+}
