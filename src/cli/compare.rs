@@ -1,4 +1,4 @@
-//! `ddu compare`: a device held against the CPU path.
+//! `ddu compare`: a device compared with the CPU path.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -8,13 +8,14 @@ use ddu::compare::{Comparison, OpError, compare};
 use ddu::model::Model;
 use ddu::report::json;
 use ddu::{Error, data};
+use serde::Serialize;
 
 use super::{devices, exit};
 
 /// Compare a device with the CPU path on an image, op by op and end to end
 ///
 /// Op by op, each op is fed the reference's input, everything rounded to fp16 on both sides; end to
-/// end, the device's own chain is compared with plain f32. Exit code 4 if anything is out of
+/// end, the device's chain of ops is compared with plain f32. Exit code 4 if anything is out of
 /// tolerance.
 #[derive(clap::Args)]
 pub struct Args {
@@ -32,6 +33,13 @@ pub struct Args {
     json: Option<PathBuf>,
 }
 
+#[derive(Serialize)]
+struct Report<'a> {
+    schema_version: u32,
+    #[serde(flatten)]
+    comparison: &'a Comparison,
+}
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let device = args.device.resolve()?.open().ok_or_else(|| {
         Error::Usage(
@@ -45,7 +53,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let image = data::decode(&args.input, true)?;
     let comparison = compare(model, device?, &image)?;
     match &args.json {
-        Some(target) => json::write(target, &comparison)?,
+        Some(target) => {
+            json::write(target, &Report { schema_version: 1, comparison: &comparison })?
+        }
         None => super::print(&text(&comparison)?)?,
     }
     let code = if comparison.pass() { 0 } else { exit::OUT_OF_TOLERANCE };
