@@ -1,4 +1,4 @@
-//! The feature density: one Gaussian a class over the features of the labelled training pixels.
+//! The feature density: one Gaussian per class over the features of the labelled training pixels.
 //!
 //! ```text
 //! images, masks --fit--> moments --+ covariance, prior--> gaussians --pack--> evaluator --> log q(z)
@@ -38,10 +38,10 @@ pub struct Origin {
     pub label_rule: LabelRule,
     /// `--resize` of the fit.
     pub resize: Option<usize>,
-    /// What became of the pixels.
+    /// How many pixels were fitted, void, unknown or not finite.
     pub pixels: Tally,
-    /// First 64 bits of the SHA-256 of each image's decoded pixels, sorted. Not a tree: its nodes,
-    /// one every few images, would leave the heap in pieces.
+    /// First 64 bits of the SHA-256 of each image's decoded pixels, sorted. A sorted Vec, not a tree, whose many
+    /// small nodes would fragment the heap.
     pub images: Vec<u64>,
 }
 
@@ -62,7 +62,7 @@ pub struct ModelGaussians {
 }
 
 impl Density {
-    /// Made ready to evaluate, and what is doubtful about its classes.
+    /// The Gaussians, ready to evaluate, and warnings about doubtful classes.
     ///
     /// # Errors
     /// As [`Gaussians::new`].
@@ -168,7 +168,7 @@ impl Density {
         Ok(())
     }
 
-    /// Refuses what no fit gives; `source` names the file in the message.
+    /// Refuses values that no fit produces; `source` names the file in the message.
     fn check(&self, source: &str) -> Result<()> {
         self.moments.check(source)?;
         self.origin.pixels.check(source, &self.moments)?;
