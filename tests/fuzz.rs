@@ -158,10 +158,10 @@ fn images() {
 #[test]
 fn masks() {
     let size = ddu::ops::Size::new(5, 7);
-    let whole = written(|path| {
+    let intact = written(|path| {
         ddu::data::write_label_png(path, size, &[1; 35], &[[0; 3], [9; 3]]).unwrap();
     });
-    campaign("mask.png", &[whole], 2000, |path| {
+    campaign("mask.png", &[intact], 2000, |path| {
         let mask = read_mask_within(path, 1 << 16)?;
         assert_eq!(mask.label.len(), mask.size.pixels());
         Ok(())
@@ -185,10 +185,10 @@ fn class_names_and_maps() {
 
 #[test]
 fn models() {
-    let whole = written(|path| {
+    let intact = written(|path| {
         models::random_model(models::small(Backbone::Resnet18), 3).save(path).unwrap();
     });
-    campaign("model.safetensors", &[whole], 300, |path| Model::load(path).map(drop));
+    campaign("model.safetensors", &[intact], 300, |path| Model::load(path).map(drop));
 }
 
 #[test]
