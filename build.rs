@@ -55,7 +55,7 @@ fn cuda(kernels: &[PathBuf]) {
     match nvcc {
         None => println!("cargo:warning=no nvcc: built without CUDA kernels; {GET_NVCC}"),
         Some(nvcc) => {
-            // For tests/gates.rs, which looks for cuobjdump beside it.
+            // For tests/gates, which looks for cuobjdump beside it.
             println!("cargo:rustc-env=DDU_NVCC={}", nvcc.display());
             for source in kernels {
                 let name = source.file_stem().expect("has a name").to_string_lossy().into_owned();

@@ -57,9 +57,8 @@ pub fn write(folder: &Path, summary: &Summary, seen: &[Seen], density: [f32; 2])
         ]);
     }
     let column = |title, scale| Column { title, scale };
-    let all = |map: fn(&Seen) -> &[f32]| -> Vec<f32> {
-        seen.iter().flat_map(|seen| map(seen)).copied().collect()
-    };
+    let all =
+        |map: fn(&Seen) -> &[f32]| -> Vec<f32> { seen.iter().flat_map(map).copied().collect() };
     let (entropies, densities) = (all(|s| &s.maps.entropy), all(|s| &s.density));
     let columns = [
         column("Scene, not seen in training", None),

@@ -46,6 +46,7 @@ struct Header {
     classes: Vec<String>,
     label_rule: LabelRule,
     resize: Option<usize>,
+    short_side_px: Option<[usize; 2]>,
     pixels: Tally,
     image_count: usize,
     /// First 64 bits, in hex, of the SHA-256 of each image's decoded pixels, sorted.
@@ -103,6 +104,7 @@ impl Density {
             classes: origin.classes.clone(),
             label_rule: origin.label_rule,
             resize: origin.resize,
+            short_side_px: origin.short_side,
             pixels: origin.pixels.clone(),
             image_count: origin.images.len(),
             images: origin.images.iter().map(|hash| format!("{hash:016x}")).collect(),
@@ -169,6 +171,16 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
     let channels = shape[1];
     let square = [Some(classes), Some(channels), Some(channels)];
     let scatter = tensors.values("scatter", Dtype::F64, &square, f64::from_le_bytes)?.1;
+    for (class, square) in scatter.chunks_exact((channels * channels).max(1)).enumerate() {
+        let places = (0..channels).flat_map(|i| (0..i).map(move |j| (i, j)));
+        let mut pairs = places.map(|(i, j)| (square[i * channels + j], square[j * channels + i]));
+        // NaN is named below.
+        if let Some((lower, upper)) = pairs.find(|(a, b)| a != b && !a.is_nan()) {
+            let expected = "the same value at [i, j] and [j, i]";
+            let found = format!("{lower} and {upper} in class {class}");
+            return Err(Error::invalid(format!("{source}: scatter"), expected, found));
+        }
+    }
     let (shape, hash) = tensors.values("sample_hash", Dtype::U64, &[None], u64::from_le_bytes)?;
     let two = [Some(shape[0]), Some(channels)];
     let rows = tensors.values("sample", Dtype::F16, &two, f16::from_le_bytes)?.1;
@@ -194,6 +206,7 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
         classes: header.classes,
         label_rule: header.label_rule,
         resize: header.resize,
+        short_side: header.short_side_px,
         pixels: header.pixels,
         images,
     };

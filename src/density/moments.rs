@@ -87,11 +87,12 @@ impl Moments {
         }
     }
 
-    /// From `count [C]`, `mean [C, D]` and `scatter [C, D, D]`, symmetric.
+    /// From `count [C]`, `mean [C, D]` and `scatter [C, D, D]`, of which only the lower triangles are
+    /// read.
     ///
     /// # Errors
-    /// Lengths that contradict each other, scatters that are not symmetric, and what [`Self::check`]
-    /// refuses; `source` names the file in the message.
+    /// Lengths that contradict each other, and what [`Self::check`] refuses; `source` names the file in
+    /// the message.
     pub fn from_parts(
         source: &str,
         count: Vec<i64>,
@@ -109,18 +110,8 @@ impl Moments {
         if scatter.len() != mean.len() * channels {
             return bad("scatter", "[C, D, D]", format!("{} values", scatter.len()));
         }
-        for (class, square) in scatter.chunks_exact_mut(channels * channels).enumerate() {
-            for i in 0..channels {
-                for j in i + 1..channels {
-                    let (upper, lower) = (square[i * channels + j], square[j * channels + i]);
-                    // NaN is named below.
-                    if upper != lower && !lower.is_nan() {
-                        let found = format!("{lower} and {upper} in class {class}");
-                        return bad("scatter", "the same value at [i, j] and [j, i]", found);
-                    }
-                    square[i * channels + j] = 0.0;
-                }
-            }
+        for (row, values) in scatter.chunks_exact_mut(channels).enumerate() {
+            values[row % channels + 1..].fill(0.0);
         }
         let moments = Moments { channels, count, mean, scatter };
         moments.check(source)?;
@@ -145,12 +136,15 @@ impl Moments {
             return bad("mean and scatter", "finite values", v.to_string());
         }
         for (class, &count) in self.count.iter().enumerate() {
-            let scatter = self.scatter(class);
-            let diagonal = scatter.iter().step_by(self.channels + 1);
-            if let Some(v) = diagonal.copied().find(|v| *v < 0.0) {
-                return bad("scatter", "a diagonal of at least 0", format!("{v} in class {class}"));
+            let (mean, scatter) = (self.mean(class), self.scatter(class));
+            for (v, mean) in scatter.iter().step_by(self.channels + 1).zip(mean) {
+                // Rounding may take a sum of squares that is next to nothing below zero.
+                if *v < -1e-12 * count as f64 * mean * mean {
+                    let found = format!("{v} in class {class}");
+                    return bad("scatter", "a diagonal of at least 0", found);
+                }
             }
-            let mut values = self.mean(class).iter().chain(scatter);
+            let mut values = mean.iter().chain(scatter);
             if count == 0 && values.any(|v| *v != 0.0) {
                 let found = format!("others in class {class}, which has no pixels");
                 return bad("mean and scatter", "zeros without pixels", found);

@@ -24,6 +24,11 @@ mod ownership;
 mod pictures;
 mod pool;
 mod preprocess;
+#[cfg(feature = "cuda")]
+#[path = "../common/ptx.rs"]
+mod ptx;
+#[cfg(feature = "cuda")]
+mod ptx_cases;
 mod resize;
 mod scene;
 #[path = "../common/shared.rs"]

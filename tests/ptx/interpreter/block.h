@@ -1,0 +1,159 @@
+// What a block of threads is made of, and a launch of many.
+#pragma once
+#include <array>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "code.h"
+#include "races.h"
+
+namespace ptx {
+
+struct Range {
+    uint64_t from, to;
+};
+
+struct Options {
+    int64_t seed = -1;  // -1: warps in turn
+    int workers = 2;
+    bool races = false;  // look for them; with one worker
+    // How matrix products are summed: exactly, then rounded towards zero (default) or to nearest; or as tensor cores are
+    // reported to do it, `chunk` products and the accumulator at once, cut off `extra` bits below the 24 of the greatest.
+    bool nearest = false;
+    int chunk = 0, extra = 0;
+};
+
+struct Launch {
+    const Kernel* kernel;
+    uint32_t grid[3], threads, shared_bytes;
+    std::vector<uint8_t> params;
+    std::vector<Range> memory;  // sorted: what the kernel may touch
+};
+
+// Things that the ISA leaves undefined, but after which one can go on; by instruction and kind.
+struct Note {
+    uint64_t times = 0;
+    std::string first;
+};
+using Notes = std::map<std::pair<std::string, std::string>, Note>;
+
+struct Result {
+    std::string error;  // empty: done
+    uint64_t instructions = 0, lanes = 0;
+    std::vector<bool> reached;  // by instruction
+};
+
+Result execute(const Launch& launch, const Options& options, Notes& notes);
+
+// A byte of shared memory.
+enum Shadow : uint8_t {
+    UNDEFINED = 1,  // nobody has written it
+    ARRIVING = 2,   // an asynchronous copy to it is under way
+    BARRIER = 4,    // of an mbarrier
+    GENERIC = 8,    // written by a thread, no proxy fence since
+};
+
+struct Copy {  // cp.async, of one lane
+    uint64_t from;
+    uint32_t to, bytes, ins;
+};
+struct Bulk {
+    uint64_t from;
+    uint32_t to, bytes, barrier;
+    const Instruction* ins;
+    Clock known;
+};
+struct MBarrier {
+    uint32_t expected = 0, pending = 0;
+    int64_t bytes = 0;
+    uint32_t phase = 0;
+    Clock coming, past;  // what the arrivals of this phase know, and those of all before
+};
+struct Product {  // wgmma.mma_async
+    const Instruction* ins;
+    uint64_t b;
+    bool accumulate;
+    uint32_t group;
+};
+
+struct Warp {
+    uint32_t index = 0;
+    std::vector<uint32_t> file;     // rows of 32 words
+    std::vector<uint32_t> defined;  // by row: a bit a lane
+    std::vector<uint32_t> p, p_defined;
+    // Of wgmma: by row, products in flight that read (1) or write it (its N), and the time of the last write.
+    std::vector<uint8_t> locked;
+    std::vector<uint8_t> lock_depth;
+    std::vector<uint32_t> written;
+    // The shape of the last product on it, and when that was.
+    std::vector<uint8_t> shape;
+    std::vector<uint32_t> multiplied;
+    uint32_t clock = 0, fenced = 0;
+    bool uses_wgmma = false;
+
+    struct Group {
+        uint32_t pc, mask;
+    };
+    uint32_t pc = 0, mask = 0, alive = 0;
+    std::vector<Group> others;  // by pc, the lowest last
+    enum { READY, AT_BARRIER, AT_MBARRIER, AT_REGISTERS, ENDED } state = READY;
+    bool passed = false;  // a barrier that it waits at has opened
+
+    std::vector<Copy> copies[32];       // by lane: issued, in order
+    std::vector<uint32_t> commits[32];  // ends of the committed groups in `copies`
+
+    std::vector<Product> products;
+    uint32_t group = 0, waited = 0;  // groups committed, groups complete
+    uint32_t issued = 0, registers = 0, register_changes = 0;
+
+    uint32_t* row(uint32_t i) { return file.data() + size_t(i) * 32; }
+};
+
+struct Barrier {
+    uint32_t expected = 0, arrived = 0;
+    uint32_t waiting = 0;  // warps
+};
+
+struct Block {
+    const Launch& launch;
+    const Options& options;
+    Notes& notes;
+    uint32_t id[3];
+    std::vector<Warp> warps;
+    std::vector<uint8_t> shared, shadow;
+    uint32_t base;
+    Barrier barriers[16];
+    std::map<uint32_t, MBarrier> mbarriers;
+    std::vector<Bulk> bulks;
+    std::vector<std::pair<uint32_t, uint64_t>> products[32];  // by warpgroup: instruction, descriptor, in order
+    std::vector<uint16_t> readers;                            // by shared byte / 16: products in flight that read it
+    int64_t free_registers = 0;
+    std::array<Range, 64> recent{};
+    std::mt19937_64 random;
+    uint64_t instructions = 0, lanes = 0;
+    std::vector<bool> reached;
+    SharedRaces races;
+    GlobalRaces* global_races = nullptr;
+    uint32_t number = 0;
+
+    Block(const Launch& launch, const Options& options, Notes& notes);
+    void begin(uint32_t x, uint32_t y, uint32_t z, uint64_t number);
+    void run();
+    void wake_mbarriers();
+    void land(size_t bulk);
+    uint8_t* global(uint64_t address, uint32_t bytes, uint32_t alignment, const Instruction& ins);
+    // Offset of a shared address.
+    uint32_t at(uint64_t address, uint32_t bytes, uint32_t alignment, const Instruction& ins);
+    [[noreturn]] void fail(const Instruction& ins, const std::string& what) const;
+    // A thread's access, where races are looked for.
+    void touch(const Instruction& ins, bool write, bool shared, uint32_t thread, uint64_t at, uint32_t bytes);
+    void note(const Instruction& ins, const std::string& kind, const std::string& what = "");
+    std::string where(const Instruction& ins) const;
+
+  private:
+    bool step(Warp& warp, int quantum);
+};
+
+}  // namespace ptx
