@@ -79,9 +79,7 @@ fn ops(criterion: &mut Criterion) {
                 conv.stride,
                 conv.dilation
             ),
-            Op::MaxPool(pool) => format!("max pool {} stride {}", pool.kernel, pool.stride),
-            Op::GlobalAvgPool => format!("global average of {} channels", node.output.channels),
-            Op::Resize(_) => format!("resize of {} channels to {output}", node.output.channels),
+            Op::Spatial(op) => format!("{op:?} of {} channels to {output}", node.output.channels),
         };
         let name = format!("{what} on {input}");
         if seen.insert(name.clone()) {

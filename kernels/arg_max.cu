@@ -13,14 +13,14 @@ struct ArgMaxParams {
 DEVICE void first_greatest(const ArgMaxParams& p) {
     const int64_t pixel = int64_t(blockIdx.x) * 256 + threadIdx.x;
     if (pixel >= p.pixels) return;
-    float most = -INFINITY;
+    float max_logit = -INFINITY;
     int label = 0;
     for (int c = 0; c < p.classes; c += 4) {
         const Float4 v = load16<Float4>(p.logits + pixel * p.stride + c);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            if (c + j < p.classes && v.v[j] > most) {
-                most = v.v[j];
+            if (c + j < p.classes && v.v[j] > max_logit) {
+                max_logit = v.v[j];
                 label = c + j;
             }
         }

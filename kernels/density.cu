@@ -1,10 +1,10 @@
-// Log-density of every pixel's feature under one Gaussian a class, all classes in one kernel.
+// Log-density of every pixel's feature under one Gaussian per class, all classes in one kernel.
 //
 //   log q(z) = LSE_c [ constant_c - ||W_c (z - mu_c)||^2 / 2 ]   (nats),   constant_c = ln pi_c - (D ln 2 pi + ln|Sigma_c|) / 2
 //
 // z fp16, exact; W_c = L_c^-1 lower triangular. Row i of W_c is scaled by a power of two, its greatest value in
 // 2^14 .. 2^15, and split in two fp16 terms (`fast`: one), which share one f32 accumulator: at this scale the low
-// term needs none of its own, for it leaves fp16's normal range only 2^-18 below the row's greatest value.
+// term needs no scale, for it leaves fp16's normal range only 2^-18 below the row's greatest value.
 //   y_i = (sum over k of (high_ik + low_ik) z_k - bias_i) 2^-s_i,   bias = the stored W_c times mu_c, in f64 on the host.
 //
 // A warp owns 32 pixels and every row of W; a block's warps share the stream of W. z stays in shared memory,
@@ -12,11 +12,11 @@
 // without a break, in blocks of 64 rows x 32 columns, packed by the host as they lie in the ring (chunks permuted by
 // row / 2 % 4); a panel (64 rows) ends at its diagonal, so no block above it exists, and in the last two blocks
 // tiles of 8 rows above it are skipped. At a panel's end squares are summed in registers; at a class's end the quad's
-// four lanes add up and fold the term into an online log-sum-exp. Nothing but one float a pixel is written.
+// four lanes add up and fold the term into an online log-sum-exp. Only one float per pixel is written.
 //
 // Early exit: partial sums only grow. A warp leaves class c once constant_c - partial / 2 < max - tau for all its
 // pixels (with `nearest`, also once partial > the least distance); when all warps have, the block streams the next
-// class. What is left out adds at most C e^-tau. Classes most often predicted in the block come first.
+// class. The omitted terms add at most C e^-tau. The classes predicted most often in the block come first.
 //
 // Splits: grid (ceil(pixels / PIXELS), splits); split s has classes s per_split .. and, where splits > 1, writes its
 // (max, sum, least, nearest) for density_merge, which joins them in order. The background Gaussian of the relative
@@ -37,12 +37,12 @@ template <int WARPS_, int CHANNELS_, int TERMS_> struct Tile {
     static constexpr int PIXELS = WARPS * 32, THREADS = WARPS * 32;
     static constexpr int RING_AT = PIXELS * CHANNELS_ * 2;
     static constexpr int STAGE = 2 * TERM * 2 + ROWS_BYTES;
-    static constexpr int LEFT_AT = RING_AT + STAGES * STAGE;  // a word a warp
+    static constexpr int LEFT_AT = RING_AT + STAGES * STAGE;  // a word per warp
     static constexpr int ORDER_AT = LEFT_AT + 64;             // 257 x 2 bytes
     static constexpr int shared_bytes() { return LEFT_AT + 640; }
     static_assert(ORDER_AT + 257 * 2 <= shared_bytes() && WARPS * 4 <= 64, "");
     static_assert(RING_AT % 128 == 0 && STAGE % 128 == 0, "whole lines");
-    // predicted (u8 a pixel) and votes (u16 a class) lie where the ring is primed later
+    // predicted (u8 per pixel) and votes (u16 per class) lie where the ring is filled later
     static_assert(PIXELS + 256 * 2 <= STAGE, "");
 };
 
@@ -95,7 +95,7 @@ struct Cursor {
 
 template <class T> DEVICE void density(const DensityParams& p) {
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, t = lane % 4;
-    const int pixel0 = blockIdx.x * T::PIXELS, own0 = pixel0 + warp * 32;
+    const int pixel0 = blockIdx.x * T::PIXELS, warp_pixel0 = pixel0 + warp * 32;
     const int padded = p.panels * PANEL, chunks = padded / 8;
     const int first = blockIdx.y * p.per_split;
     const int count = p.classes - first < p.per_split ? p.classes - first : p.per_split;
@@ -106,8 +106,8 @@ template <class T> DEVICE void density(const DensityParams& p) {
     const Shared<half> z = smem<half>(warp * 32 * padded * 2);
     for (int i = lane; i < 32 * chunks; i += 32) {
         const int row = i / chunks, chunk = i % chunks;
-        const bool valid = own0 + row < p.pixels && chunk * 8 < p.channels;
-        cp_async16(z + z_at(row, chunk, padded), valid ? p.features + int64_t(own0 + row) * p.feature_stride + chunk * 8 : p.features,
+        const bool valid = warp_pixel0 + row < p.pixels && chunk * 8 < p.channels;
+        cp_async16(z + z_at(row, chunk, padded), valid ? p.features + int64_t(warp_pixel0 + row) * p.feature_stride + chunk * 8 : p.features,
                    valid);
     }
     cp_async_commit();
@@ -115,7 +115,7 @@ template <class T> DEVICE void density(const DensityParams& p) {
                                           smem<uint16_t>(T::RING_AT + T::PIXELS), smem<uint16_t>(T::ORDER_AT));
     cp_async_wait<0>();
     sync_warp();
-    // A lane checks a pixel. Zeros take the place of one that is not finite: it must not slow down the others' exit.
+    // A lane checks one pixel. Zeros take the place of one that is not finite: it must not slow down the others' exit.
     const Shared<Half8> z8 = smem<Half8>(warp * 32 * padded * 2);
     bool broken = false;
     for (int chunk = 0; chunk < chunks; ++chunk) {
@@ -126,7 +126,7 @@ template <class T> DEVICE void density(const DensityParams& p) {
     if (broken) {
         for (int chunk = 0; chunk < chunks; ++chunk) z8[z_at(lane, chunk, padded) / 8] = Half8{};
     }
-    const uint32_t usable = vote(!broken && own0 + lane < p.pixels);
+    const uint32_t usable = vote(!broken && warp_pixel0 + lane < p.pixels);
     const uint32_t non_finite = vote(broken);
 
     const Shared<uint16_t> order = smem<uint16_t>(T::ORDER_AT);
@@ -148,7 +148,7 @@ template <class T> DEVICE void density(const DensityParams& p) {
     };
 
     State state[4];  // of rows g, g + 8, g + 16, g + 24 of the warp's pixels, g = lane / 4; the same in a quad's lanes
-    float squares[4] = {}, base[4] = {};
+    float squares[4] = {}, background_terms[4] = {};
     float sum[2][8][4] = {};
     const bool idle = usable == 0;  // past the last pixel
     bool left = idle;
@@ -169,7 +169,7 @@ template <class T> DEVICE void density(const DensityParams& p) {
     prime();
     while (at.item < items) {
         cp_async_wait<STAGES - 2>();
-        // Everybody's copies of this block are in, and everybody has left the stage that is overwritten next.
+        // All threads' copies of this block have arrived, and no thread reads the stage that is overwritten next.
         sync_threads();
         const int item = order[at.item];
         const bool may_exit = exits && item != p.classes;
@@ -213,11 +213,11 @@ template <class T> DEVICE void density(const DensityParams& p) {
                     const Float4 row = rows[j * 4 + t];  // bias and scale of rows 8 j + 2 t and the next
 #pragma unroll
                     for (int r = 0; r < 4; ++r) {
-                        float (&own)[4] = sum[r / 2][j];
-                        const float y0 = (own[r % 2 * 2] - row.v[0]) * row.v[1], y1 = (own[r % 2 * 2 + 1] - row.v[2]) * row.v[3];
+                        float (&products)[4] = sum[r / 2][j];
+                        const float y0 = (products[r % 2 * 2] - row.v[0]) * row.v[1], y1 = (products[r % 2 * 2 + 1] - row.v[2]) * row.v[3];
                         squares[r] += y0 * y0 + y1 * y1;
-                        own[r % 2 * 2] = 0.0f;
-                        own[r % 2 * 2 + 1] = 0.0f;
+                        products[r % 2 * 2] = 0.0f;
+                        products[r % 2 * 2 + 1] = 0.0f;
                     }
                 }
                 const bool last = at.panel == p.panels - 1;
@@ -228,11 +228,11 @@ template <class T> DEVICE void density(const DensityParams& p) {
                         float total = squares[r] + shuffle_xor(squares[r], 1);
                         total += shuffle_xor(total, 2);
                         if (!last) {
-                            float reach = 2.0f * (constant - state[r].most + p.tau);
-                            if (p.nearest) reach = fmaxf(reach, state[r].least);
-                            out &= total > reach || !(usable >> (r * 8 + lane / 4) & 1);
+                            float limit = 2.0f * (constant - state[r].most + p.tau);
+                            if (p.nearest) limit = fmaxf(limit, state[r].least);
+                            out &= total > limit || !(usable >> (r * 8 + lane / 4) & 1);
                         } else if (item == p.classes) {
-                            base[r] = constant - 0.5f * total;
+                            background_terms[r] = constant - 0.5f * total;
                         } else {
                             state[r].fold(constant, total, p.ids[item]);
                         }
@@ -253,24 +253,24 @@ template <class T> DEVICE void density(const DensityParams& p) {
     }
     cp_async_wait<0>();
 
-    // Lane 4 g + t has pixel 8 t + g: a store a lane.
-    State own = state[0];
-    float under = base[0];
+    // Lane 4 g + t has pixel 8 t + g: one store per lane.
+    State lane_state = state[0];
+    float background_term = background_terms[0];
 #pragma unroll
     for (int r = 1; r < 4; ++r) {
         if (t == r) {
-            own = state[r];
-            under = base[r];
+            lane_state = state[r];
+            background_term = background_terms[r];
         }
     }
-    const int row = t * 8 + lane / 4, pixel = own0 + row;
+    const int row = t * 8 + lane / 4, pixel = warp_pixel0 + row;
     if (lane == 0) {
         const int64_t i = (int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * T::WARPS + warp;
         p.stats[2 * i] = blockIdx.y == 0 ? int32_t(non_finite) : 0;
         p.stats[2 * i + 1] = done;
     }
     if (pixel >= p.pixels) return;
-    leave(p, pixel, own, under, usable >> row & 1, background);
+    leave(p, pixel, lane_state, background_term, usable >> row & 1, background);
 }
 
 // Joins the splits in order. Grid ceil(pixels / 256), blocks of 256; a thread has one pixel.

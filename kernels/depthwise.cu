@@ -1,4 +1,4 @@
-// Depthwise 2-D convolution: one filter a channel; bias and ReLU fused.
+// Depthwise 2-D convolution: one filter per channel; bias and ReLU fused.
 //
 //   y[n, p, q, c] = act(bias[c] + sum over r, s of x[n, p stride + r dilation - padding, q stride + s dilation - padding, c] w[r, s, c])
 //

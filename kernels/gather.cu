@@ -1,4 +1,4 @@
-// Pixels that a list names, one after another: the few features, and their labels, that a fit's sample takes go down alone.
+// Features and labels of the pixels in a list: only those that the sample of a fit takes are copied to the host.
 //
 // features fp16 [pixels, stride], a pixel at a multiple of 16 bytes; labels u8 [pixels]; rows i32 [count]; output fp16
 // [count, channels], channels a multiple of 8; picked u8 [count]. A row that is no pixel becomes NaN, its label void (255).

@@ -28,7 +28,7 @@ DEVICE void maps(const HeadParams& p) {
         image + (int64_t(y.high) * p.in_w + x.low) * p.in_stride,
         image + (int64_t(y.high) * p.in_w + x.high) * p.in_stride,
     };
-    float most = 0.0f, s = 0.0f, t = 0.0f;
+    float max_logit = 0.0f, s = 0.0f, t = 0.0f;
     int label = 0;
     for (int c = 0; c < p.classes; c += 4) {
         Float4 v[4];
@@ -40,17 +40,17 @@ DEVICE void maps(const HeadParams& p) {
             const float logit = lerp(lerp(v[0].v[j], v[1].v[j], x.weight), lerp(v[2].v[j], v[3].v[j], x.weight), y.weight);
             if (c + j == 0) {
                 // A first logit that is not finite makes t NaN, as every later one does.
-                most = logit == logit ? logit : -INFINITY;
+                max_logit = logit == logit ? logit : -INFINITY;
                 s = 1.0f;
                 t = logit - logit;
                 continue;
             }
-            const float above = logit - most, e = expf(-fabsf(above));
+            const float above = logit - max_logit, e = expf(-fabsf(above));
             if (above > 0.0f) {
                 // The sums so far, seen from the new maximum.
                 t = (t - above * s) * e;
                 s = s * e + 1.0f;
-                most = logit;
+                max_logit = logit;
                 label = c + j;
             } else {
                 s += e;

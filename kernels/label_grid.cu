@@ -2,7 +2,7 @@
 //
 // Cell i of h lies on row round(i (H - 1) / (h - 1)) of the H padded rows with align_corners (halves up; h = 1: row 0),
 // else on row floor((2 i + 1) H / (2 h)); columns likewise. Outside the image: void (255). An image that was resized
-// takes the mask's pixel under its own pixel's middle, floor((2 row + 1) mask_h / (2 image_h)).
+// takes the mask's pixel under the centre of its pixel, floor((2 row + 1) mask_h / (2 image_h)).
 // mask u8 [batch, mask_h, mask_w], label u8 [batch, h, w]. Grid ceil(cells / 256), blocks of 256; a thread has one cell.
 #include "common/arch.cuh"
 

@@ -16,7 +16,7 @@
 //                    low high + high low + high high in f32 over 16 pixels, these sums over 64, and these over the chunk:
 //                    in one long sum, a channel that is nearly always the same rounds the same way every time
 //   moments_fold     S_c += T + d d^T n n' / (n + n') for each image in order (Chan, Golub and LeVeque 1979), in f64, T the
-//                    chunks' sums in order, d the distance of the means
+//                    chunks' sums in order, d the difference of the means
 //   moments_means    the same for means and counts
 #include "common/arch.cuh"
 
@@ -34,7 +34,7 @@ struct MomentsParams {
     double* image_mean;     // [batch, classes, D]
     float* shifts;          // [batch, classes, D, 2]: shift, scale
     float* partial;         // [batch, slots, blocks, 64, 64]
-    int64_t* count;         // [257]; this and the next two: running. Of each label, and of pixels that are not finite
+    int64_t* count;         // [257], running, as are the next two: pixels of each label, and those that are not finite
     double* mean;           // [classes, D]
     double* scatter;        // [classes, D, D], the lower triangle
     int32_t batch, cells, feature_stride, channels, classes, segments, slots, blocks;
@@ -51,7 +51,7 @@ DEVICE void find_keys(const MomentsParams& p) {
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int64_t image = int64_t(blockIdx.y) * p.cells;
     const int cell0 = blockIdx.x * SEGMENT;
-    int own = NO_PIXEL;
+    int thread_key = NO_PIXEL;
     // A warp reads a pixel of a known class together.
     for (int i = 0; i < 32; ++i) {
         const int cell = cell0 + warp * 32 + i;
@@ -68,13 +68,13 @@ DEVICE void find_keys(const MomentsParams& p) {
             }
             if (vote(broken)) key = NON_FINITE;
         }
-        if (lane == i) own = key;
+        if (lane == i) thread_key = key;
     }
     const Shared<uint16_t> keys = smem<uint16_t>(0);
-    keys[thread] = uint16_t(own);
+    keys[thread] = uint16_t(thread_key);
     sync_threads();
     int rank = 0;
-    for (int i = 0; i < SEGMENT; ++i) rank += keys[i] == own && i < thread;
+    for (int i = 0; i < SEGMENT; ++i) rank += keys[i] == thread_key && i < thread;
     int32_t* counts = p.offsets + (int64_t(blockIdx.y) * p.segments + blockIdx.x) * KEYS;
     for (int key = thread; key < KEYS; key += SEGMENT) {
         int n = 0;
@@ -82,7 +82,7 @@ DEVICE void find_keys(const MomentsParams& p) {
         counts[key] = n;
     }
     if (cell0 + thread < p.cells) {
-        p.keys[image + cell0 + thread] = uint16_t(own);
+        p.keys[image + cell0 + thread] = uint16_t(thread_key);
         p.ranks[image + cell0 + thread] = uint8_t(rank);
     }
 }
@@ -146,7 +146,7 @@ DEVICE void add_up(const MomentsParams& p) {
     if (n == 0 || c >= p.channels) return;
     const int32_t* cells = p.sorted + image * p.cells + p.chunks[slot * 4 + 1];
     double sum[2] = {};
-    float least[2] = {INFINITY, INFINITY}, most[2] = {-INFINITY, -INFINITY};
+    float low[2] = {INFINITY, INFINITY}, high[2] = {-INFINITY, -INFINITY};
 #pragma unroll 4
     for (int i = 0; i < n; ++i) {
         const int64_t cell = image * p.cells + cells[i];
@@ -154,15 +154,15 @@ DEVICE void add_up(const MomentsParams& p) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
             sum[j] += double(z.v[j]);
-            least[j] = fminf(least[j], z.v[j]);
-            most[j] = fmaxf(most[j], z.v[j]);
+            low[j] = fminf(low[j], z.v[j]);
+            high[j] = fmaxf(high[j], z.v[j]);
         }
     }
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
         p.sums[slot * p.channels + c + j] = sum[j];
-        p.extremes[slot * 2 * p.channels + c + j] = least[j];
-        p.extremes[(slot * 2 + 1) * p.channels + c + j] = most[j];
+        p.extremes[slot * 2 * p.channels + c + j] = low[j];
+        p.extremes[(slot * 2 + 1) * p.channels + c + j] = high[j];
     }
 }
 
@@ -176,20 +176,20 @@ DEVICE void find_shifts(const MomentsParams& p) {
     const int64_t first = image * p.slots + totals[2 * KEYS + c];
     for (int i = threadIdx.x; i < p.channels; i += 256) {
         double sum = 0.0;
-        float least = INFINITY, most = -INFINITY;
+        float low = INFINITY, high = -INFINITY;
         for (int64_t slot = first; slot < first + (n + CHUNK - 1) / CHUNK; ++slot) {
             sum += p.sums[slot * p.channels + i];
-            least = fminf(least, p.extremes[slot * 2 * p.channels + i]);
-            most = fmaxf(most, p.extremes[(slot * 2 + 1) * p.channels + i]);
+            low = fminf(low, p.extremes[slot * 2 * p.channels + i]);
+            high = fmaxf(high, p.extremes[(slot * 2 + 1) * p.channels + i]);
         }
         const double mean = sum / n;
-        const float shift = float(mean), reach = fmaxf(most - shift, shift - least);
+        const float shift = float(mean), magnitude = fmaxf(high - shift, shift - low);
         int exponent = 15;  // of a channel that is constant
-        frexpf(reach, &exponent);
+        frexpf(magnitude, &exponent);
         const int64_t at = (image * p.classes + c) * p.channels + i;
         p.image_mean[at] = mean;
         p.shifts[2 * at] = shift;
-        p.shifts[2 * at + 1] = reach > 0.0f ? ldexpf(1.0f, 15 - exponent) : 1.0f;
+        p.shifts[2 * at + 1] = magnitude > 0.0f ? ldexpf(1.0f, 15 - exponent) : 1.0f;
     }
 }
 
@@ -324,7 +324,7 @@ DEVICE void syrk(const MomentsParams& p) {
                 for (int i = 0; i < 32; ++i) middle[i / 16][i / 4 % 4][i % 4] = 0.0f;
             }
         }
-        sync_threads();  // everybody has read what the next pixels overwrite
+        sync_threads();  // every thread has read what the next pixels overwrite
     }
     if (above) return;
     Float2* out = reinterpret_cast<Float2*>(p.partial + (slot * p.blocks + blockIdx.y) * BLOCK * BLOCK);
@@ -345,8 +345,8 @@ DEVICE void syrk(const MomentsParams& p) {
 struct Running {
     double n, mean;
 
-    // The distance to an image's mean, before it is folded in.
-    DEVICE double apart(double image_mean) const { return image_mean - mean; }
+    // An image's mean minus the running one, before it is folded in.
+    DEVICE double mean_delta(double image_mean) const { return image_mean - mean; }
     DEVICE void fold(double image_n, double image_mean) {
         mean = n > 0.0 ? mean + (image_mean - mean) * (image_n / (n + image_n)) : image_mean;
         n += image_n;
@@ -367,11 +367,11 @@ DEVICE void fold(const MomentsParams& p) {
     double scatter = *out;
     for (int64_t image = 0; image < p.batch; ++image) {
         const int32_t* totals = p.totals + image * 3 * KEYS;
-        const int own = totals[c];
-        if (own == 0) continue;
+        const int n_image = totals[c];
+        if (n_image == 0) continue;
         const int64_t first = image * p.slots + totals[2 * KEYS + c];
         double products = 0.0;
-        for (int64_t slot = first; slot < first + (own + CHUNK - 1) / CHUNK; ++slot) {
+        for (int64_t slot = first; slot < first + (n_image + CHUNK - 1) / CHUNK; ++slot) {
             products += double(p.partial[(slot * p.blocks + block) * BLOCK * BLOCK + element]);
         }
         const int64_t at = (image * p.classes + c) * p.channels;
@@ -379,11 +379,11 @@ DEVICE void fold(const MomentsParams& p) {
         const float *shift_i = p.shifts + (at + i) * 2, *shift_j = p.shifts + (at + j) * 2;
         // About the image's mean: the shift is that mean rounded to f32.
         products =
-            products / (double(shift_i[1]) * double(shift_j[1])) - own * (mean_i - double(shift_i[0])) * (mean_j - double(shift_j[0]));
-        if (row.n > 0.0) products += row.apart(mean_i) * column.apart(mean_j) * (row.n * (own / (row.n + own)));
+            products / (double(shift_i[1]) * double(shift_j[1])) - n_image * (mean_i - double(shift_i[0])) * (mean_j - double(shift_j[0]));
+        if (row.n > 0.0) products += row.mean_delta(mean_i) * column.mean_delta(mean_j) * (row.n * (n_image / (row.n + n_image)));
         scatter += products;
-        row.fold(own, mean_i);
-        column.fold(own, mean_j);
+        row.fold(n_image, mean_i);
+        column.fold(n_image, mean_j);
     }
     *out = scatter;
 }
@@ -398,12 +398,12 @@ DEVICE void means(const MomentsParams& p) {
         Running running = {double(n), p.mean[c * p.channels + i]};
 #pragma unroll 1
         for (int64_t image = 0; image < p.batch; ++image) {
-            const int own = p.totals[image * 3 * KEYS + c];
-            if (own) running.fold(own, p.image_mean[(image * p.classes + c) * p.channels + i]);
+            const int n_image = p.totals[image * 3 * KEYS + c];
+            if (n_image) running.fold(n_image, p.image_mean[(image * p.classes + c) * p.channels + i]);
         }
         p.mean[c * p.channels + i] = running.mean;
     }
-    sync_threads();  // everybody has read the old count
+    sync_threads();  // every thread has read the old count
     if (threadIdx.x == 0) p.count[c] = count;
 }
 

@@ -20,9 +20,9 @@ DEVICE void max_pool2d(const PoolParams& p) {
     const int c = i % groups * 8;
     const int y0 = pixel / p.out_w % p.out_h * p.stride - p.padding, x0 = pixel % p.out_w * p.stride - p.padding;
     const half* image = p.input + pixel / p.out_w / p.out_h * p.in_h * p.in_w * p.in_stride + c;
-    float most[8];
+    float maxima[8];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) most[j] = -INFINITY;
+    for (int j = 0; j < 8; ++j) maxima[j] = -INFINITY;
     for (int r = 0; r < p.kernel; ++r) {
         for (int s = 0; s < p.kernel; ++s) {
             const int y = y0 + r, x = x0 + s;
@@ -30,10 +30,10 @@ DEVICE void max_pool2d(const PoolParams& p) {
             float v[8];
             unpack(load16<Half8>(image + (int64_t(y) * p.in_w + x) * p.in_stride), v);
 #pragma unroll
-            for (int j = 0; j < 8; ++j) most[j] = v[j] > most[j] || v[j] != v[j] ? v[j] : most[j];
+            for (int j = 0; j < 8; ++j) maxima[j] = v[j] > maxima[j] || v[j] != v[j] ? v[j] : maxima[j];
         }
     }
-    store16(p.output + pixel * p.out_stride + c, pack(most));
+    store16(p.output + pixel * p.out_stride + c, pack(maxima));
 }
 
 DEVICE void global_average(const PoolParams& p) {

@@ -5,7 +5,7 @@
 // x [batch, in_h, in_w, 4] fp16 (fourth channel 0); w [out_c, 7, 8, 4] fp16, zero at s = 7 and c = 3; y
 // NHWC fp16, out_c a multiple of 8. f32 accumulation.
 //
-// With four channels a pixel, the 8 taps x 4 channels of a filter row are 32 consecutive values of the
+// With four channels per pixel, the 8 taps x 4 channels of a filter row are 32 consecutive values of the
 // image: a fragment of a for tensor cores is read straight from the patch of the image in shared memory,
 // without im2col and without bank conflicts (two pixels apart: 16 bytes). K = 7 x 32 = 224.
 // Grid (ceil(out_w / 32), ceil(out_h / 4), batch x ceil(out_c / 64)), 128 threads: a block has 4 rows of 32

@@ -1,4 +1,4 @@
-//! A device held against the CPU path, op by op and end to end.
+//! A device compared with the CPU path, op by op and end to end.
 //!
 //! Op by op: each op of the plan is fed the reference's input. Inputs, residuals and weights are rounded
 //! to fp16 on both sides, so only accumulation and the rounding of the output differ. With
@@ -31,7 +31,7 @@ pub struct Comparison {
     pub end_to_end: EndToEnd,
 }
 
-/// How far one op is off.
+/// The error of one op.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct OpError {
     pub name: String,

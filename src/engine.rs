@@ -30,7 +30,7 @@ enum Backend {
     Device(Box<Network>),
 }
 
-/// A density on the CPU, and the scores that are asked of it.
+/// A density on the CPU, and the scores to compute with it.
 struct CpuDensity {
     evaluator: Evaluator,
     scores: Vec<Score>,
@@ -54,7 +54,7 @@ pub struct ScoreMap {
     pub non_finite: usize,
 }
 
-/// What one run left, valid until the next.
+/// The results of one run, valid until the next.
 pub struct Output<'a> {
     /// Size of the images.
     pub size: Size,
@@ -69,11 +69,11 @@ pub struct Output<'a> {
     pub preprocess: Duration,
     pub network: Duration,
     plan: Arc<Plan>,
-    source: Source<'a>,
+    results: Results<'a>,
 }
 
 /// Where the results lie.
-enum Source<'a> {
+enum Results<'a> {
     /// In the CPU's arena; scores are made when they are asked for.
     Cpu { runner: &'a cpu::Runner, density: Option<&'a CpuDensity> },
     /// On a device, read when asked for.
@@ -123,8 +123,8 @@ impl Engine {
         }
     }
 
-    /// From now on [`Output::score`] also has those of `scores` that need a density. On a device they are
-    /// computed as part of the run.
+    /// From now on [`Output::score`] also gives those of `scores` that need a density. A device computes
+    /// them as part of each run.
     ///
     /// # Errors
     /// A density of another model, [`Precision::Fast`] on the CPU, and on a device as
@@ -187,7 +187,7 @@ impl Engine {
         let plan = self.plan(images.len(), size)?;
         let config = self.model.config();
         let (start, preprocess);
-        let source = match &mut self.backend {
+        let results = match &mut self.backend {
             Backend::Cpu { runner, density } => {
                 if !runner.fits(&plan) {
                     check_memory(&plan, available(runner))?;
@@ -201,7 +201,7 @@ impl Engine {
                 for node in &plan.nodes {
                     runner.step(&plan, node);
                 }
-                Source::Cpu { runner, density: density.as_ref() }
+                Results::Cpu { runner, density: density.as_ref() }
             }
             Backend::Device(network) => {
                 network.prepare(&plan)?;
@@ -212,7 +212,7 @@ impl Engine {
                 let launches: Vec<_> = steps.into_iter().flat_map(|step| step.launches).collect();
                 network.device().run(&launches)?;
                 network.device().synchronize()?;
-                Source::Device(network)
+                Results::Device(network)
             }
         };
         Ok(Output {
@@ -224,7 +224,7 @@ impl Engine {
             preprocess,
             network: start.elapsed() - preprocess,
             plan,
-            source,
+            results,
         })
     }
 }
@@ -253,7 +253,7 @@ pub fn check_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
     Err(Error::Memory { what, needed, available, fix })
 }
 
-/// What lies on a device is copied at each call: an error is the device's.
+/// Results on a device are copied at each call; errors are the device's.
 impl Output<'_> {
     /// Images that ran together.
     pub fn batch(&self) -> usize {
@@ -272,21 +272,21 @@ impl Output<'_> {
 
     /// The network and plan of a run on a device.
     pub(crate) fn on_device(&self) -> Option<(&Network, &Plan)> {
-        match self.source {
-            Source::Cpu { .. } => None,
-            Source::Device(network) => Some((network, &self.plan)),
+        match self.results {
+            Results::Cpu { .. } => None,
+            Results::Device(network) => Some((network, &self.plan)),
         }
     }
 
     /// The first `channels` of a view on the feature grid.
     fn values(&self, image: usize, view: View, channels: usize) -> Result<Cow<'_, [f32]>> {
         let stride = self.plan.buffer(view).channels;
-        let all = match self.source {
-            Source::Cpu { runner, .. } => {
+        let all = match self.results {
+            Results::Cpu { runner, .. } => {
                 let len = self.grid.pixels() * stride;
                 Cow::Borrowed(&runner.read(&self.plan, view)[image * len..][..len])
             }
-            Source::Device(network) => Cow::Owned(network.read_image(&self.plan, view, image)?),
+            Results::Device(network) => Cow::Owned(network.read_image(&self.plan, view, image)?),
         };
         if stride == channels {
             return Ok(all);
@@ -296,7 +296,7 @@ impl Output<'_> {
 
     /// The class and entropy maps at the images' size.
     pub fn maps(&self, image: usize) -> Result<Maps> {
-        if let Source::Device(network) = self.source {
+        if let Results::Device(network) = self.results {
             let (label, entropy) = network.maps(&self.plan, image)?;
             return Ok(Maps { size: self.size, label, entropy });
         }
@@ -312,15 +312,15 @@ impl Output<'_> {
     /// # Errors
     /// One that needs a density and that [`Engine::score_with`] was not asked for.
     pub fn score(&self, image: usize, score: Score) -> Result<ScoreMap> {
-        let computed = match (&self.source, score) {
+        let computed = match (&self.results, score) {
             (_, Score::Entropy) => Some((self.maps(image)?.entropy, 0)),
-            (Source::Cpu { density, .. }, Score::Density | Score::Relative) => {
+            (Results::Cpu { density, .. }, Score::Density | Score::Relative) => {
                 match density.filter(|density| density.scores.contains(&score)) {
                     Some(density) => Some(self.evaluate(&density.evaluator, image, score)?),
                     None => None,
                 }
             }
-            (Source::Device(network), Score::Density | Score::Relative) => {
+            (Results::Device(network), Score::Density | Score::Relative) => {
                 network.density(&self.plan, image, score)?
             }
         };

@@ -1,6 +1,6 @@
-//! A density being fitted with what an engine puts out. Where the engine runs on a device, features stay
-//! there: masks go up and are sampled there; moments come down when the density is asked for, and of the
-//! features those few that the sample takes.
+//! Fitting a density to the features of an engine. On a device the features stay there: masks are uploaded and
+//! sampled there; only the moments, when the density is asked for, and the few features that the sample takes
+//! are read back.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use crate::gpu::moments::DeviceMoments;
 use crate::gpu::network::Network;
 use crate::plan::Plan;
 
-/// A density that grows, run by run.
+/// A density that is being fitted, run by run.
 pub struct Fit {
     density: Density,
     device: Option<OnDevice>,
 }
 
-/// What is known of an image of a run.
+/// The labels of an image of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Annotation<'a> {
     /// Of the image's content: an image is fitted once.
@@ -43,7 +43,7 @@ struct OnDevice {
 }
 
 impl Fit {
-    /// Goes on from `density` with what `engine` puts out.
+    /// Continues `density` with the features of `engine`.
     ///
     /// # Errors
     /// On a device as [`DeviceMoments::new`].
@@ -61,8 +61,8 @@ impl Fit {
         Ok(Fit { density, device })
     }
 
-    /// Takes in a run: an annotation for each of its images, in order; None leaves an image out. Says of
-    /// each whether it was taken in: one whose content is already in changes nothing. Images are folded
+    /// Adds a run: an annotation for each of its images, in order; None skips an image. Returns for each
+    /// image whether it was added: one whose content was added before changes nothing. Images are folded
     /// in one after another, so the moments do not depend on how they are spread over runs and calls.
     ///
     /// # Errors

@@ -67,7 +67,7 @@ impl Memory {
     fn within_limits(&mut self, limits: &str, status: &str) {
         for (name, usage) in [("Max address space", "VmSize"), ("Max data size", "VmData")] {
             let soft = limits.lines().find_map(|line| line.strip_prefix(name));
-            // "unlimited" is no number.
+            // "unlimited" is not a number.
             let soft = soft.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
             if let Some(soft) = soft {
                 let used = kib(status, usage).unwrap_or(0);
@@ -79,7 +79,7 @@ impl Memory {
 }
 
 /// Starts the threads of the CPU path, once for the process: as many as RAYON_NUM_THREADS says, else
-/// one a core.
+/// one per core.
 ///
 /// # Errors
 /// RAYON_NUM_THREADS that is no number of threads; threads that the system refuses.
@@ -100,9 +100,9 @@ pub fn start_threads() -> Result<()> {
 
 /// 0: one for each core.
 fn thread_count(text: &str) -> Result<usize> {
-    const MOST: usize = 4096;
-    text.trim().parse().ok().filter(|n| *n <= MOST).ok_or_else(|| {
-        let expected = format!("a number of threads, 1 to {MOST} (0: one for each core)");
+    const MAX: usize = 4096;
+    text.trim().parse().ok().filter(|n| *n <= MAX).ok_or_else(|| {
+        let expected = format!("a number of threads, 1 to {MAX} (0: one for each core)");
         Error::Usage(format!("RAYON_NUM_THREADS: expected {expected}, found {text:?}"))
     })
 }
@@ -113,23 +113,6 @@ pub fn cpu_name() -> String {
     let line = text.lines().find(|line| line.starts_with("model name"));
     let name = line.and_then(|line| Some(line.split_once(':')?.1.trim().to_owned()));
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.into())
-}
-
-/// The vector instructions that the CPU path uses here.
-pub fn simd() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    return match crate::cpu::simd::arch() {
-        pulp::Arch::V4(_) => "AVX-512",
-        pulp::Arch::V3(_) => "AVX2 + FMA",
-        _ => "none",
-    };
-    #[cfg(target_arch = "aarch64")]
-    return match crate::cpu::simd::arch() {
-        pulp::Arch::Neon(_) => "NEON",
-        _ => "none",
-    };
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    "none"
 }
 
 #[cfg(test)]

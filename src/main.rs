@@ -1,4 +1,4 @@
-//! The `ddu` command. `cli` holds one file a subcommand; everything else is the library.
+//! The `ddu` command. `cli` holds one file per subcommand; everything else is the library.
 
 mod cli;
 

@@ -55,7 +55,7 @@ pub struct Profile {
 
 /// A density to be profiled with a network.
 #[derive(Clone, Copy, Debug)]
-pub struct Scoring<'a> {
+pub struct ProfiledDensity<'a> {
     pub density: &'a ModelGaussians,
     pub scores: &'a [Score],
     pub precision: Precision,
@@ -76,12 +76,12 @@ pub fn profile(engine: &mut Engine, batch: usize, picture: &Image) -> Result<Pro
 /// A model or a size that the kernels do not take.
 pub fn dry_run(
     model: Model,
-    scoring: Option<Scoring>,
+    scoring: Option<ProfiledDensity>,
     batch: usize,
     size: Size,
 ) -> Result<Profile> {
     let mut engine = Engine::on(model, Box::new(Paper::new()))?;
-    if let Some(Scoring { density, scores, precision }) = scoring {
+    if let Some(ProfiledDensity { density, scores, precision }) = scoring {
         engine.score_with(density, scores, precision)?;
     }
     launches(&mut engine, batch, size, None)
@@ -108,7 +108,7 @@ fn launches(
             launches.push(Row { measured, ..row(step.name, launch) });
         }
     }
-    let early_exit_skipped = match (network.scoring(), picture) {
+    let early_exit_skipped = match (network.density_scores(), picture) {
         (Some(scoring), Some(_)) => {
             let done = scoring.multiplied_share(network.device(), batch, &plan.head())?;
             Some(1.0 - done)
@@ -121,7 +121,7 @@ fn launches(
 fn row(op: &str, launch: &Launch) -> Row {
     let kernel = launch.kernel();
     let blocks: u64 = launch.grid().iter().map(|&n| u64::from(n)).product();
-    let held = (2048 / kernel.threads).min(match kernel.shared_bytes {
+    let resident = (2048 / kernel.threads).min(match kernel.shared_bytes {
         0 => usize::MAX,
         bytes => SHARED_BYTES / (bytes + 1024),
     });
@@ -136,7 +136,7 @@ fn row(op: &str, launch: &Launch) -> Row {
         shape,
         splits,
         blocks,
-        waves: blocks as f64 / (MULTIPROCESSORS * held) as f64,
+        waves: blocks as f64 / (MULTIPROCESSORS * resident) as f64,
         flop,
         bytes,
         h200_predicted_us: predicted * 1e6,

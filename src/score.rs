@@ -3,9 +3,9 @@
 //!
 //! To add a score, touch at most four files:
 //! 1. this one: a variant of [`Score`], a row of [`SCORES`], its range in [`Score::colour_range`];
-//! 2. `src/engine.rs`: a line of `Output::score`, where the CPU computes it (or a file in `src/cpu/`
+//! 2. `src/engine.rs`: a line of `Output::score`, which computes it on the CPU (or a file in `src/cpu/`
 //!    that this line calls);
-//! 3. `src/gpu/scoring.rs`: a line of `Source::of`, which says where a device leaves it;
+//! 3. `src/gpu/density_scores.rs`: a line of `Grid::of`, the grid that a device computes it in;
 //! 4. the test that holds both to a reference.
 
 use crate::density::{Gaussians, Sample, colour_range};
@@ -18,7 +18,7 @@ pub enum Score {
     Relative,
 }
 
-/// Which values say that a prediction is not to be trusted.
+/// Which values mean that a prediction should not be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Worry {
     High,
@@ -36,7 +36,7 @@ pub enum Needs {
     Background,
 }
 
-/// All about a score but its computation.
+/// The description of a score.
 #[derive(Debug)]
 pub struct ScoreInfo {
     pub score: Score,

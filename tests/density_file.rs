@@ -83,11 +83,11 @@ fn an_image_counts_once() {
 
 #[test]
 fn shards_merge_and_foreign_or_overlapping_ones_do_not() {
-    let whole = fitted(1..8);
+    let intact = fitted(1..8);
     let mut a = fitted(1..3);
     a.merge("b", &fitted(3..8)).unwrap();
-    assert_eq!((&a.sample, &a.origin), (&whole.sample, &whole.origin));
-    assert_eq!(a.moments.count(), whole.moments.count());
+    assert_eq!((&a.sample, &a.origin), (&intact.sample, &intact.origin));
+    assert_eq!(a.moments.count(), intact.moments.count());
 
     let refused = |other: Density, word: &str| {
         let mut a = fitted(1..3);
@@ -186,14 +186,14 @@ fn what_is_no_density_is_refused_in_one_line() {
         println!("{what}: {error}");
     };
     write(&path, &good, |_| ());
-    let whole = std::fs::read(&path).unwrap();
+    let intact = std::fs::read(&path).unwrap();
     assert!(Density::load(&path).is_ok(), "the untouched file is good");
 
-    for length in [0, 4, 8, 100, whole.len() / 2, whole.len() - 1] {
-        std::fs::write(&path, &whole[..length]).unwrap();
+    for length in [0, 4, 8, 100, intact.len() / 2, intact.len() - 1] {
+        std::fs::write(&path, &intact[..length]).unwrap();
         refused(&format!("cut to {length} bytes"), &["expected a density"]);
     }
-    std::fs::write(&path, [&whole[..], b"x"].concat()).unwrap();
+    std::fs::write(&path, [&intact[..], b"x"].concat()).unwrap();
     refused("a byte too many", &["expected a density"]);
     std::fs::write(&path, b"\x89PNG\r\n\x1a\n and so on, long enough to hold a header").unwrap();
     refused("a picture", &["expected a density"]);
@@ -270,11 +270,11 @@ fn a_flipped_bit_anywhere_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("d.safetensors");
     fitted(1..4).save(&path).unwrap();
-    let whole = std::fs::read(&path).unwrap();
-    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
-    let text = whole[..header].trim_ascii_end().len();
-    for at in (0..text).chain((header..whole.len()).step_by(11)) {
-        let mut bytes = whole.clone();
+    let intact = std::fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(intact[..8].try_into().unwrap()) as usize;
+    let text = intact[..header].trim_ascii_end().len();
+    for at in (0..text).chain((header..intact.len()).step_by(11)) {
+        let mut bytes = intact.clone();
         bytes[at] ^= 1 << (at % 8);
         std::fs::write(&path, &bytes).unwrap();
         let error = Density::load(&path).expect_err(&format!("byte {at}")).to_string();

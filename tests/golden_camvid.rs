@@ -64,12 +64,16 @@ fn logits_labels_and_entropy_are_those_of_pytorch() {
         assert!(share >= 0.9999, "{stem}: {share} of the labels agree");
 
         let expected = floats(&file, &format!("{stem}.entropy"));
-        let apart = maps.entropy.iter().zip(&expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+        let difference =
+            maps.entropy.iter().zip(&expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
         assert!(
-            apart < 1e-3 && maps.entropy.len() == expected.len(),
-            "{stem}: entropy off by {apart}"
+            difference < 1e-3 && maps.entropy.len() == expected.len(),
+            "{stem}: entropy off by {difference}"
         );
-        println!("{stem}: logits {:.1e}, labels {share}, entropy {apart:.1e}", worst / largest);
+        println!(
+            "{stem}: logits {:.1e}, labels {share}, entropy {difference:.1e}",
+            worst / largest
+        );
     }
 }
 
@@ -188,6 +192,6 @@ fn indices(path: &Path) -> Vec<u8> {
     let mut reader = decoder.read_info().unwrap();
     let mut indices = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut indices).unwrap();
-    assert_eq!(info.line_size, info.width as usize, "one byte a pixel: {}", path.display());
+    assert_eq!(info.line_size, info.width as usize, "one byte per pixel: {}", path.display());
     indices
 }

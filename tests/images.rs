@@ -275,17 +275,17 @@ fn refused(name: &str, bytes: &[u8]) {
 #[test]
 fn a_jpeg_cut_short_is_refused_though_an_end_marker_follows() {
     for name in JPEGS {
-        let whole = golden(name);
-        decoded(&whole);
-        let scan = marker(&whole, 0, 0xda..=0xda).unwrap();
+        let intact = golden(name);
+        decoded(&intact);
+        let scan = marker(&intact, 0, 0xda..=0xda).unwrap();
         // The last byte before the end marker may hold nothing but padding.
-        for end in scan..whole.len() - 3 {
-            let cut = [&whole[..end], &[0xff, 0xd9]].concat();
+        for end in scan..intact.len() - 3 {
+            let cut = [&intact[..end], &[0xff, 0xd9]].concat();
             refused(&format!("{name} cut to {end}"), &cut);
         }
         // Without its end marker a picture is whole; the decoder takes that of sequential ones.
         if !name.contains("progressive") {
-            decoded(&whole[..whole.len() - 2]);
+            decoded(&intact[..intact.len() - 2]);
         }
     }
 }
@@ -293,12 +293,12 @@ fn a_jpeg_cut_short_is_refused_though_an_end_marker_follows() {
 #[test]
 fn a_jpeg_of_another_size_than_its_data_is_refused() {
     for name in JPEGS {
-        let whole = golden(name);
-        let frame = marker(&whole, 0, 0xc0..=0xc2).unwrap();
+        let intact = golden(name);
+        let frame = marker(&intact, 0, 0xc0..=0xc2).unwrap();
         for (side, at) in [("height", frame + 5), ("width", frame + 7)] {
-            let size = u16::from_be_bytes([whole[at], whole[at + 1]]);
+            let size = u16::from_be_bytes([intact[at], intact[at + 1]]);
             for other in [2 * size, size + 16, size - 16] {
-                let mut bytes = whole.clone();
+                let mut bytes = intact.clone();
                 bytes[at..at + 2].copy_from_slice(&other.to_be_bytes());
                 refused(&format!("{name}, {side} {other}"), &bytes);
             }
@@ -309,13 +309,13 @@ fn a_jpeg_of_another_size_than_its_data_is_refused() {
 #[test]
 fn a_jpeg_without_some_of_its_blocks_is_refused() {
     for name in ["restart-422.jpg", "progressive-restart-444.jpg"] {
-        let whole = golden(name);
-        let first = marker(&whole, 0, 0xd0..=0xd7).unwrap();
-        let second = marker(&whole, first + 2, 0xd0..=0xd7).unwrap();
-        refused(name, &[&whole[..first], &whole[second..]].concat());
-        refused(name, &[&whole[..second], &whole[first..]].concat());
+        let intact = golden(name);
+        let first = marker(&intact, 0, 0xd0..=0xd7).unwrap();
+        let second = marker(&intact, first + 2, 0xd0..=0xd7).unwrap();
+        refused(name, &[&intact[..first], &intact[second..]].concat());
+        refused(name, &[&intact[..second], &intact[first..]].concat());
         // The markers count up again, a blocks' interval is gone.
-        let emptied = [&whole[..first + 2], &whole[second..]].concat();
+        let emptied = [&intact[..first + 2], &intact[second..]].concat();
         refused(name, &emptied);
     }
 }

@@ -4,7 +4,8 @@
 
 use std::path::Path;
 
-use ddu::device::kernels::{Field, SOURCES, Source};
+use ddu::device::kernels::{Field, Source};
+use ddu::device::launch::SOURCES;
 use ddu::device::launch::{conv2d, density};
 
 /// `kernels/<file>.cu` and what it includes of `kernels/common`, without comments.
@@ -109,7 +110,7 @@ fn kernels(text: &str) -> Vec<[String; 4]> {
     lines.map(kernel).collect()
 }
 
-/// Where `text` and the launch file disagree, a line each.
+/// Where `text` and the launch file disagree, one line each.
 fn differences(source: &Source, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut same = |what: &str, ours: String, theirs: String| {
@@ -234,7 +235,7 @@ fn a_changed_field_is_noticed() {
         let start = text.find(&format!("struct {name} {{")).unwrap();
         let end = start + text[start..].find("};").unwrap();
         let fields = source.parameters.fields;
-        // One declaration a field, so that each can be changed alone.
+        // One declaration per field, so that each can be changed alone.
         let declare = |field: &Field| match field.kind {
             "Address" => format!("void* {};", field.name),
             "i32" => format!("int32_t {};", field.name),

@@ -1,4 +1,4 @@
-"""Soft spectral normalisation: W / max(1, sigma / coefficient), sigma by one power iteration a step.
+"""Soft spectral normalisation: W / max(1, sigma / coefficient), sigma by one power iteration per step.
 
 A bound on how fast a residual network's features can change with its input keeps inputs that differ
 from being mapped onto the same feature ("feature collapse"), without which a density over features

@@ -45,7 +45,7 @@ git rev-parse HEAD >"$out/commit.txt" 2>/dev/null || true
 # The kernels against their f64 references, whole networks against the CPU path.
 step kernels env DDU_TEST_DEVICE=cuda "$kernels" --test-threads 1
 
-# Fragments lane by lane; the simt device is held against them from then on (tests/simt).
+# Fragments lane by lane; the simt device is compared with them from then on (tests/simt).
 if command -v nvcc >/dev/null; then
     arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader -i 0 | tr -d .)
     step dump-build nvcc -std=c++17 "-arch=sm_$arch" -o "$work/dump" tests/simt/dump.cu

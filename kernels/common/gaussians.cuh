@@ -1,4 +1,4 @@
-// What the density's kernels (density.cu, density_hopper.cu) share: parameters, a pixel's state, the order of the classes.
+// What the density's kernels (density.cu, density_hopper.cu) share: parameters, the state of a pixel, the order of the classes.
 #pragma once
 #include "arch.cuh"
 
@@ -14,7 +14,7 @@ struct DensityParams {
     uint8_t* nearest;          // [pixels]: the class of the least Mahalanobis distance, or null
     float* distance;           // [pixels]: that distance, where `nearest` is
     float* partial;            // [splits, pixels, 4] where splits > 1
-    int32_t* stats;  // [splits, ceil(pixels / PIXELS) WARPS, 2]: a bit a pixel that is not finite (first split), blocks of W multiplied
+    int32_t* stats;  // [splits, ceil(pixels / PIXELS) WARPS, 2]: a bit per pixel that is not finite (first split), blocks of W multiplied
     int32_t pixels, feature_stride, channels, panels, classes, splits, per_split;
     float tau;  // infinity: no early exit
 };
@@ -77,11 +77,11 @@ DEVICE void visiting_order(const DensityParams& p, int pixel0, int first, int co
         }
         sync_threads();
         for (int c = thread; c < count; c += THREADS) {
-            const int own = votes[c];
+            const int class_votes = votes[c];
             int rank = 0;
             for (int i = 0; i < count; ++i) {
                 const int n = votes[i];
-                rank += n > own || (n == own && i < c);
+                rank += n > class_votes || (n == class_votes && i < c);
             }
             order[rank] = uint16_t(first + c);
         }
@@ -92,14 +92,14 @@ DEVICE void visiting_order(const DensityParams& p, int pixel0, int first, int co
     sync_threads();
 }
 
-// What a split of the classes leaves of a pixel: the result, or where there are more splits its part for density_merge.
-DEVICE void leave(const DensityParams& p, int pixel, const State& s, float under, bool usable, bool background) {
+// Stores the result of a pixel, or, where the classes are split, the part of this split for density_merge.
+DEVICE void leave(const DensityParams& p, int pixel, const State& s, float background_term, bool usable, bool background) {
     if (p.splits == 1) {
-        write(p, pixel, s, under, usable);
+        write(p, pixel, s, background_term, usable);
     } else {
         // A negative sum: the feature is not finite.
         store16(p.partial + (int64_t(blockIdx.y) * p.pixels + pixel) * 4,
                 Float4{{s.most, usable ? s.sum : -1.0f, s.least, float(s.nearest)}});
-        if (background) p.relative[pixel] = under;
+        if (background) p.relative[pixel] = background_term;
     }
 }

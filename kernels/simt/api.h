@@ -1,4 +1,4 @@
-// The C interface of the simt device; its twin is src/device/simt.rs.
+// The C interface of the simt device; src/device/simt.rs declares the same.
 #pragma once
 #include <cstdint>
 
@@ -21,7 +21,7 @@ struct DduSimtLaunch {
 
 // Runs the kernel to its end: 0, or 1 with a line in `error`.
 int ddu_simt_launch(DduSimtLaunch* request, char* error, uint64_t error_bytes);
-// The table of kernels: the i-th one's name, or null; its bytes of parameters and threads a block.
+// The table of kernels: the i-th one's name, or null; its bytes of parameters and threads per block.
 const char* ddu_simt_kernel(uint32_t i, uint32_t* params_bytes, uint32_t* threads);
 // A buffer of all-ones bytes, aligned to 16; null if there is no memory.
 void* ddu_simt_alloc(uint64_t bytes);

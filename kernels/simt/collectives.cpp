@@ -179,7 +179,7 @@ void compute_ballot(Warp& warp) {
     for (void* operand : warp.operand) static_cast<Ballot*>(operand)->result = mask;
 }
 
-// Counted once a warp.
+// Counted once per warp.
 void count_warp(Count what) {
     if (worker().current->id % 32 == 0) count(what);
 }

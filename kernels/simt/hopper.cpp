@@ -61,7 +61,7 @@ bool settle(MBarrier& b, const Site& site) {
     if (coming > b.bytes)
         fail("an mbarrier expects " + std::to_string(b.bytes) + " bytes, " + std::to_string(coming) + " come, at " + where(site));
     if (coming < b.bytes) return false;
-    // The lander has the edges of all who arrived.
+    // The thread that completes the phase is ordered after all arrivals.
     edge_acquire(&b.edge[b.phase & 1]);
     land(b);
     edge_release(&b.edge[b.phase & 1]);
@@ -100,9 +100,9 @@ void mbarrier_arrive(void* barrier, int bytes, Site site) {
     if (b.missing == 0) fail("an mbarrier has " + std::to_string(b.arrivals) + " arrivals a phase, one more comes at " + where(site));
     b.bytes += bytes;
     --b.missing;
-    // Bytes land late, nothing else does.
+    // Only the bytes may still be outstanding.
     if (awaited(b) || b.bytes == 0) settle(b, site);
-    // Whom this arrival lets go may be faster than what follows it here.
+    // A thread that this arrival releases may run before the rest of this function.
     yield_current(site);
 }
 
@@ -132,7 +132,7 @@ void bulk_copy(void* destination, const void* source, int bytes, void* barrier, 
     if (b.copies == MBarrier::COPIES) fail("more bulk copies on one mbarrier than the simt device plays, at " + where(site));
     b.copy[b.copies++] = {static_cast<char*>(destination), source, uint32_t(bytes)};
     count(CP_ASYNC);
-    edge_release(&b.edge[b.phase & 1]);  // who lets it land comes after the poison
+    edge_release(&b.edge[b.phase & 1]);  // the thread that completes the copy is ordered after the poisoning
     if (awaited(b)) settle(b, site);
 }
 

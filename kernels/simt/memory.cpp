@@ -4,7 +4,7 @@
 // that an access outside ends the launch; the bytes between buffer and page hold a pattern that is
 // checked after every launch. Under AddressSanitizer they come from malloc, whose red zones are exact.
 // A fresh buffer, and a block's arena of shared memory, holds NaN in every float format (all ones).
-// The arena has a state a byte beside it: unwritten, written, or the target of a copy in flight.
+// Each byte of the arena has a state: unwritten, written, or the target of a copy in flight.
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -72,7 +72,7 @@ void report_fault() {
 void on_fault(int signal, siginfo_t* info, void* context) {
     Worker* w = worker_or_null();
     if (!w || !w->current || w->failed) {
-        // Not ours: whoever handled it before does.
+        // Not a fault of a kernel: passed to the previous handler.
         sigaction(signal, signal == SIGSEGV ? &previous_segv : &previous_bus, nullptr);
         return;
     }
@@ -123,7 +123,7 @@ void arena_begin(Worker& w, size_t bytes) {
     }
     w.arena = w.arena_pages + ARENA_PAGES - bytes;
     w.arena_bytes = bytes;
-    // As after static shared memory of any size: what counts on address 0 fails.
+    // As after static shared memory of any size: a kernel that assumes address 0 fails.
     w.arena_base = (w.indices.block.x % 4 + 1) * 1024;
     std::memset(w.arena, POISON, bytes);
     w.arena_state.assign(bytes, UNWRITTEN);

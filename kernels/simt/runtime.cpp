@@ -289,7 +289,7 @@ void yield_current(const Site& site) {
     Thread& t = *w.current;
     make_ready(w, t.id / 32, 1u << t.id % 32);
     t.wait = {"its turn", site};
-    w.current = nullptr;  // any warp, not this one's for choice
+    w.current = nullptr;  // the next thread may come from any warp
     Thread* next = pick(w);
     run_thread(w, *next);
     if (next != &t) switch_fiber(t.fiber, next->fiber);

@@ -114,7 +114,7 @@ struct Worker {
     uint64_t counts[COUNTS] = {};
     bool failed = false;
     char start = 0, end = 0;  // edges from the worker to a block's threads and back
-    // Shared memory (memory.cpp): one state a byte beside the data.
+    // Shared memory (memory.cpp): the data, and one state per byte.
     char* arena_pages = nullptr;
     char* arena = nullptr;
     size_t arena_bytes = 0;
@@ -141,16 +141,16 @@ void mark_in_flight(Worker& w, const char* what, void* destination, size_t bytes
 void mark_written(Worker& w, const void* p, size_t bytes);
 // A fiber stack of `bytes`, a guard page below it; never freed (workers are kept).
 char* allocate_stack(size_t bytes);
-// What lies at a global address, in words; empty where no buffer is near.
+// A description of what lies at a global address; empty where no buffer is near.
 std::string describe_address(uintptr_t address);
-// The first buffer with a damaged guard byte, in words; empty if none.
+// A description of the first buffer with a damaged guard byte; empty if none.
 std::string damaged_guard();
 
 // collectives.cpp
 void rendezvous(const char* what, void* operand, const Site& site, void (*compute)(Warp&));
 // runtime.cpp: gives the processor to another thread; returns when this one is ready again.
 void block_current(const char* what, const Site& site);
-// In the random schedule, now and then lets others go first.
+// In the random schedule, sometimes lets other threads go first.
 void yield_current(const Site& site);
 // "kernel, block (x, y, z), thread i".
 std::string name(const Worker& w, uint32_t thread);

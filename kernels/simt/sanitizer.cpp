@@ -6,7 +6,7 @@
 #if defined(__SANITIZE_ADDRESS__) || defined(DDU_SIMT_TSAN)
 extern "C" void __sanitizer_set_death_callback(void (*callback)(void));
 
-// A thread that fails is left where it stands, and with it what its frames own.
+// A thread that fails is abandoned, so what its frames own leaks.
 extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
 
 // The Rust code around a launch is not instrumented, so its locks are no edges to ThreadSanitizer; where it

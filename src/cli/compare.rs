@@ -1,4 +1,4 @@
-//! `ddu compare`: a device held against the CPU path.
+//! `ddu compare`: a device compared with the CPU path.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use super::{devices, exit};
 /// Compare a device with the CPU path on an image, op by op and end to end
 ///
 /// Op by op, each op is fed the reference's input, everything rounded to fp16 on both sides; end to
-/// end, the device's own chain is compared with plain f32. Exit code 4 if anything is out of
+/// end, the device's chain of ops is compared with plain f32. Exit code 4 if anything is out of
 /// tolerance.
 #[derive(clap::Args)]
 pub struct Args {

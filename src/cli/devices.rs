@@ -98,7 +98,7 @@ fn cpu_line() -> String {
         format!(", {} of {} free", gigabytes(m.available), gigabytes(m.total))
     });
     let threads = rayon::current_num_threads();
-    format!("{}, {threads} threads, SIMD {}{memory}", host::cpu_name(), host::simd())
+    format!("{}, {threads} threads, SIMD {}{memory}", host::cpu_name(), ddu::cpu::simd::name())
 }
 
 /// What keeps networks from running on `cuda:ordinal`, in words.

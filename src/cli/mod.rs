@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand, each with its `Args` and `run`. This one parses,
+//! The command line: one file per subcommand, each with its `Args` and `run`. This one parses,
 //! dispatches and turns an error into one line on stderr and an exit code.
 
 mod compare;

@@ -107,7 +107,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => stripes(args.size.0),
     };
     let size = picture.size;
-    let scoring = loaded.as_ref().map(|loaded| profile::Scoring {
+    let scoring = loaded.as_ref().map(|loaded| profile::ProfiledDensity {
         density: &loaded.ready,
         scores: &scores,
         precision: loaded.precision,
@@ -117,7 +117,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(device) => {
             let name = device.name();
             let mut engine = Engine::on(model, device)?;
-            if let Some(profile::Scoring { density, scores, precision }) = scoring {
+            if let Some(profile::ProfiledDensity { density, scores, precision }) = scoring {
                 engine.score_with(density, scores, precision)?;
             }
             (name, profile::profile(&mut engine, batch, &picture)?)

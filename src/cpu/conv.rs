@@ -1,5 +1,5 @@
 //! Dense convolution as an implicit GEMM: row m of `a` is the receptive field of output pixel m,
-//! read in place from the NHWC input, one contiguous run of channels a tap; taps outside the image
+//! read in place from the NHWC input, one contiguous run of channels per tap; taps outside the image
 //! read a row of zeros, and a tap that is outside for the whole tile is skipped.
 //!
 //! Bias, residual and ReLU are applied to the accumulators. Depths beyond `DEPTH_BLOCK` are split
@@ -17,11 +17,11 @@ use super::tensor::{Input, Output, Shape};
 use crate::ops::{Conv2d, Size};
 use crate::plan::ConvWeights;
 
-/// Largest depth (in f32 a column) of one pass over a panel: 64 columns x 1152 x 4 bytes = 288 KiB.
+/// Largest depth (in f32 per column) of one pass over a panel: 64 columns x 1152 x 4 bytes = 288 KiB.
 const DEPTH_BLOCK: usize = 1152;
 
 /// A convolution's weights packed as `[tap, channel] x [output channel]`.
-pub struct Packed {
+pub struct Direct {
     conv: Conv2d,
     taps: Vec<Tap>,
     /// Elements that a tap reads.
@@ -37,7 +37,7 @@ struct Tap {
     dx: isize,
 }
 
-impl Packed {
+impl Direct {
     pub fn new(weights: &ConvWeights) -> Self {
         let conv = weights.conv;
         assert!(!conv.depthwise, "a depthwise convolution has its own path");
@@ -49,7 +49,7 @@ impl Packed {
             .flat_map(|r| (0..columns).map(move |s| Tap { dy: step(r), dx: step(s) }))
             .collect::<Vec<_>>();
         let depth = all / taps.len();
-        Packed { conv, taps, depth, panels, bias: weights.bias.clone() }
+        Direct { conv, taps, depth, panels, bias: weights.bias.clone() }
     }
 
     /// `y = relu(conv(x) + bias + residual)`, either of the last two optional.
@@ -71,16 +71,15 @@ impl Packed {
         let threads = rayon::current_num_threads();
         // Small enough to balance, large enough that a task amortises its pass over the weights.
         let task = pixels.div_ceil(4 * threads).clamp(48, 1536).next_multiple_of(ROWS);
-        let job = Job { packed: self, x, padding, residual, relu, y: y.shape };
-        y.buffer
-            .par_chunks_mut(task * y.shape.channels)
-            .enumerate()
-            .for_each(|(i, out)| arch().dispatch(Run { job: &job, start: i * task, out }));
+        let operands = Operands { direct: self, x, padding, residual, relu, y: y.shape };
+        y.buffer.par_chunks_mut(task * y.shape.channels).enumerate().for_each(|(i, out)| {
+            arch().dispatch(Run { operands: &operands, start: i * task, out })
+        });
     }
 }
 
 /// With few input channels (the stem) a kernel row's taps are one contiguous run of the input, if
-/// nothing of it lies outside: then the input is copied with its padding first.
+/// none of them lies outside: then the input is copied with its padding first.
 fn merges_rows(conv: &Conv2d) -> bool {
     conv.dilation == 1 && conv.kernel > 1 && conv.in_channels <= 8
 }
@@ -107,8 +106,8 @@ fn pad(x: Input, padding: usize) -> Vec<f32> {
 }
 
 /// What all tasks of one convolution share.
-struct Job<'a> {
-    packed: &'a Packed,
+struct Operands<'a> {
+    direct: &'a Direct,
     x: Input<'a>,
     padding: usize,
     residual: Option<Input<'a>>,
@@ -118,7 +117,7 @@ struct Job<'a> {
 
 /// A run of output pixels.
 struct Run<'a> {
-    job: &'a Job<'a>,
+    operands: &'a Operands<'a>,
     /// First output pixel, counted over the batch.
     start: usize,
     /// The pixels' rows of the output buffer.
@@ -130,8 +129,8 @@ impl WithSimd for Run<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let Packed { taps, depth, panels, .. } = self.job.packed;
-        let count = self.out.len() / self.job.y.channels;
+        let Direct { taps, depth, panels, .. } = self.operands.direct;
+        let count = self.out.len() / self.operands.y.channels;
         let block = (DEPTH_BLOCK / depth).clamp(1, taps.len());
         let zeros = vec![0.0; *depth];
         for tap in (0..taps.len()).step_by(block) {
@@ -160,8 +159,8 @@ impl Run<'_> {
         rows: usize,
         zeros: &[f32],
     ) {
-        let Job { packed, x, padding, y, .. } = self.job;
-        let Packed { conv, taps, depth, .. } = packed;
+        let Operands { direct, x, padding, y, .. } = self.operands;
+        let Direct { conv, taps, depth, .. } = direct;
         let columns: &[[S::f32s; V]] = bytemuck::cast_slice(panel.data);
         let mut sum = zero::<S, V>(simd);
         // The image and the top left input position of each row's receptive field; rows past the
@@ -201,13 +200,13 @@ impl Run<'_> {
         first_pass: bool,
         last_pass: bool,
     ) {
-        let floor = simd.splat_f32s(if self.job.relu { 0.0 } else { f32::NEG_INFINITY });
+        let floor = simd.splat_f32s(if self.operands.relu { 0.0 } else { f32::NEG_INFINITY });
         for m in 0..rows {
-            let at = (pixel + m) * self.job.y.channels + self.job.y.first + panel.first;
+            let at = (pixel + m) * self.operands.y.channels + self.operands.y.first + panel.first;
             let out = &mut self.out[at..at + panel.count];
-            let bias = &self.job.packed.bias[panel.first..][..panel.count];
+            let bias = &self.operands.direct.bias[panel.first..][..panel.count];
             let residual = self
-                .job
+                .operands
                 .residual
                 .filter(|_| last_pass)
                 .map(|r| &r.row(self.start + pixel + m)[panel.first..][..panel.count]);

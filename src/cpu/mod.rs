@@ -16,3 +16,14 @@ pub mod winograd;
 
 pub use resize::upsample;
 pub use run::{Runner, memory_bytes};
+
+use crate::ops::Spatial;
+
+/// Runs an op without weights.
+fn spatial(op: &Spatial, x: tensor::Input, y: tensor::Output) {
+    match op {
+        Spatial::MaxPool(pool) => pool::max_pool(pool, x, y),
+        Spatial::GlobalAvgPool => pool::global_avg_pool(x, y),
+        Spatial::Resize(op) => resize::resize(op, x, y),
+    }
+}

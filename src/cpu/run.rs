@@ -2,32 +2,31 @@
 
 use std::collections::HashMap;
 
-use super::conv::Packed;
+use super::conv::Direct;
 use super::depthwise::Depthwise;
 use super::gemm::{Line, aligned};
-use super::pool::{global_avg_pool, max_pool};
-use super::resize::resize;
+use super::spatial;
 use super::tensor::{Input, Output, Shape};
 use super::winograd::{self, Winograd};
 use crate::plan::{Folded, Node, Op, Plan, View};
 
-/// Packed weights (made when first needed, kept for every later size) and the arena.
+/// Direct weights (made when first needed, kept for every later size) and the arena.
 pub struct Runner {
     weights: Folded,
-    packed: HashMap<(usize, Path), Kernel>,
+    packed: HashMap<(usize, Method), Convolution>,
     arena: Vec<Line>,
 }
 
-/// Which of the implementations a convolution takes.
+/// The algorithm that computes a convolution.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Path {
+enum Method {
     Direct,
     Depthwise,
     Winograd,
 }
 
-enum Kernel {
-    Direct(Packed),
+enum Convolution {
+    Direct(Direct),
     Depthwise(Depthwise),
     Winograd(Winograd),
 }
@@ -41,12 +40,12 @@ impl Runner {
         &self.weights
     }
 
-    /// Whether the arena is large enough for a plan already.
+    /// Whether the arena is already large enough for a plan.
     pub fn fits(&self, plan: &Plan) -> bool {
         self.arena.len() * 16 >= plan.arena_len
     }
 
-    /// Bytes that the arena holds already.
+    /// Bytes of the arena.
     pub fn arena_bytes(&self) -> u64 {
         size_of_val(self.arena.as_slice()) as u64
     }
@@ -58,14 +57,14 @@ impl Runner {
                 let path = path(plan, node);
                 let conv = &self.weights.convs[weights];
                 self.packed.entry((weights, path)).or_insert_with(|| match path {
-                    Path::Direct => Kernel::Direct(Packed::new(conv)),
-                    Path::Depthwise => Kernel::Depthwise(Depthwise::new(conv)),
-                    Path::Winograd => Kernel::Winograd(Winograd::new(conv)),
+                    Method::Direct => Convolution::Direct(Direct::new(conv)),
+                    Method::Depthwise => Convolution::Depthwise(Depthwise::new(conv)),
+                    Method::Winograd => Convolution::Winograd(Winograd::new(conv)),
                 });
             }
         }
         if !self.fits(plan) {
-            // The old one first: both at once would double the peak.
+            // Freed first: both at once would double the peak.
             self.arena = Vec::new();
             self.arena = aligned(plan.arena_len);
         }
@@ -97,7 +96,7 @@ impl Runner {
             buffer.offset..buffer.offset + buffer.len
         };
         let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
-        let alive = "the arena keeps what an op needs apart";
+        let alive = "operands of an op do not overlap in the arena";
         let same = residual.filter(|r| r.buffer == node.input.buffer);
         let (x, residual_data, y): (&[f32], Option<&[f32]>, &mut [f32]) = match residual {
             Some(view) if same.is_none() => {
@@ -117,13 +116,11 @@ impl Runner {
         let y = Output { buffer: y, shape: shape(plan, node.output) };
         match &node.op {
             Op::Conv { weights, relu, .. } => match &self.packed[&(*weights, path(plan, node))] {
-                Kernel::Direct(kernel) => kernel.run(x, residual, *relu, y),
-                Kernel::Winograd(kernel) => kernel.run(x, residual, *relu, y),
-                Kernel::Depthwise(kernel) => kernel.run(x, *relu, y),
+                Convolution::Direct(kernel) => kernel.run(x, residual, *relu, y),
+                Convolution::Winograd(kernel) => kernel.run(x, residual, *relu, y),
+                Convolution::Depthwise(kernel) => kernel.run(x, *relu, y),
             },
-            Op::MaxPool(pool) => max_pool(pool, x, y),
-            Op::GlobalAvgPool => global_avg_pool(x, y),
-            Op::Resize(op) => resize(op, x, y),
+            Op::Spatial(op) => spatial(op, x, y),
         }
     }
 
@@ -135,31 +132,31 @@ impl Runner {
     }
 }
 
-/// Bytes that running a plan takes beside the weights: the arena, the largest scratch of an op, and
+/// Bytes that running a plan takes in addition to the weights: the arena, the largest scratch of an op, and
 /// the images and maps that wait before and after.
 pub fn memory_bytes(plan: &Plan) -> u64 {
     let scratch = |node: &Node| match &node.op {
-        Op::Conv { conv, .. } if path(plan, node) == Path::Winograd => {
+        Op::Conv { conv, .. } if path(plan, node) == Method::Winograd => {
             let size = plan.size(node.output);
             winograd::scratch_bytes(conv, plan.batch, size.h, size.w)
         }
         _ => 0,
     };
-    // 12 bytes a pixel for the stem's padded copy, 8 for RGB, class and entropy of a batch being
+    // 12 bytes per pixel for the stem's padded copy, 8 for RGB, class and entropy of a batch being
     // decoded, one being run and one being written.
     let pixels = (12 + 3 * 8) * (plan.batch * plan.image.pixels()) as u64;
     plan.arena_bytes(size_of::<f32>()) + plan.nodes.iter().map(scratch).max().unwrap_or(0) + pixels
 }
 
-fn path(plan: &Plan, node: &Node) -> Path {
+fn path(plan: &Plan, node: &Node) -> Method {
     let Op::Conv { conv, .. } = &node.op else { unreachable!("only convolutions have a path") };
     let size = plan.size(node.output);
     if conv.depthwise {
-        Path::Depthwise
+        Method::Depthwise
     } else if winograd::pays(conv, size.h, size.w) {
-        Path::Winograd
+        Method::Winograd
     } else {
-        Path::Direct
+        Method::Direct
     }
 }
 

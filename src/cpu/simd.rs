@@ -1,6 +1,6 @@
 //! Which vector instructions the CPU path uses: the best that the machine has.
 //!
-//! `DDU_SIMD=avx2` or `DDU_SIMD=none` runs as on a lesser machine, so that the tests reach those
+//! `DDU_SIMD=avx2` or `DDU_SIMD=none` runs as on a machine without the better ones, so that tests cover those
 //! paths; a level that the machine lacks changes nothing.
 
 use std::sync::OnceLock;
@@ -16,4 +16,20 @@ pub fn arch() -> pulp::Arch {
         },
         _ => pulp::Arch::new(),
     })
+}
+/// The vector instructions that the CPU path uses here.
+pub fn name() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    return match arch() {
+        pulp::Arch::V4(_) => "AVX-512",
+        pulp::Arch::V3(_) => "AVX2 + FMA",
+        _ => "none",
+    };
+    #[cfg(target_arch = "aarch64")]
+    return match arch() {
+        pulp::Arch::Neon(_) => "NEON",
+        _ => "none",
+    };
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    "none"
 }

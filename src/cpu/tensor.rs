@@ -23,7 +23,7 @@ impl<'a> Input<'a> {
     }
 
     /// The whole of a contiguous tensor.
-    pub fn whole(data: &'a [f32], batch: usize, size: Size, channels: usize) -> Self {
+    pub fn contiguous(data: &'a [f32], batch: usize, size: Size, channels: usize) -> Self {
         Input { data, batch, size, channels, first: 0, count: channels }
     }
 
@@ -54,7 +54,7 @@ pub struct Output<'a> {
 
 impl<'a> Output<'a> {
     /// The whole of a contiguous tensor.
-    pub fn whole(buffer: &'a mut [f32], batch: usize, size: Size, channels: usize) -> Self {
+    pub fn contiguous(buffer: &'a mut [f32], batch: usize, size: Size, channels: usize) -> Self {
         Output { buffer, shape: Shape { batch, size, channels, first: 0, count: channels } }
     }
 }

@@ -58,7 +58,7 @@ fn tiles(conv: &Conv2d, h: usize, w: usize) -> usize {
     axis(h) * axis(w)
 }
 
-/// Bytes that a convolution takes beside its operands while it runs: where the weights are shared,
+/// Bytes that a convolution takes in addition to its operands while it runs: where the weights are shared,
 /// the transformed tiles and their products. What stays in a thread's cache is not counted.
 pub fn scratch_bytes(conv: &Conv2d, batch: usize, h: usize, w: usize) -> u64 {
     let (c, k) = (conv.in_channels, conv.out_channels);
@@ -94,13 +94,15 @@ impl Winograd {
     /// `y = relu(conv(x) + bias + residual)`, either of the last two optional.
     pub fn run(&self, x: Input, residual: Option<Input>, relu: bool, y: Output) {
         let shape = y.shape;
-        let job = Job { winograd: self, x, residual, relu, y: shape };
-        let strips = job.strips(y.buffer);
+        let operands = Operands { winograd: self, x, residual, relu, y: shape };
+        let strips = operands.strips(y.buffer);
         let bytes: usize = self.points.iter().map(Panels::bytes).sum();
         if bytes <= SHARED_BYTES {
-            strips.into_par_iter().for_each(|strip| arch().dispatch(Fused { job: &job, strip }));
+            strips
+                .into_par_iter()
+                .for_each(|strip| arch().dispatch(Fused { operands: &operands, strip }));
         } else {
-            job.run_shared(strips);
+            operands.run_shared(strips);
         }
     }
 }
@@ -127,7 +129,7 @@ fn transform_filter(g: [f32; 9]) -> [f32; POINTS] {
     })
 }
 
-struct Job<'a> {
+struct Operands<'a> {
     winograd: &'a Winograd,
     x: Input<'a>,
     residual: Option<Input<'a>>,
@@ -145,7 +147,7 @@ struct Strip<'a> {
     tiles: Vec<(usize, usize)>,
 }
 
-impl Job<'_> {
+impl Operands<'_> {
     /// Cuts the output into strips of at least 24 tiles where the image allows.
     fn strips<'b>(&self, out: &'b mut [f32]) -> Vec<Strip<'b>> {
         let dilation = self.winograd.conv.dilation;
@@ -177,7 +179,7 @@ impl Job<'_> {
             .map(|strip| {
                 let mut v = aligned(POINTS * strip.tiles.len() * c);
                 let out = bytemuck::cast_slice_mut(&mut v);
-                arch().dispatch(TransformInput { job: self, strip, out });
+                arch().dispatch(TransformInput { operands: self, strip, out });
                 v
             })
             .collect();
@@ -208,7 +210,7 @@ impl Job<'_> {
         let products: &[f32] = products;
         strips.par_iter_mut().zip(firsts).for_each(|(strip, first)| {
             let product = |p: usize, t: usize| &products[(p * total + first + t) * k..][..k];
-            arch().dispatch(TransformOutput { job: self, strip, product });
+            arch().dispatch(TransformOutput { operands: self, strip, product });
         });
     }
 }
@@ -223,7 +225,7 @@ fn starts(from: usize, to: usize, n: usize, dilation: usize) -> impl Iterator<It
 
 /// One strip from input to output in this thread's scratch.
 struct Fused<'a> {
-    job: &'a Job<'a>,
+    operands: &'a Operands<'a>,
     strip: Strip<'a>,
 }
 
@@ -236,7 +238,7 @@ impl WithSimd for Fused<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let conv = &self.job.winograd.conv;
+        let conv = &self.operands.winograd.conv;
         let (c, k, count) = (conv.in_channels, conv.out_channels, self.strip.tiles.len());
         // Taken out rather than borrowed: what runs inside a closure would not be compiled for
         // the vector instructions.
@@ -244,14 +246,15 @@ impl WithSimd for Fused<'_> {
         let [input, products] = &mut buffers;
         let input = scratch(input, POINTS * count * c);
         let products = scratch(products, POINTS * count * k);
-        TransformInput { job: self.job, strip: &self.strip, out: input }.with_simd(simd);
+        TransformInput { operands: self.operands, strip: &self.strip, out: input }.with_simd(simd);
         for (p, out) in products.chunks_exact_mut(count * k).enumerate() {
             let row = |t: usize| &input[(p * count + t) * c..][..c];
-            let panels = &self.job.winograd.points[p];
+            let panels = &self.operands.winograd.points[p];
             Multiply { panels, row, count, out }.with_simd(simd);
         }
         let product = |p: usize, t: usize| &products[(p * count + t) * k..][..k];
-        TransformOutput { job: self.job, strip: &mut self.strip, product }.with_simd(simd);
+        TransformOutput { operands: self.operands, strip: &mut self.strip, product }
+            .with_simd(simd);
         SCRATCH.set(buffers);
     }
 }
@@ -265,7 +268,7 @@ fn scratch(buffer: &mut Vec<Line>, len: usize) -> &mut [f32] {
 
 /// B^T d B of every tile of a strip: `[point, tile, C]`.
 struct TransformInput<'a> {
-    job: &'a Job<'a>,
+    operands: &'a Operands<'a>,
     strip: &'a Strip<'a>,
     out: &'a mut [f32],
 }
@@ -275,7 +278,7 @@ impl WithSimd for TransformInput<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Job { winograd, x, .. } = self.job;
+        let Operands { winograd, x, .. } = self.operands;
         let (c, count) = (winograd.conv.in_channels, self.strip.tiles.len());
         let step = winograd.conv.dilation as isize;
         let zeros = vec![0.0; c];
@@ -360,7 +363,7 @@ impl<'r, Row: Fn(usize) -> &'r [f32]> WithSimd for Multiply<'_, Row> {
 
 /// A^T m A of every tile of a strip, then bias, residual and ReLU, into the output.
 struct TransformOutput<'a, 'b, Product> {
-    job: &'a Job<'a>,
+    operands: &'a Operands<'a>,
     strip: &'a mut Strip<'b>,
     product: Product,
 }
@@ -370,7 +373,7 @@ impl<'r, Product: Fn(usize, usize) -> &'r [f32]> WithSimd for TransformOutput<'_
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Job { winograd, residual, relu, y, .. } = self.job;
+        let Operands { winograd, residual, relu, y, .. } = self.operands;
         let step = winograd.conv.dilation;
         let floor = simd.splat_f32s(if *relu { 0.0 } else { f32::NEG_INFINITY });
         let bottom = self.strip.top + self.strip.out.len() / (y.size.w * y.channels);

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 
-/// The temporary files that there are; held while one is made, renamed or removed.
+/// The existing temporary files; locked while one is created, renamed or removed.
 static TEMPORARY: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn temporary_files() -> MutexGuard<'static, BTreeSet<PathBuf>> {
@@ -21,7 +21,7 @@ fn temporary_files() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 pub fn remove_temporary_files() {
     let files = temporary_files();
     for file in files.iter() {
-        // One that is gone is what was wanted.
+        // One that is already gone needs no removal.
         let _ = std::fs::remove_file(file);
     }
     std::mem::forget(files);

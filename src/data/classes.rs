@@ -1,4 +1,4 @@
-//! Class names: a text file with one name a line, in index order.
+//! Class names: a text file with one name per line, in index order.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// A file that is no text, a blank line between names, a name given twice.
 pub fn read_class_names(path: &Path) -> Result<Vec<String>> {
-    let expected = "text with one class name a line";
+    let expected = "text with one class name per line";
     let bytes = read_file(path, expected, 1 << 20)?;
     let text = String::from_utf8(bytes)
         .map_err(|_| Error::invalid(path.display(), expected, "bytes that are no UTF-8"))?;

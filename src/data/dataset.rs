@@ -41,9 +41,9 @@ pub struct Labelled {
 }
 
 impl Dataset {
-    /// A folder in Pascal VOC's layout: `ImageSets/Segmentation/SPLIT.txt` lists ids, one a line;
+    /// A folder in Pascal VOC's layout: `ImageSets/Segmentation/SPLIT.txt` lists ids, one per line;
     /// `JPEGImages/ID.jpg` (or another image format) and `SegmentationClass/ID.png`; `classes.txt`, one
-    /// name a line, where there is one.
+    /// name per line, where there is one.
     ///
     /// # Errors
     /// No such split, or one that lists nothing or an id twice.
@@ -60,7 +60,7 @@ impl Dataset {
             .map_err(|_| Error::invalid(list.display(), "text", "bytes that are no UTF-8"))?;
         let ids: Vec<&str> = text.lines().map(str::trim).filter(|id| !id.is_empty()).collect();
         if ids.is_empty() {
-            return Err(Error::invalid(list.display(), "ids, one a line", "none"));
+            return Err(Error::invalid(list.display(), "ids, one per line", "none"));
         }
         let mut sorted = ids.clone();
         sorted.sort_unstable();

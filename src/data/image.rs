@@ -26,7 +26,7 @@ pub const FORMATS: &str = "JPEG, PNG, BMP, TIFF or WebP";
 /// [`decode_within`] says otherwise.
 pub const MAX_PIXELS: u64 = 1 << 27;
 
-/// Most bytes a pixel that a decoder holds beside the 3 of the result: 16-bit RGBA.
+/// Maximum bytes per pixel that a decoder holds in addition to the 3 of the result: 16-bit RGBA.
 const DECODER_BYTES: u64 = 8;
 /// A picture of fewer pixels is decoded without asking how much memory is free.
 const SMALL_PIXELS: u64 = 1 << 22;

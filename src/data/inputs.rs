@@ -1,7 +1,7 @@
-//! Which images a command works on and what their results are called.
+//! The images that a command works on and the names of their results.
 //!
 //! An argument is a file, a folder (searched recursively), a glob or `-` (a list of files and
-//! folders on stdin, one a line). The results of a file carry its stem; those of a folder or glob
+//! folders on stdin, one per line). The results of a file carry its stem; those of a folder or glob
 //! mirror the tree beneath the folder, or beneath the part of the glob before its first wildcard.
 //! A file that is named is always attempted; of what is found in a folder or by a glob, hidden
 //! files and files that are no images are left out. Results of an earlier run are no inputs, even where
@@ -36,7 +36,7 @@ impl Input {
     }
 }
 
-/// What the arguments stand for.
+/// The images and failures that arguments resolve to.
 #[derive(Debug, Default)]
 pub struct Inputs {
     /// In the order of the arguments, folders sorted by name.
@@ -69,7 +69,7 @@ pub fn resolve(arguments: &[PathBuf], output: &Path, stdin: impl BufRead) -> Res
                 }
             }
             if empty {
-                let error = Error::invalid("stdin", "paths of images, one a line", "none");
+                let error = Error::invalid("stdin", "paths of images, one per line", "none");
                 search.fail(argument, error);
             }
         }
@@ -107,7 +107,7 @@ impl Search {
         }
     }
 
-    /// A file or folder that somebody named.
+    /// A file or folder given as an argument.
     fn path(&mut self, path: &Path) {
         if path.is_dir() {
             let before = self.inputs.images.len() + self.inputs.failed.len();
@@ -224,8 +224,8 @@ fn result_stem(path: &Path) -> Option<String> {
 /// Whether the file is a result of a run: the two that every image gets lie beside it.
 fn lies_among_results(path: &Path) -> bool {
     result_stem(path).is_some_and(|stem| {
-        let beside = |suffix: &str| path.with_file_name(format!("{stem}{suffix}")).is_file();
-        beside(".label.png") && beside(".entropy.npy")
+        let exists = |suffix: &str| path.with_file_name(format!("{stem}{suffix}")).is_file();
+        exists(".label.png") && exists(".entropy.npy")
     })
 }
 
@@ -273,7 +273,7 @@ fn distinct(images: Vec<Input>) -> Result<Vec<Input>> {
             Some(first) => {
                 return Err(Error::Usage(format!(
                     "{} and {} would both be written to {}.label.png; give the folder above them, \
-                     whose tree the output mirrors, or run them apart",
+                     whose tree the output mirrors, or run them separately",
                     first.display(),
                     input.path.display(),
                     input.stem.display()
@@ -345,8 +345,8 @@ mod tests {
                 // Alone it is a result only where it is found in the output folder.
                 found.retain(|stem| *stem != "b.label");
                 assert_eq!(found, ["a"], "{arguments:?}");
-                let own = output == folder.path() && arguments.len() == 1;
-                assert_eq!(inputs.images.len(), if own { 1 } else { 2 });
+                let output_alone = output == folder.path() && arguments.len() == 1;
+                assert_eq!(inputs.images.len(), if output_alone { 1 } else { 2 });
                 assert!(inputs.failed.is_empty(), "{:?}", inputs.failed);
             }
         }
@@ -367,7 +367,7 @@ mod tests {
         assert!(message(folder.path().join("empty"), "").ends_with("found none in this folder"));
         for list in ["", "\n\r\n"] {
             let empty = message("-".into(), list);
-            assert_eq!(empty, "stdin: expected paths of images, one a line, found none");
+            assert_eq!(empty, "stdin: expected paths of images, one per line, found none");
         }
     }
 

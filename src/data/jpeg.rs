@@ -1,4 +1,4 @@
-//! Whether the scans of a JPEG hold what its header promises.
+//! Whether the scans of a JPEG are complete.
 //!
 //! `zune-jpeg` gives a picture for a scan that stops at an early end-of-image marker, and the maps of
 //! such a picture look valid. So the Huffman codes are walked here, without transforming anything: each
@@ -279,7 +279,7 @@ struct Band {
     low: u8,
 }
 
-/// The codes ended early, or are none.
+/// The codes ended early or are invalid.
 struct Stop;
 
 struct Blocks {

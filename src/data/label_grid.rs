@@ -33,9 +33,9 @@ mod tests {
     #[test]
     fn padding_is_void_and_scaled_images_look_up_their_masks() {
         let mask = Mask { size: Size::new(3, 4), label: (0..12).collect() };
-        let own =
+        let labels =
             label_grid(&mask, mask.size, Size::new(5, 7), Size::new(3, 4), LabelRule::AlignCorners);
-        assert_eq!(own, [0, 2, 255, 255, 8, 10, 255, 255, 255, 255, 255, 255]);
+        assert_eq!(labels, [0, 2, 255, 255, 8, 10, 255, 255, 255, 255, 255, 255]);
         // Twice the size: each pixel of the mask is two rows and columns.
         let double = Size::new(6, 8);
         let all = label_grid(&mask, double, double, double, LabelRule::HalfPixel);

@@ -24,7 +24,7 @@ pub struct Mask {
     pub label: Vec<u8>,
 }
 
-/// Reads a palette or gray PNG of at most 8 bits a pixel.
+/// Reads a palette or gray PNG of at most 8 bits per pixel.
 ///
 /// # Errors
 /// One line for a file that is no PNG, is damaged, or holds colours or 16-bit samples.
@@ -141,9 +141,9 @@ mod tests {
         write(&path, ColorType::Grayscale, Sixteen, size, &[0; 4]);
         refused("16 bits");
         write(&path, ColorType::Indexed, Eight, Size::new(30, 30), &[1; 900]);
-        let whole = std::fs::read(&path).unwrap();
-        for length in [0, 7, 20, whole.len() / 2, whole.len() - 20] {
-            std::fs::write(&path, &whole[..length]).unwrap();
+        let intact = std::fs::read(&path).unwrap();
+        for length in [0, 7, 20, intact.len() / 2, intact.len() - 20] {
+            std::fs::write(&path, &intact[..length]).unwrap();
             refused("undamaged");
         }
         std::fs::write(&path, b"P5 2 1 255\n\0\0").unwrap();

@@ -10,7 +10,7 @@ use crate::ops::Size;
 
 /// Writes `values`, row-major `[h, w]`, as little-endian f32 where the host is.
 pub fn write_npy(path: &Path, size: Size, values: &[f32]) -> Result<()> {
-    assert_eq!(values.len(), size.pixels(), "a map has one value a pixel");
+    assert_eq!(values.len(), size.pixels(), "a map has one value per pixel");
     write_atomic(path, |file| {
         let mut npy = npyz::WriteOptions::new()
             .default_dtype()

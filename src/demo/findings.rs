@@ -1,4 +1,4 @@
-//! What the numbers of a summary say about the paper's claims, in words chosen by the numbers.
+//! Sentences that say whether the numbers of a summary support the paper's claims.
 
 use super::measure::Summary;
 use crate::score::Score;

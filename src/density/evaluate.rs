@@ -9,8 +9,8 @@
 //! are never stored.
 //!
 //! Early exit: partial sums of squares only grow, so a class is left once
-//! `const_c - partial / 2 < max so far - tau` for every pixel of the tile. The classes most often
-//! predicted in the tile come first. What is left out adds at most `C e^-tau` to log q:
+//! `const_c - partial / 2 < max so far - tau` for every pixel of the tile. The classes predicted most
+//! often in the tile come first. The omitted terms add at most `C e^-tau` to log q:
 //! 1e-7 nats for 50 classes.
 
 use pulp::{Simd, WithSimd};
@@ -67,13 +67,13 @@ pub struct Evaluation {
 /// Gaussians packed for the tile kernel.
 pub struct Evaluator {
     channels: usize,
-    classes: Vec<Packed>,
-    background: Packed,
+    classes: Vec<PackedGaussian>,
+    background: PackedGaussian,
 }
 
 /// One Gaussian: W in row blocks, block b as `[k][ROWS]` for k from the block's first channel to its
 /// last on the diagonal. Channels are padded to a multiple of [`ROWS`] by zeros.
-struct Packed {
+struct PackedGaussian {
     class: u8,
     /// ln pi - (D ln 2 pi + ln|Sigma|) / 2
     constant: f32,
@@ -83,7 +83,7 @@ struct Packed {
     diagonal: bool,
 }
 
-impl Packed {
+impl PackedGaussian {
     fn new(class: u8, log_prior: f64, gaussian: &Gaussian, diagonal: bool) -> Self {
         let channels = gaussian.mean.len();
         let padded = channels.next_multiple_of(ROWS);
@@ -100,7 +100,7 @@ impl Packed {
         let mut mean: Vec<f32> = gaussian.mean.iter().map(|m| *m as f32).collect();
         mean.resize(padded, 0.0);
         let constant = (log_prior + gaussian.log_peak()) as f32;
-        Packed { class, constant, mean, weights, diagonal }
+        PackedGaussian { class, constant, mean, weights, diagonal }
     }
 }
 
@@ -112,12 +112,12 @@ impl Evaluator {
     pub fn new(gaussians: &Gaussians) -> Self {
         let diagonal = gaussians.covariance == Covariance::Diagonal;
         let pack = |c: &super::ClassGaussian| {
-            Packed::new(c.class as u8, c.log_prior, &c.gaussian, diagonal)
+            PackedGaussian::new(c.class as u8, c.log_prior, &c.gaussian, diagonal)
         };
         Evaluator {
             channels: gaussians.channels,
             classes: gaussians.classes.iter().map(pack).collect(),
-            background: Packed::new(0, 0.0, &gaussians.background, diagonal),
+            background: PackedGaussian::new(0, 0.0, &gaussians.background, diagonal),
         }
     }
 
@@ -254,7 +254,7 @@ impl Strip<'_> {
                 }
             }
             for (pixel, out) in self.score[at.clone()].iter_mut().enumerate() {
-                // A feature so far away that f32 overflows is as unlikely as can be told.
+                // A feature so far away that f32 overflows gets the lowest value.
                 let usable = finite[pixel] && score[pixel].is_finite();
                 *out = if usable { score[pixel] } else { f32::NEG_INFINITY };
                 counts.non_finite += usize::from(!finite[pixel]);
@@ -273,7 +273,7 @@ impl Strip<'_> {
 }
 
 /// Indices into `classes`: those predicted in the tile by falling frequency, then the others.
-fn visiting_order(classes: &[Packed], predicted: &[u8]) -> Vec<usize> {
+fn visiting_order(classes: &[PackedGaussian], predicted: &[u8]) -> Vec<usize> {
     let mut votes = [0u32; 256];
     predicted.iter().for_each(|class| votes[usize::from(*class)] += 1);
     let mut order: Vec<usize> = (0..classes.len()).collect();
@@ -333,7 +333,7 @@ fn centre<S: Simd, const VECTORS: usize>(
 #[inline(always)]
 fn distances<S: Simd, const VECTORS: usize>(
     simd: S,
-    packed: &Packed,
+    packed: &PackedGaussian,
     centred: &[S::f32s],
     limit: Option<&[f32; TILE]>,
     counts: &mut Counts,
@@ -428,7 +428,7 @@ impl State {
     }
 
     #[inline(always)]
-    fn visit(&mut self, packed: &Packed, partial: &[f32; TILE]) {
+    fn visit(&mut self, packed: &PackedGaussian, partial: &[f32; TILE]) {
         for pixel in 0..TILE {
             let term = packed.constant - 0.5 * partial[pixel];
             let max = self.max[pixel].max(term);

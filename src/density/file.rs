@@ -1,7 +1,7 @@
 //! The density file: safetensors with `count [C] i64`, `mean [C, D] f64`, `scatter [C, D, D] f64`,
 //! `sample [<= 8192, D] f16` and `sample_hash [<= 8192] u64` (by which samples merge), and the origin
-//! as JSON under the metadata key `ddu.density`. A SHA-256 over all of it (`data::content_hash`) tells
-//! damage; what is stored is checked for sense besides, which a hash cannot tell.
+//! as JSON under the metadata key `ddu.density`. A SHA-256 over all of it (`data::content_hash`) detects
+//! damage; the values are checked for plausibility as well, since a faulty writer can hash nonsense.
 //!
 //! It holds moments, not Gaussians: they merge, and covariance, prior and score are chosen when they
 //! are evaluated. Equal content gives equal bytes.

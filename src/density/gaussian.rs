@@ -5,7 +5,7 @@
 //!
 //! `eps_c = r tr(Sigma_c) / D` with the first r of 0, 1e-8, 1e-7 .. 1e-1, 1 that brings the condition
 //! number lambda_max / lambda_min to at most [`CONDITION_CAP`]. The eigenvalues of `Sigma + eps I` are
-//! `lambda + eps`, so one decomposition a class decides, and the Cholesky factorisation never has to
+//! `lambda + eps`, so one decomposition per class decides, and the Cholesky factorisation never has to
 //! be tried twice. Features of real networks have raw condition numbers of 1e5 to 1e20 (dead
 //! channels); rounding z to fp16 alone moves the exponent by 0.6 nats at 1e5.
 
@@ -27,17 +27,17 @@ const RATIOS: [f64; 10] = [0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 
 /// Which covariance each class gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Covariance {
-    /// Its own.
+    /// A covariance for each class.
     #[default]
     Full,
     /// One for all: the sum of the scatters over the sum of n_c - 1.
     Tied,
-    /// The diagonal of its own (and of the background's).
+    /// The diagonal of each class's covariance, and of the background's.
     Diagonal,
 }
 
 impl Covariance {
-    /// As they are written.
+    /// Names on the command line and in messages.
     pub const NAMES: [(&str, Self); 3] =
         [("full", Self::Full), ("tied", Self::Tied), ("diagonal", Self::Diagonal)];
 }
@@ -48,12 +48,12 @@ pub enum Prior {
     /// n_c over the sum of n of the fitted classes.
     #[default]
     Empirical,
-    /// None: pi_c = 1, as the authors' code has it. A prior of 1 / C would lower every value by ln C.
+    /// No prior: pi_c = 1, as the authors' code has it. A prior of 1 / C would lower every value by ln C.
     Uniform,
 }
 
 impl Prior {
-    /// As they are written.
+    /// Names on the command line and in messages.
     pub const NAMES: [(&str, Self); 2] =
         [("empirical", Self::Empirical), ("uniform", Self::Uniform)];
 }
@@ -106,7 +106,7 @@ pub struct ClassGaussian {
 }
 
 /// The fitted classes and the background Gaussian of all their pixels together, whose density the
-/// relative score takes off (Ren et al. 2021, arXiv 2106.09022).
+/// relative score subtracts (Ren et al. 2021, arXiv 2106.09022).
 #[derive(Clone, Debug)]
 pub struct Gaussians {
     pub channels: usize,
@@ -115,7 +115,7 @@ pub struct Gaussians {
     pub background: Gaussian,
 }
 
-/// Why a class deserves a second look.
+/// What is doubtful about the Gaussian of a class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
     /// Fewer than 2 samples: it has no covariance and is left out.
@@ -219,8 +219,8 @@ impl Gaussians {
         let term =
             |c: &ClassGaussian| c.log_prior + c.gaussian.log_peak() - 0.5 * c.gaussian.distance(z);
         let terms: Vec<f64> = self.classes.iter().map(term).collect();
-        let most = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        most + terms.iter().map(|t| (t - most).exp()).sum::<f64>().ln()
+        let max = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        max + terms.iter().map(|t| (t - max).exp()).sum::<f64>().ln()
     }
 
     /// ln q(z) - ln N(z; mu_0, Sigma_0) in f64; as [`Self::log_density`].
@@ -252,7 +252,7 @@ struct Spectral {
 }
 
 impl Spectral {
-    /// The eps of a class whose own trace is zero, from the pooled Gaussian: its eps; where it needs
+    /// The eps of a class whose trace is zero, from the pooled Gaussian: its eps; where it needs
     /// none, the least variance that the cap allows beside its largest; 1 where it is constant too.
     fn fallback_eps(&self) -> f64 {
         match self.gaussian.eps {

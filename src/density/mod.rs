@@ -1,4 +1,4 @@
-//! The feature density: one Gaussian a class over the features of the labelled training pixels.
+//! The feature density: one Gaussian per class over the features of the labelled training pixels.
 //!
 //! ```text
 //! images, masks --fit--> moments --+ covariance, prior--> gaussians --pack--> evaluator --> log q(z)
@@ -42,10 +42,10 @@ pub struct Origin {
     /// Least and greatest shorter side, in pixels, of the images as the network saw them, after
     /// `--resize`; None where features were added without images.
     pub short_side: Option<[usize; 2]>,
-    /// What became of the pixels.
+    /// How many pixels were fitted, void, unknown or not finite.
     pub pixels: Tally,
-    /// First 64 bits of the SHA-256 of each image's decoded pixels, sorted. Not a tree: its nodes,
-    /// one every few images, would leave the heap in pieces.
+    /// First 64 bits of the SHA-256 of each image's decoded pixels, sorted. A sorted Vec, not a tree, whose many
+    /// small nodes would fragment the heap.
     pub images: Vec<u64>,
 }
 
@@ -66,7 +66,7 @@ pub struct ModelGaussians {
 }
 
 impl Density {
-    /// Made ready to evaluate, and what is doubtful about its classes.
+    /// The Gaussians, ready to evaluate, and warnings about doubtful classes.
     ///
     /// # Errors
     /// As [`Gaussians::new`].
@@ -180,7 +180,7 @@ impl Density {
         Ok(())
     }
 
-    /// Refuses what no fit gives; `source` names the file in the message.
+    /// Refuses values that no fit produces; `source` names the file in the message.
     fn check(&self, source: &str) -> Result<()> {
         self.moments.check(source)?;
         self.origin.pixels.check(source, &self.moments)?;

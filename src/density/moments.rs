@@ -4,7 +4,7 @@
 //! the labelled pixels z of class c (Mukhoti et al. 2021, arXiv 2111.00079; unbiased covariance
 //! `S_c / (n_c - 1)`). Features are rounded to fp16 first.
 //!
-//! An image's own moments are taken about its own mean, in f32 over at most 128 pixels (see `syrk`)
+//! The moments of an image are taken about its mean, in f32 over at most 128 pixels (see `syrk`)
 //! and in f64 beyond, and then folded in by the pairwise formula of Chan, Golub and LeVeque (1979):
 //! with `d = mu' - mu`, `S += S' + d d^T n n' / (n + n')`. The work of an image is split by class and by
 //! rows of S, never by pixels, so its bits do not depend on the number of threads, and images never
@@ -43,11 +43,11 @@ pub struct Tally {
     pub non_finite: u64,
 }
 
-/// Most pixels of a density: f64 holds every integer up to here, so that counts stay exact.
+/// Maximum pixels of a density: f64 holds every integer up to here, so that counts stay exact.
 const MAX_PIXELS: u64 = 1 << 53;
 
 impl Tally {
-    /// Refuses counts beyond all measure, or of other pixels than `moments` took in; `source` names the
+    /// Refuses counts beyond that maximum, or of other pixels than `moments` took in; `source` names the
     /// file in the message.
     pub(super) fn check(&self, source: &str, moments: &Moments) -> Result<()> {
         let what = || format!("{source}: pixels");
@@ -207,13 +207,13 @@ impl Moments {
                 syrk::accumulate(centred, blocks, class, panel, channels, rows);
             });
         }
-        // From about the shift to about the mean: S -= n d d^T, d of the size of f32's rounding.
+        // From scatter about the shift to scatter about the mean: S -= n d d^T, d = mean - shift (f32 rounding).
         let count: Vec<i64> = segments.iter().map(|s| s.len() as i64).collect();
-        let apart: Vec<f64> =
+        let mean_error: Vec<f64> =
             image_mean.iter().zip(&shift).map(|(mean, shift)| mean - f64::from(*shift)).collect();
         self.rows_of_scatter().for_each(|(class, panel, rows)| {
-            let apart = &apart[class * channels..][..channels];
-            add_outer(rows, panel, apart, -(count[class] as f64));
+            let mean_error = &mean_error[class * channels..][..channels];
+            add_outer(rows, panel, mean_error, -(count[class] as f64));
         });
         self.fold(&count, &image_mean);
         tally
@@ -234,8 +234,8 @@ impl Moments {
     pub fn pooled(&self, classes: &[usize]) -> (i64, Vec<f64>, Vec<f64>) {
         let mut pool = Moments::new(1, self.channels);
         for &class in classes {
-            for (pooled, own) in pool.scatter.iter_mut().zip(self.scatter(class)) {
-                *pooled += own;
+            for (pooled, value) in pool.scatter.iter_mut().zip(self.scatter(class)) {
+                *pooled += value;
             }
             pool.fold(&self.count[class..=class], self.mean(class));
         }
@@ -246,18 +246,18 @@ impl Moments {
     /// and count.
     fn fold(&mut self, count: &[i64], mean: &[f64]) {
         let channels = self.channels;
-        let (own, own_mean) = (self.count.clone(), self.mean.clone());
-        let share = |class: usize| count[class] as f64 / (own[class] + count[class]) as f64;
+        let (old_count, old_mean) = (self.count.clone(), self.mean.clone());
+        let share = |class: usize| count[class] as f64 / (old_count[class] + count[class]) as f64;
         let delta = |class: usize, i: usize| {
             let at = class * channels + i;
-            mean[at] - own_mean[at]
+            mean[at] - old_mean[at]
         };
         self.rows_of_scatter().for_each(|(class, panel, rows)| {
-            // The first samples of a class have nothing to be apart from.
-            if own[class] == 0 || count[class] == 0 {
+            // One side is empty: there is no difference of means.
+            if old_count[class] == 0 || count[class] == 0 {
                 return;
             }
-            let weight = own[class] as f64 * share(class);
+            let weight = old_count[class] as f64 * share(class);
             let delta: Vec<f64> = (0..channels).map(|i| delta(class, i)).collect();
             add_outer(rows, panel, &delta, weight);
         });

@@ -8,11 +8,11 @@ use super::half::finite_in_half;
 use crate::error::{Error, Result};
 use crate::splitmix64::splitmix64;
 
-/// Most features that a sample keeps: 4 MiB at D = 256.
+/// Maximum features of a sample: 4 MiB at D = 256.
 pub const CAPACITY: usize = 8192;
 
-/// The features lie in one buffer: thousands of small ones, let go and taken anew with every image,
-/// would leave the heap in pieces.
+/// The features lie in one buffer: thousands of small ones, freed and allocated with every image, would
+/// fragment the heap.
 #[derive(Clone, Debug)]
 pub struct Sample {
     channels: usize,
@@ -108,7 +108,7 @@ impl Sample {
         Ok(sample)
     }
 
-    /// The greatest hash that still has a chance.
+    /// The greatest hash that the sample still takes.
     fn limit(&self) -> u64 {
         let full = self.rows.len() >= CAPACITY;
         self.rows.last().filter(|_| full).map_or(u64::MAX, |last| last.hash)
@@ -232,16 +232,16 @@ mod tests {
     #[test]
     fn order_and_shards_do_not_show() {
         let images: Vec<_> = (0..12).map(|i| image(i, 3000)).collect();
-        let whole = sample(&images);
+        let expected_sample = sample(&images);
         let mut reversed = images.clone();
         reversed.reverse();
-        assert_eq!(sample(&reversed), whole);
+        assert_eq!(sample(&reversed), expected_sample);
         let (mut a, b) = (sample(&images[7..]), sample(&images[..7]));
         a.merge(&b);
-        assert_eq!(a, whole);
-        let hashes: Vec<u64> = whole.rows().map(|(hash, _)| hash).collect();
-        let features: Vec<f16> = whole.rows().flat_map(|(_, row)| row).copied().collect();
-        assert_eq!(Sample::from_parts("file", 2, &hashes, &features).unwrap(), whole);
+        assert_eq!(a, expected_sample);
+        let hashes: Vec<u64> = expected_sample.rows().map(|(hash, _)| hash).collect();
+        let features: Vec<f16> = expected_sample.rows().flat_map(|(_, row)| row).copied().collect();
+        assert_eq!(Sample::from_parts("file", 2, &hashes, &features).unwrap(), expected_sample);
     }
 
     #[test]

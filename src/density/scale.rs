@@ -4,7 +4,7 @@
 use super::{Evaluator, Gaussians, Options, Sample};
 
 /// From the 1st percentile of the log-densities (`relative`: relative log-densities) of the density's
-/// sample to the 99th, and as far again below: what lies there is unlike anything fitted.
+/// sample to the 99th, and extended below by the same width: values there are unlike anything fitted.
 pub fn colour_range(sample: &Sample, gaussians: &Gaussians, relative: bool) -> [f32; 2] {
     let options = Options { relative, ..Options::default() };
     let evaluation = Evaluator::new(gaussians).evaluate(&sample.features(), None, options);
@@ -16,6 +16,6 @@ pub fn colour_range(sample: &Sample, gaussians: &Gaussians, relative: bool) -> [
         scores.get(place).copied().unwrap_or(0.0)
     };
     let (low, high) = (at(0.01), at(0.99));
-    // A sample of equal features still gets a bar.
+    // A sample of equal features still gets a range.
     [low - (high - low).max(1.0), high]
 }

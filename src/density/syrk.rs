@@ -1,11 +1,11 @@
-//! The arithmetic of [`super::Moments`] for one image: means a class, centred copies in panels, and
+//! The arithmetic of [`super::Moments`] for one image: means per class, centred copies in panels, and
 //! the symmetric rank-k update `S += sum_p x_p x_p^T` of the lower triangle.
 //!
 //! The centred copy comes in blocks of up to [`BLOCK`] pixels of one class, each laid out
 //! `[panel][pixel][PANEL]`, where a panel holds [`PANEL`] consecutive channels (zeros past D). So both
 //! operands of the update are read in order, and the products of two panels stay in registers over a
-//! block. The image's own mean as the shift takes the cancellation out. A block is summed in f32 in two
-//! levels, [`RUN`] pixels and then the runs, and added in f64: 15 + 7 roundings lie on a product's way,
+//! block. Shifting by the mean of the image avoids cancellation. A block is summed in f32 in two
+//! levels, [`RUN`] pixels and then the runs, and added in f64: a product passes through 15 + 7 roundings,
 //! so |error of S_ij| <= 22 x 2^-24 sum |x_i x_j| <= 1.3e-6 sqrt(S_ii S_jj), whatever their signs. (With
 //! one level of 128 a channel that is zero for all pixels of a class but few adds the same small number
 //! again and again, rounded the same way each time: 5.8e-6 on CamVid.)
@@ -17,10 +17,10 @@ use super::half::round_to_half;
 use crate::cpu::lanes::load;
 use crate::cpu::simd::arch;
 
-/// Channels of a panel: rows of S that one task owns.
+/// Channels of a panel: rows of S that one task computes.
 pub const PANEL: usize = 16;
 
-/// Most pixels of a block: its two operands take 16 KiB together, half of a first-level cache.
+/// Maximum pixels of a block: its two operands take 16 KiB together, half of a first-level cache.
 pub const BLOCK: usize = 128;
 
 /// Pixels that one f32 sum takes at once.
@@ -109,13 +109,13 @@ pub fn accumulate(
     if blocks.iter().all(|block| block.class != class) {
         return;
     }
-    let own = centred.chunks_exact(block_len(channels)).zip(blocks);
-    let own = own
+    let class_blocks = centred.chunks_exact(block_len(channels)).zip(blocks);
+    let class_blocks = class_blocks
         .filter(|(_, block)| block.class == class)
         .map(|(values, block)| &values[..block.pixels.len() * channels.next_multiple_of(PANEL)]);
     let mut sums = vec![[0.0; PANEL]; (panel + 1) * PANEL];
     let panels = channels.div_ceil(PANEL);
-    arch().dispatch(Update { blocks: own, panels, panel, sums: &mut sums });
+    arch().dispatch(Update { blocks: class_blocks, panels, panel, sums: &mut sums });
     for (r, row) in rows.chunks_exact_mut(channels).enumerate() {
         let diagonal = panel * PANEL + r;
         for (column, s) in row[..=diagonal].iter_mut().enumerate() {
@@ -178,7 +178,7 @@ fn tile<S: Simd, const ROWS: usize>(
     sums: &mut [[f64; PANEL]],
 ) {
     let zeros = [simd.splat_f32s(0.0); ROWS];
-    let mut held = zeros;
+    let mut products = zeros;
     for (left, right) in left.chunks(RUN).zip(right.chunks(RUN)) {
         let mut run = zeros;
         for (left, right) in left.iter().zip(right) {
@@ -188,13 +188,13 @@ fn tile<S: Simd, const ROWS: usize>(
             }
         }
         for r in 0..ROWS {
-            held[r] = simd.add_f32s(held[r], run[r]);
+            products[r] = simd.add_f32s(products[r], run[r]);
         }
     }
-    for (sums, held) in sums.iter_mut().zip(held) {
-        let held: &[f32] = bytemuck::cast_slice(std::slice::from_ref(&held));
-        for (sum, held) in sums[column..].iter_mut().zip(held) {
-            *sum += f64::from(*held);
+    for (sums, products) in sums.iter_mut().zip(products) {
+        let products: &[f32] = bytemuck::cast_slice(std::slice::from_ref(&products));
+        for (sum, product) in sums[column..].iter_mut().zip(products) {
+            *sum += f64::from(*product);
         }
     }
 }

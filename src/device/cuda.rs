@@ -1,7 +1,7 @@
 //! The cuda device: the kernels of `kernels/*.cu` on an NVIDIA GPU, through the CUDA driver.
 //!
 //! One context, one stream: work runs in the order in which it is given. Copies go through pinned
-//! staging; `write` returns as soon as the host's bytes are taken over. A list of launches given to
+//! staging; `write` returns as soon as the host's bytes are copied to staging. A list of launches given to
 //! `run` is captured into a CUDA graph once and replayed whenever the same list comes again. A kernel's
 //! fault is reported by the next call that waits.
 
@@ -42,7 +42,7 @@ pub struct Cuda {
 /// order, the context last.
 struct Queue {
     name: String,
-    work: Mutex<Work>,
+    work: Mutex<StreamState>,
     stream: Stream,
     /// In the order of [`kernels::all`].
     functions: Vec<Function>,
@@ -50,8 +50,8 @@ struct Queue {
     context: Context,
 }
 
-/// Locked by whoever uses the stream: a capture records everything that the stream is given.
-struct Work {
+/// Locked by each user of the stream: a capture records everything that the stream is given.
+struct StreamState {
     staging: Staging,
     /// Each with the [`key`] of its launches; the most recently used is last.
     graphs: Vec<(Box<[u64]>, Graph)>,
@@ -130,7 +130,7 @@ impl Cuda {
 
         let mut modules = Vec::new();
         for (file, image) in files {
-            // SAFETY: as the caller promises.
+            // SAFETY: the caller's obligation.
             let module = unsafe { Module::load(image) };
             modules.push((*file, module.map_err(|error| not_taken(&name, file, error))?));
         }
@@ -149,7 +149,7 @@ impl Cuda {
         let stream = Stream::new().map_err(refuse)?;
         let staging = Staging::new().map_err(refuse)?;
         let queue = Queue {
-            work: Mutex::new(Work { staging, graphs: Vec::new() }),
+            work: Mutex::new(StreamState { staging, graphs: Vec::new() }),
             stream,
             functions,
             _modules: modules.into_iter().map(|(_, module)| module).collect(),
@@ -181,7 +181,7 @@ fn not_taken(name: &str, file: &str, error: DriverError) -> Error {
     Error::invalid(name, expected, words(error)).fix(fix)
 }
 
-/// The function of a kernel, held against the table and made ready for its shared memory, where the device
+/// The function of a kernel, checked against the table and prepared for its shared memory, where the device
 /// has that much (`launch::density` chooses by [`Device::shared_bytes`]).
 fn function(name: &str, module: &Module, kernel: &Kernel, shared: usize) -> Result<Function> {
     let what = format!("{name}, kernel {}", kernel.name);
@@ -223,7 +223,7 @@ fn key(launches: &[Launch]) -> Box<[u64]> {
 
 impl Queue {
     /// The stream, for this thread alone, with the context current.
-    fn enter(&self) -> Result<MutexGuard<'_, Work>> {
+    fn enter(&self) -> Result<MutexGuard<'_, StreamState>> {
         let work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
         self.context.make_current().map_err(|error| self.fault("the context", error))?;
         Ok(work)
@@ -320,7 +320,7 @@ impl Device for Cuda {
 
     fn alloc(&self, bytes: usize) -> Result<Buffer> {
         let _work = self.queue.enter()?;
-        // The driver has no memory of no bytes.
+        // The driver cannot allocate 0 bytes.
         let memory = DeviceMemory::new(bytes.max(1)).map_err(|error| match error.0 {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::Memory {
                 what: format!("{}, a buffer", self.queue.name),

@@ -35,7 +35,7 @@ pub struct Gpus {
     #[serde(skip)]
     pub driver: i32,
     pub gpus: Vec<Gpu>,
-    /// Why there are none, in words.
+    /// Why there are none, in a sentence.
     pub problem: Option<String>,
 }
 

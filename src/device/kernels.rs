@@ -1,6 +1,7 @@
-//! The one table of kernels, for every device: a line for each `.cu`, whose rows stand beside its launch.
+//! The table of kernels, the same for every device: [`SOURCES`] lists a `.cu` per line, and the file of its launch
+//! holds its rows.
 
-use super::launch;
+use super::launch::SOURCES;
 
 /// A `__global__` function of `kernels/<file>.cu`.
 #[derive(Debug)]
@@ -41,23 +42,6 @@ pub struct Field {
     pub kind: &'static str,
     pub offset: usize,
 }
-
-pub static SOURCES: [&Source; 14] = [
-    &launch::conv2d::SOURCE,
-    &launch::stem::SOURCE,
-    &launch::depthwise::SOURCE,
-    &launch::pool::SOURCE,
-    &launch::resize::SOURCE,
-    &launch::head::SOURCE,
-    &launch::preprocess::SOURCE,
-    &launch::density::SOURCE,
-    &launch::density::HOPPER_SOURCE,
-    &launch::moments::SOURCE,
-    &launch::label_grid::SOURCE,
-    &launch::upsample::SOURCE,
-    &launch::arg_max::SOURCE,
-    &launch::gather::SOURCE,
-];
 
 /// Every kernel, in the order of the table.
 pub fn all() -> impl Iterator<Item = &'static Kernel> {

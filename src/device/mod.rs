@@ -50,10 +50,10 @@ impl DeviceId {
 /// Where a plan runs. Calls are in order: a copy or launch sees what the ones before it wrote. Memory and
 /// launches of another device are refused.
 pub trait Device: Send + Sync {
-    /// That of its memory; a device that wraps another has the other's.
+    /// The id that its memory carries; a device that wraps another has the id of that one.
     fn id(&self) -> DeviceId;
 
-    /// As on the command line: "simt", "cuda:0".
+    /// Its name on the command line: "simt", "cuda:0".
     fn name(&self) -> String;
 
     /// Streaming multiprocessors, from which tiles and splits are chosen.
@@ -92,7 +92,7 @@ pub trait Device: Send + Sync {
     /// Waits until everything launched so far is done.
     ///
     /// # Errors
-    /// Those of the launches, where a device tells them late.
+    /// Those of the launches, on a device that reports them late.
     fn synchronize(&self) -> Result<()>;
 
     /// Launches and waits; returns what it cost.
@@ -138,14 +138,14 @@ impl Buffer {
         Buffer { device, address, bytes, _memory: Box::new(memory) }
     }
 
-    /// Bytes `offset..offset + bytes` of `whole`, which stays alive as long: for a device that keeps guards
+    /// Bytes `offset..offset + bytes` of `parent`, which stays alive as long: for a device that keeps guards
     /// around its buffers (tests/kernels/guarded.rs).
     ///
     /// # Errors
     /// Where they are not all inside.
-    pub fn inside(whole: Arc<Buffer>, offset: usize, bytes: usize) -> Result<Buffer> {
-        let Slice { device, address, .. } = whole.slice(offset, bytes)?;
-        Ok(Buffer::new(device, address, bytes, whole))
+    pub fn inside(parent: Arc<Buffer>, offset: usize, bytes: usize) -> Result<Buffer> {
+        let Slice { device, address, .. } = parent.slice(offset, bytes)?;
+        Ok(Buffer::new(device, address, bytes, parent))
     }
 
     pub fn all(&self) -> Slice<'_> {
@@ -165,12 +165,12 @@ impl Buffer {
 /// Makes each of `buffers` at least as large as `needed` says; allocates only where one is not.
 pub(crate) fn grow(device: &dyn Device, buffers: &mut Vec<Buffer>, needed: &[usize]) -> Result<()> {
     let have = |i: usize| buffers.get(i).map_or(0, |buffer: &Buffer| buffer.bytes);
-    // A device need not give a buffer of nothing.
+    // A device need not support empty buffers.
     let sizes: Vec<usize> = (0..needed.len()).map(|i| needed[i].max(have(i)).max(16)).collect();
     if sizes.iter().enumerate().all(|(i, bytes)| have(i) == *bytes) {
         return Ok(());
     }
-    // The old ones first: both at once would double the peak.
+    // Freed first: both at once would double the peak.
     buffers.clear();
     *buffers = sizes.into_iter().map(|bytes| device.alloc(bytes)).collect::<Result<_>>()?;
     Ok(())
@@ -238,7 +238,7 @@ impl Element {
 #[derive(Clone, Copy)]
 pub struct Tensor<'a> {
     data: Slice<'a>,
-    // Not public: they were checked against the memory.
+    // Private, so that what was checked against the memory stays as it is.
     pub(crate) element: Element,
     pub(crate) batch: usize,
     pub(crate) size: Size,
@@ -295,7 +295,7 @@ impl<'a> Tensor<'a> {
         self.batch * self.size.pixels()
     }
 
-    /// Some of its images.
+    /// A range of its images.
     ///
     /// # Errors
     /// Where they are not all among them.

@@ -100,14 +100,14 @@ mod tests {
     #[test]
     fn parts_merge_to_the_whole() {
         let (labels, predictions) = ([0, 1, 1, 0, 1], [0, 1, 0, 1, 1]);
-        let mut whole = Confusion::new(2);
-        whole.add(&labels, &predictions).unwrap();
+        let mut all = Confusion::new(2);
+        all.add(&labels, &predictions).unwrap();
         let mut parts = Confusion::new(2);
         parts.add(&labels[..2], &predictions[..2]).unwrap();
         let mut rest = Confusion::new(2);
         rest.add(&labels[2..], &predictions[2..]).unwrap();
         parts.merge(&rest);
-        assert_eq!(parts, whole);
+        assert_eq!(parts, all);
     }
 
     #[test]

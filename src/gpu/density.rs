@@ -5,7 +5,7 @@
 //! Blocks of 64 rows up to the diagonal, row panel by row panel, each low term first, laid out as they lie
 //! in shared memory. For `density.cu` they have 32 columns, a row's four chunks of 8 permuted by
 //! row / 2 % 4; for `density_hopper.cu` 64 columns, eight chunks permuted by row % 8, and a panel's rows
-//! in reverse: there what is left of a diagonal block must start at its first row.
+//! in reverse, so that the remaining rows of a diagonal block start at its first row.
 
 use std::ops::Range;
 

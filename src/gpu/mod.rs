@@ -2,7 +2,7 @@
 //! the reference path. Only typed launches of `device/` run here.
 
 pub mod density;
+pub mod density_scores;
 pub mod moments;
 pub mod network;
-pub mod scoring;
 pub mod step;

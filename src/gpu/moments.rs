@@ -1,5 +1,5 @@
-//! Moments that stay on a device: features and labels are folded in batch by batch, and come down as
-//! [`Moments`] when they are asked for. The host's moments go up to be continued.
+//! Moments that stay on a device: features and labels are folded in batch by batch, and are read
+//! back as [`Moments`] when they are asked for. A fit that continues uploads the moments so far.
 
 use super::density::require_channels;
 use crate::density::{Moments, Tally, VOID};

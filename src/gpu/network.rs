@@ -1,14 +1,14 @@
 //! A network on a device: weights uploaded once, buffers kept from run to run, a plan turned into
 //! launches.
 //!
-//! Where the plan and the memory here differ: the image has 4 channels (the fourth 0) and the logits,
+//! Memory on a device differs from the plan: the image has 4 channels (the fourth 0) and the logits,
 //! f32, have theirs padded to a multiple of 8; both lie outside the arena, which holds fp16.
 
 use std::sync::Arc;
 
 use half::f16;
 
-use super::scoring::Scoring;
+use super::density_scores::DensityScores;
 use super::step::Step;
 use crate::data::Image;
 use crate::density::Gaussians;
@@ -28,9 +28,9 @@ pub struct Network {
     mean: [f32; 3],
     std: [f32; 3],
     classes: usize,
-    /// Those of [`Buffers`], none before the first plan.
+    /// Those of [`Buffers`], empty before the first plan.
     buffers: Vec<Buffer>,
-    scoring: Option<Scoring>,
+    density_scores: Option<DensityScores>,
 }
 
 struct Weights {
@@ -38,7 +38,7 @@ struct Weights {
     bias: Buffer,
 }
 
-/// What runs need, each as large as the largest plan so far.
+/// The buffers of a run, each as large as the largest plan so far.
 struct Buffers<'a> {
     pictures: &'a Buffer,
     image: &'a Buffer,
@@ -72,7 +72,7 @@ impl Network {
             std,
             classes,
             buffers: Vec::new(),
-            scoring: None,
+            density_scores: None,
         })
     }
 
@@ -80,7 +80,7 @@ impl Network {
         &*self.device
     }
 
-    /// The device, for those that outlive a run.
+    /// The device, for owners that outlive a run.
     pub fn share_device(&self) -> Arc<dyn Device> {
         self.device.clone()
     }
@@ -104,8 +104,8 @@ impl Network {
             batch * pixels * 4,
         ];
         grow(&*self.device, &mut self.buffers, &needed)?;
-        match &mut self.scoring {
-            Some(scoring) => scoring.prepare(&*self.device, plan.batch, &plan.head()),
+        match &mut self.density_scores {
+            Some(scores) => scores.prepare(&*self.device, plan.batch, &plan.head()),
             None => Ok(()),
         }
     }
@@ -113,19 +113,20 @@ impl Network {
     /// From now on every run scores its features, and keeps a map of each of `scores`.
     ///
     /// # Errors
-    /// As [`Scoring::new`].
+    /// As [`DensityScores::new`].
     pub fn score_with(
         &mut self,
         gaussians: &Gaussians,
         scores: &[Score],
         precision: Precision,
     ) -> Result<()> {
-        self.scoring = Some(Scoring::new(&*self.device, gaussians, scores, precision)?);
+        self.density_scores =
+            Some(DensityScores::new(&*self.device, gaussians, scores, precision)?);
         Ok(())
     }
 
-    pub fn scoring(&self) -> Option<&Scoring> {
-        self.scoring.as_ref()
+    pub fn density_scores(&self) -> Option<&DensityScores> {
+        self.density_scores.as_ref()
     }
 
     /// The whole run of a prepared plan, in order: preprocessing, nodes, head, density.
@@ -135,10 +136,10 @@ impl Network {
             steps.push(self.step(plan, node)?);
         }
         steps.push(self.head(plan)?);
-        if let Some(scoring) = &self.scoring {
+        if let Some(scores) = &self.density_scores {
             let (logits, features) = (self.tensor(plan, plan.logits)?, self.features(plan)?);
             let op = plan.head();
-            steps.extend(scoring.steps(&*self.device, &op, logits, features)?);
+            steps.extend(scores.steps(&*self.device, &op, logits, features)?);
         }
         Ok(steps)
     }
@@ -189,9 +190,7 @@ impl Network {
                     }
                 }
             }
-            Op::MaxPool(pool) => vec![launch::max_pool(pool, x, y)?],
-            Op::GlobalAvgPool => vec![launch::global_average_pool(x, y)?],
-            Op::Resize(op) => vec![launch::resize(op, x, y)?],
+            Op::Spatial(op) => vec![launch::spatial(op, x, y)?],
         };
         Ok(Step { name: &node.name, launches })
     }
@@ -284,8 +283,8 @@ impl Network {
         score: Score,
     ) -> Result<Option<(Vec<f32>, usize)>> {
         let op = plan.head();
-        match &self.scoring {
-            Some(scoring) => scoring.map(&*self.device, &op, image, score),
+        match &self.density_scores {
+            Some(scores) => scores.map(&*self.device, &op, image, score),
             None => Ok(None),
         }
     }
@@ -333,9 +332,9 @@ impl Network {
 
     fn tensor(&self, plan: &Plan, view: View) -> Result<Tensor<'_>> {
         let (slice, element, stride) = self.place(plan, view)?;
-        // The image and the logits are never sliced; theirs are all the channels there are.
-        let whole = stride != plan.buffer(view).channels;
-        let channels = if whole { stride } else { view.channels };
+        // The image and the logits are never sliced: their views have all channels in memory.
+        let unsliced = stride != plan.buffer(view).channels;
+        let channels = if unsliced { stride } else { view.channels };
         Tensor::new(slice, element, plan.batch, plan.size(view), stride, view.first, channels)
     }
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::config::{IMAGENET_MEAN, IMAGENET_STD, MAX_CHANNELS};
 use crate::model::{Backbone, Config, Decoder, unnamed_class};
 
-/// The family whose keys these are.
+/// The family that a state dict's keys belong to.
 pub fn family(dict: &StateDict, asked: Option<&str>) -> Result<&'static Rules> {
     let matches = |rules: &&Rules| dict.entries.keys().any(|key| key.starts_with(rules.signature));
     let found: Vec<_> = FAMILIES.into_iter().filter(matches).collect();
@@ -61,7 +61,7 @@ fn describe(dict: &StateDict) -> String {
 
 pub struct Detected {
     pub config: Config,
-    /// What nothing in the checkpoint says, one line each.
+    /// Values assumed because the checkpoint does not state them, one line each.
     pub assumed: Vec<String>,
 }
 

@@ -48,7 +48,7 @@ const MAX_WEIGHTS: usize = 1 << 28;
 /// Of a file that is read whole: the largest network in f64 with two moments per weight is 6 GiB.
 const MAX_FILE_BYTES: u64 = 1 << 34;
 
-/// What the user says about a checkpoint; None is detected or assumed.
+/// Options for a checkpoint; what is None is detected or assumed.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// One of [`families`].
@@ -63,7 +63,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Imported {
     pub model: Model,
-    /// What nothing in the checkpoint says, one line each.
+    /// Values assumed because the checkpoint does not state them, one line each.
     pub assumed: Vec<String>,
     /// The `config.json` of segmentation-models-pytorch that was read beside the weights.
     pub hub_config: Option<PathBuf>,
@@ -258,7 +258,7 @@ fn wanted(dict: &StateDict, rules: &Rules, config: &Config) -> Result<Vec<Want>>
     }
 }
 
-/// Names the keys that are not used; those that nobody knows are an error.
+/// Lists the keys that are not used; unknown keys are an error.
 fn account(dict: &StateDict, rules: &Rules, wanted: &[Want]) -> Result<Vec<String>> {
     let used: BTreeSet<&str> = wanted.iter().flat_map(Want::keys).collect();
     let (mut batches, mut auxiliary, mut surplus) = (0, 0, Vec::new());

@@ -56,7 +56,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Row-major strides of a shape; saturating, since the shape is the file's word.
+    /// Row-major strides of a shape; saturating, since the file may claim any shape.
     pub fn contiguous(shape: &[usize]) -> Vec<usize> {
         let mut strides = vec![1usize; shape.len()];
         for i in (1..shape.len()).rev() {
@@ -189,7 +189,7 @@ impl StateDict {
                 return Err(Error::invalid(what(), expected, found).fix(advice));
             }
         };
-        // Vectors may be expanded from one number; a network of them would be as large as it likes.
+        // Vectors may be expanded from one number; without a limit a small file could expand to any size.
         if entry.shape.len() > 1 {
             *used = used.saturating_add(bytes);
         }
@@ -233,7 +233,7 @@ impl Storages {
             }
             Storages::Zip { archive, folder, last, budget } => {
                 if last.as_ref().is_none_or(|(kept, _)| kept != key) {
-                    // The old storage goes before the new one comes.
+                    // The old storage is freed before the new one is read.
                     *last = None;
                     let bytes = member(archive, &format!("{folder}data/{key}"), *budget)?;
                     *budget -= bytes.len() as u64;
@@ -264,8 +264,8 @@ pub fn member(
         return Err(format!("{} bytes in {}, above {limit}", member.size(), shown(name)));
     }
     let mut bytes = Vec::new();
-    // The header's size is only a claim: the reader stops at the limit, and the buffer grows with
-    // what really comes.
+    // The header's size may be false: the reader stops at the limit, and the buffer grows with
+    // the bytes that are read.
     let size = member.size();
     member.take(limit).read_to_end(&mut bytes).map_err(|e| match e.kind() {
         ErrorKind::OutOfMemory => format!("no memory for the {size} bytes of {}", shown(name)),

@@ -78,7 +78,7 @@ pub struct Dropout {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// Whose code trained it ([`crate::import::families`]).
+    /// The family whose code trained it ([`crate::import::families`]).
     pub family: String,
     pub backbone: Backbone,
     /// Output channels of the 7x7 stem.
@@ -127,7 +127,7 @@ pub fn unnamed_class(index: usize) -> String {
 }
 
 impl Config {
-    /// Whether somebody named the classes.
+    /// Whether the classes have names of their own, not [`unnamed_class`].
     pub fn has_class_names(&self) -> bool {
         self.classes.iter().enumerate().any(|(i, name)| *name != unnamed_class(i))
     }

@@ -72,7 +72,7 @@ impl Model {
         for tensor in self.tensors.values() {
             encoded.push(encode(tensor).ok_or_else(memory)?);
         }
-        // What serialisation allocates without asking.
+        // Serialisation allocates this much and would abort without it.
         let total = encoded.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() + (1 << 20);
         Vec::<u8>::new().try_reserve_exact(total).map_err(|_| memory())?;
         let views = self.tensors.iter().zip(&encoded).map(|((name, tensor), (dtype, bytes))| {
@@ -89,7 +89,7 @@ impl Model {
     }
 
     /// SHA-256 (hex) of configuration and weights; equal for equal models however they are stored.
-    /// A density names the model it was fitted with by it. Computed when first asked for.
+    /// A density refers to its model by this hash. Computed on first use.
     pub fn hash(&self) -> String {
         self.hash.get_or_init(|| self.compute_hash()).clone()
     }

@@ -20,7 +20,7 @@
 //! ```
 
 use super::config::{ConcatOrder, Config, Decoder};
-use crate::ops::{Conv2d, MaxPool, Resize};
+use crate::ops::{Conv2d, MaxPool, Resize, Spatial};
 
 /// One convolution of the network: its parameters and which tensors go with it.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,11 +69,7 @@ pub enum Action {
         residual: Option<usize>,
         relu: bool,
     },
-    MaxPool(MaxPool),
-    /// Mean over all pixels of each image: the output is 1 x 1.
-    GlobalAvgPool,
-    /// To the size of the activation that it writes a part of; an earlier step wrote another part.
-    Resize(Resize),
+    Spatial(Spatial),
 }
 
 /// Where a step writes.
@@ -84,8 +80,8 @@ pub struct Output {
     pub part: Option<usize>,
 }
 
-/// All of an activation.
-fn whole(activation: usize) -> Output {
+/// All parts of an activation.
+fn all_parts(activation: usize) -> Output {
     Output { activation, part: None }
 }
 
@@ -129,7 +125,7 @@ impl Topology {
         let conv = Conv2d::dense(network.channels(features), config.classes.len(), 1);
         let logits = network.activation(vec![config.classes.len()]);
         let unit = Unit { bias: true, norm: false, ..network.unit("classifier", features, conv) };
-        network.push(unit, features, None, false, whole(logits));
+        network.push(unit, features, None, false, all_parts(logits));
         let Builder { steps, activations, .. } = network;
         Topology { steps, activations, input, features, logits }
     }
@@ -148,8 +144,8 @@ fn resnet(network: &mut Builder, image: usize) -> (usize, usize) {
     let stem = Conv2d::dense(3, config.stem_channels, 7).stride(2);
     let stem = network.conv("backbone.stem", image, stem);
     let mut x = network.activation(vec![config.stem_channels]);
-    let pool = Action::MaxPool(MaxPool { kernel: 3, stride: 2, padding: 1 });
-    network.step("backbone.pool", pool, stem, whole(x));
+    let pool = Action::Spatial(Spatial::MaxPool(MaxPool { kernel: 3, stride: 2, padding: 1 }));
+    network.step("backbone.pool", pool, stem, all_parts(x));
     let mut low_level = x;
     for stage in 0..4 {
         for block in 0..config.backbone.blocks()[stage] {
@@ -185,11 +181,11 @@ fn residual_block(network: &mut Builder, stage: usize, block: usize, x: usize) -
         let conv = Conv2d::dense(input, output, 1).stride(stride);
         let unit = network.unit(&format!("{name}.downsample"), x, conv);
         shortcut = network.activation(vec![output]);
-        network.push(unit, x, None, false, whole(shortcut));
+        network.push(unit, x, None, false, all_parts(shortcut));
     }
     let unit = network.unit(&format!("{name}.conv{}", first.len() + 1), y, last);
     let sum = network.activation(vec![output]);
-    network.push(unit, y, Some(shortcut), true, whole(sum));
+    network.push(unit, y, Some(shortcut), true, all_parts(sum));
     sum
 }
 
@@ -208,7 +204,7 @@ fn aspp(network: &mut Builder, x: usize) -> usize {
         network.three_into(&name, x, three, config.aspp_separable, part(i + 1));
     }
     let mean = network.activation(vec![input]);
-    network.step("aspp.pool.mean", Action::GlobalAvgPool, x, whole(mean));
+    network.step("aspp.pool.mean", Action::Spatial(Spatial::GlobalAvgPool), x, all_parts(mean));
     let pooled = network.conv("aspp.pool", mean, one);
     network.resize("aspp.pool.upsample", pooled, part(branches - 1));
     network.conv("aspp.project", all, Conv2d::dense(branches * channels, channels, 1))
@@ -268,7 +264,7 @@ impl Builder<'_> {
     /// Convolution, batch norm and ReLU.
     fn conv(&mut self, name: &str, x: usize, conv: Conv2d) -> usize {
         let activation = self.activation(vec![conv.out_channels]);
-        self.conv_into(name, x, conv, whole(activation));
+        self.conv_into(name, x, conv, all_parts(activation));
         activation
     }
 
@@ -288,7 +284,7 @@ impl Builder<'_> {
         let depthwise = Unit { norm: false, ..self.unit(&format!("{name}.depthwise"), x, conv) };
         // A depthwise convolution keeps the parts of its input.
         let between = self.activation(self.activations[x].clone());
-        self.push(depthwise, x, None, false, whole(between));
+        self.push(depthwise, x, None, false, all_parts(between));
         let conv = Conv2d::dense(input, three.out_channels, 1);
         self.conv_into(&format!("{name}.pointwise"), between, conv, y);
     }
@@ -296,12 +292,13 @@ impl Builder<'_> {
     fn three(&mut self, name: &str, x: usize, output: usize, separable: bool) -> usize {
         let activation = self.activation(vec![output]);
         let conv = Conv2d::dense(self.channels(x), output, 3);
-        self.three_into(name, x, conv, separable, whole(activation));
+        self.three_into(name, x, conv, separable, all_parts(activation));
         activation
     }
 
     fn resize(&mut self, name: &str, x: usize, y: Output) {
         let align_corners = self.config.align_corners;
-        self.step(name, Action::Resize(Resize { align_corners }), x, y);
+        let resize = Spatial::Resize(Resize { align_corners });
+        self.step(name, Action::Spatial(resize), x, y);
     }
 }

@@ -1,5 +1,4 @@
-//! Parameters of the ops of a plan: each knows when it is valid, its output's size, its arithmetic
-//! and its traffic. Sizes are `usize` and products are checked where a size enters the program
+//! Parameters of the ops of a plan: validation, output size, FLOP and bytes. Sizes are `usize` and products are checked where a size enters the program
 //! ([`crate::plan`]); FLOP and byte counts are u64. A multiply-add counts as two FLOP.
 
 mod conv2d;
@@ -13,6 +12,46 @@ pub use head::Head;
 pub use label_rule::LabelRule;
 pub use pool::MaxPool;
 pub use resize::{Resize, Tap};
+
+use crate::error::Result;
+
+/// An op without weights that takes each channel by itself.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub enum Spatial {
+    MaxPool(MaxPool),
+    /// Mean over all pixels of each image: the output is 1 x 1.
+    GlobalAvgPool,
+    /// To the size of the activation that it writes a part of; an earlier op wrote another part.
+    Resize(Resize),
+}
+
+impl Spatial {
+    /// Output size. `written`: the size of the activation that it writes a part of, None if it is the
+    /// first to write it.
+    ///
+    /// # Errors
+    /// A window larger than the padded input.
+    ///
+    /// # Panics
+    /// A resize into an activation that nothing has written.
+    pub fn output_size(&self, input: Size, written: Option<Size>) -> Result<Size> {
+        match self {
+            Spatial::MaxPool(pool) => pool.output_size(input),
+            Spatial::GlobalAvgPool => Ok(Size::new(1, 1)),
+            Spatial::Resize(_) => Ok(written.expect("an activation of known size to resize to")),
+        }
+    }
+
+    /// FLOP (a comparison counts as one).
+    pub fn flops(&self, batch: usize, channels: usize, input: Size, output: Size) -> u64 {
+        let elements = |size: Size| (batch * size.pixels() * channels) as u64;
+        match self {
+            Spatial::MaxPool(pool) => (pool.kernel * pool.kernel) as u64 * elements(output),
+            Spatial::GlobalAvgPool => elements(input),
+            Spatial::Resize(resize) => resize.flops(batch, channels, output),
+        }
+    }
+}
 
 /// Height and width in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]

@@ -1,5 +1,5 @@
 //! From the topology of a network to the plan of one input size: sizes, padded channels, buffers and
-//! their place in the arena.
+//! their offsets in the arena.
 
 use super::arena::{Lifetime, place};
 use super::fold::{Folded, padded};
@@ -39,11 +39,10 @@ pub fn compile(config: &Config, weights: &Folded, batch: usize, image: Size) -> 
                 let residual = residual.map(|activation| build.view(activation));
                 (Op::Conv { conv, weights, residual, relu: *relu }, conv.output_size(from)?)
             }
-            Action::MaxPool(pool) => (Op::MaxPool(*pool), pool.output_size(from)?),
-            Action::GlobalAvgPool => (Op::GlobalAvgPool, Size::new(1, 1)),
-            Action::Resize(resize) => {
-                let target = build.view(step.output.activation);
-                (Op::Resize(*resize), build.buffers[target.buffer].size)
+            Action::Spatial(op) => {
+                let written = build.places[step.output.activation];
+                let written = written.map(|buffer| build.buffers[buffer].size);
+                (Op::Spatial(*op), op.output_size(from, written)?)
             }
         };
         let output = build.write(step.output, size)?;
@@ -124,7 +123,7 @@ impl Builder<'_> {
     }
 }
 
-/// Op i runs at time i + 1; the input is written at time 0, and what the caller reads lives to the end.
+/// Op i runs at time i + 1; the input is written at time 0, and what the caller reads stays alive to the end.
 fn lifetimes(nodes: &[Node], buffers: usize, input: View, kept: [View; 2]) -> Vec<Lifetime> {
     let end = nodes.len() + 1;
     let mut lives = vec![Lifetime { first: usize::MAX, last: 0 }; buffers];

@@ -3,7 +3,7 @@
 //!
 //! Buffers are NHWC; all but the input (3 channels) and the logits have their channels padded to a
 //! multiple of 8, the padding being zero. An op reads and writes *views*, channel slices of
-//! buffers, so a concatenation is nothing but two ops that write side by side.
+//! buffers, so a concatenation is two ops that write side by side.
 
 mod arena;
 mod compile;
@@ -12,7 +12,7 @@ mod fold;
 pub use compile::compile;
 pub use fold::{ConvWeights, Folded};
 
-use crate::ops::{Conv2d, Head, MaxPool, Resize, Size};
+use crate::ops::{Conv2d, Head, Resize, Size, Spatial};
 
 /// Channels are padded to a multiple of this (16 bytes of fp16).
 pub const CHANNEL_ALIGN: usize = 8;
@@ -46,10 +46,7 @@ pub enum Op {
         residual: Option<View>,
         relu: bool,
     },
-    MaxPool(MaxPool),
-    /// Mean over all pixels of each image: the output is 1 x 1.
-    GlobalAvgPool,
-    Resize(Resize),
+    Spatial(Spatial),
 }
 
 /// One op of the plan.
@@ -110,12 +107,9 @@ impl Plan {
     /// FLOP of one node (a multiply-add counts as two, a comparison as one).
     pub fn node_flops(&self, node: &Node) -> u64 {
         let (input, output) = (self.size(node.input), self.size(node.output));
-        let elements = |size: Size| (self.batch * size.pixels() * node.output.channels) as u64;
         match &node.op {
             Op::Conv { conv, .. } => conv.flops(self.batch, output),
-            Op::MaxPool(pool) => (pool.kernel * pool.kernel) as u64 * elements(output),
-            Op::GlobalAvgPool => elements(input),
-            Op::Resize(resize) => resize.flops(self.batch, node.output.channels, output),
+            Op::Spatial(op) => op.flops(self.batch, node.output.channels, input, output),
         }
     }
 

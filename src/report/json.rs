@@ -43,7 +43,7 @@ impl Host {
     pub fn here() -> Self {
         Host {
             cpu: host::cpu_name(),
-            simd: host::simd(),
+            simd: crate::cpu::simd::name(),
             threads: rayon::current_num_threads(),
             memory_total_bytes: host::memory().map(|memory| memory.total),
             os: std::env::consts::OS,

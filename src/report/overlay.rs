@@ -13,7 +13,7 @@ pub(super) const PAPER: [u8; 3] = [255, 255, 255];
 pub(super) const INK: [u8; 3] = [38, 38, 38];
 pub(super) const FAINT: [u8; 3] = [118, 118, 118];
 
-/// Of a value that is no number.
+/// The colour of NaN.
 const GRAY: [u8; 3] = [128; 3];
 
 /// Opacity of the class colour over the image, and of the white line between classes.
@@ -26,7 +26,7 @@ const BRIGHTNESS: f32 = 0.35;
 /// What the colour bar says of values without a place on it.
 const NOT_FINITE: &str = "not finite";
 
-/// How values become colours, and what the bar beside them says.
+/// How values become colours, and the label of their bar.
 pub struct Scale<'a> {
     /// Values at the gradient's first and last colour, at the bottom and the top of the bar. The first is the
     /// greater one where low values are to be bright. What lies outside takes the colour of its end.
@@ -64,11 +64,11 @@ impl Scale<'_> {
         let extremes =
             if self.range[0] <= self.range[1] { [least, greatest] } else { [greatest, least] };
         let [first, last] = extremes.map(|v| (self.place(v), v));
-        let say = |v: f32| {
+        let text = |v: f32| {
             let decimals = if v.abs() < 10.0 { 2 } else { 0 };
             format!("to {v:.decimals$}").replace('-', "\u{2212}")
         };
-        [(first.0 < 0.0).then(|| say(first.1)), (last.0 > 1.0).then(|| say(last.1))]
+        [(first.0 < 0.0).then(|| text(first.1)), (last.0 > 1.0).then(|| text(last.1))]
     }
 
     fn step(&self, value: f32) -> Option<usize> {
@@ -148,7 +148,7 @@ pub fn class_map(
     canvas.0
 }
 
-/// A share that is not nothing never reads as nothing.
+/// A positive share is never shown as 0 %.
 fn percent(count: u64, of: usize) -> String {
     let percent = 100.0 * count as f64 / of as f64;
     if count > 0 && percent < 0.1 { "< 0.1 %".into() } else { format!("{percent:.1} %") }

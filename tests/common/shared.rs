@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 /// A path in the shared folder (`DDU_SHARED`, else `../shared`); where it is absent the test says
 /// on the terminal that it was skipped.
 pub fn shared(path: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
-    let root = std::env::var_os("DDU_SHARED").map_or_else(beside, PathBuf::from);
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let root = std::env::var_os("DDU_SHARED").map_or_else(default, PathBuf::from);
     let path = root.join(path);
     if path.exists() {
         return Some(path);

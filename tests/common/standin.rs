@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use ddu::device::cuda::Cuda;
 use ddu::device::kernels;
 
-/// The file that the stand-in writes a line a call to.
+/// The file that the stand-in writes one line per call to.
 const LOG: &str = "DDU_STANDIN_LOG";
 
 /// The folder of the stand-in, compiled once; None, with a line that says so, in a build for a sanitizer.

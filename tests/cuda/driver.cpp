@@ -8,7 +8,7 @@
 //
 // DDU_STANDIN="devices=1,version=13000,capability=90,shared=232448,memory=BYTES,init=N,retain=N,image=N,
 // fail=KERNEL" changes what it stands for (init, retain and image: the error of that call; fail: a kernel
-// that ends with an illegal address). DDU_STANDIN_LOG names a file that gets a line a call.
+// that ends with an illegal address). DDU_STANDIN_LOG names a file that gets a line per call.
 #include <chrono>
 #include <cstdarg>
 #include <cstdint>
@@ -395,7 +395,7 @@ EXPORT int cuModuleLoadData(Module** module, const void* image) {
     ENTER("cuModuleLoadData");
     if (reinterpret_cast<uintptr_t>(image) % 8) violation("cuModuleLoadData of a misaligned image");
     if (uint64_t code = number("image", 0)) return int(code);
-    // Either a fatbin or, from a test, the names of kernels, a line each.
+    // Either a fatbin or, from a test, the names of kernels, one per line.
     static const char HEADER[] = "stand-in kernels\n";
     auto* text = static_cast<const char*>(image);
     const bool fatbin = std::memcmp(image, "\x50\xed\x55\xba", 4) == 0;

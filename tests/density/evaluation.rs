@@ -62,8 +62,8 @@ fn evaluation_agrees_with_plain_f64_on_odd_shapes() {
                     weight - 0.5 * (two_pi + determinant + norm)
                 };
                 let terms: Vec<f64> = factors.iter().enumerate().map(term).collect();
-                let most = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                most + terms.iter().map(|t| (t - most).exp()).sum::<f64>().ln()
+                let max = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                max + terms.iter().map(|t| (t - max).exp()).sum::<f64>().ln()
             };
             let evaluator = Evaluator::new(&gaussians);
             let on = |early_exit, nearest, relative| {

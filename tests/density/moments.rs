@@ -63,8 +63,8 @@ fn bits_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn shards_merge_to_the_whole_in_any_order() {
     let images: Vec<_> = (0..7).map(|i| scene(40 + i, 400, 20, 4)).collect();
-    let whole = fit(&images, 20, 4);
-    let expected: Vec<f64> = (0..4).flat_map(|c| whole.scatter(c).to_vec()).collect();
+    let all_images = fit(&images, 20, 4);
+    let expected: Vec<f64> = (0..4).flat_map(|c| all_images.scatter(c).to_vec()).collect();
     for split in [1, 3, 6] {
         for swap in [false, true] {
             let (mut a, mut b) = (fit(&images[..split], 20, 4), fit(&images[split..], 20, 4));
@@ -72,16 +72,16 @@ fn shards_merge_to_the_whole_in_any_order() {
                 std::mem::swap(&mut a, &mut b);
             }
             a.merge(&b);
-            assert_eq!(a.count(), whole.count());
+            assert_eq!(a.count(), all_images.count());
             assert!(scatter_error(&a, &expected) <= 1e-12);
             for class in 0..4 {
-                for (x, y) in a.mean(class).iter().zip(whole.mean(class)) {
+                for (x, y) in a.mean(class).iter().zip(all_images.mean(class)) {
                     assert!((x - y).abs() <= 1e-12 * y.abs());
                 }
             }
         }
     }
     let mut empty = Moments::new(4, 20);
-    empty.merge(&whole);
-    assert_eq!(empty, whole, "merging into nothing is exact");
+    empty.merge(&all_images);
+    assert_eq!(empty, all_images, "merging into nothing is exact");
 }

@@ -1,4 +1,4 @@
-//! Drawn features and the plain f64 loops that results are held against.
+//! Drawn features and the plain f64 loops that results are compared with.
 
 use ddu::density::{Moments, VOID, round_to_half};
 

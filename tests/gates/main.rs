@@ -1,4 +1,4 @@
-//! Static gates: what nvcc made of every kernel for every architecture, held against a committed table of
+//! Static gates: what nvcc made of every kernel for every architecture, compared with a committed table of
 //! bounds (`tests/golden/gates.csv`). Runs where the build found nvcc; elsewhere it says that it was
 //! skipped. No GPU is needed.
 //!

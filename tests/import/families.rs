@@ -34,7 +34,7 @@ fn import_golden(path: &Path, output_stride: usize) -> Imported {
     import(&checkpoint, &options).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Holds one golden file; prints a line a case.
+/// Holds one golden file; prints one line per case.
 fn assert_parity(path: &Path) {
     let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
     let bytes = std::fs::read(path).unwrap();

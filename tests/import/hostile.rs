@@ -11,7 +11,7 @@ fn hostile_pickles() {
     let mut attack = b"cposix\nsystem\n".to_vec();
     text(&mut attack, "touch owned");
     attack.extend(b"\x85R");
-    let whole = [b"\x80\x02", &*attack, b"."].concat();
+    let intact = [b"\x80\x02", &*attack, b"."].concat();
     let mut nested = b"\x80\x02}".to_vec();
     text(&mut nested, "model");
     nested.extend(&attack);
@@ -40,7 +40,7 @@ fn hostile_pickles() {
     }
     indices.push(b'.');
     assert_all_refused(vec![
-        case("os.system", zip_of_pickle(whole), "an object of posix.system (opaque"),
+        case("os.system", zip_of_pickle(intact), "an object of posix.system (opaque"),
         case("os.system as model", zip_of_pickle(nested), "posix.system"),
         case(
             "os.system as weight",
@@ -212,9 +212,9 @@ fn random_damage() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint");
     let file = TorchFile::new(&small(), Dtype::F32);
-    let whole = [file.zip(), file.legacy(), safetensors(&small(), Dtype::F32)];
+    let intact = [file.zip(), file.legacy(), safetensors(&small(), Dtype::F32)];
     let (mut refused, mut rounds) = (0, 0);
-    for (format, bytes) in whole.iter().enumerate() {
+    for (format, bytes) in intact.iter().enumerate() {
         for round in 0..400u64 {
             let name = format!("damage {format} {round}");
             let place = |i: u64, len: usize| (value(&name, i) * len as f64) as usize;

@@ -116,19 +116,19 @@ fn damaged_archives() {
 
 #[test]
 fn damaged_legacy_files() {
-    let whole = TorchFile::new(&small(), Dtype::F32).legacy();
-    let mut unknown = whole.clone();
-    let at = whole.windows(12).position(|part| part == b"FloatStorage").unwrap();
+    let intact = TorchFile::new(&small(), Dtype::F32).legacy();
+    let mut unknown = intact.clone();
+    let at = intact.windows(12).position(|part| part == b"FloatStorage").unwrap();
     unknown[at..at + 12].copy_from_slice(b"FloatStorags");
-    let mut negative = whole.clone();
+    let mut negative = intact.clone();
     let data =
-        whole.len() - (TorchFile::new(&small(), Dtype::F32).storages.last().unwrap().len() + 8);
+        intact.len() - (TorchFile::new(&small(), Dtype::F32).storages.last().unwrap().len() + 8);
     negative[data..data + 8].copy_from_slice(&(-1i64).to_le_bytes());
     assert_all_refused(vec![
-        case("only the magic number", &whole[..15], "cut short"),
-        case("cut in the pickle", &whole[..3000], "cut short"),
-        case("cut in the storages", &whole[..whole.len() - 1], "an end within storage"),
-        case("cut in a length", &whole[..data + 3], "an end within storage"),
+        case("only the magic number", &intact[..15], "cut short"),
+        case("cut in the pickle", &intact[..3000], "cut short"),
+        case("cut in the storages", &intact[..intact.len() - 1], "an end within storage"),
+        case("cut in a length", &intact[..data + 3], "an end within storage"),
         case("negative length", negative, "an end within storage"),
         case("unknown storage", unknown, "an unknown element size"),
     ]);
@@ -136,14 +136,14 @@ fn damaged_legacy_files() {
 
 #[test]
 fn damaged_safetensors() {
-    let whole = safetensors(&small(), Dtype::F32);
-    let mut long = whole.clone();
+    let intact = safetensors(&small(), Dtype::F32);
+    let mut long = intact.clone();
     long[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     let mut wrong = small();
     wrong.get_mut("segmentation_head.0.bias").unwrap().data[2] = f32::NAN;
     assert_all_refused(vec![
-        case("cut header", &whole[..1000], "cut short"),
-        case("cut data", &whole[..whole.len() - 1], "cut short"),
+        case("cut header", &intact[..1000], "cut short"),
+        case("cut data", &intact[..intact.len() - 1], "cut short"),
         case("endless header", long, "cut short"),
         case("integers", safetensors(&small(), Dtype::I64), "I64"),
         case("NaN", safetensors(&wrong, Dtype::F32), "NaN at element 2"),

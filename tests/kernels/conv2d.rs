@@ -105,7 +105,8 @@ impl Reference {
     fn new(case: &Case) -> Self {
         let Case { conv, batch, beside, .. } = *case;
         let mut random = Random(case.name.len() as u64);
-        let layout = |size, channels| Layout::whole(batch, size, channels).slice(beside, beside);
+        let layout =
+            |size, channels| Layout::contiguous(batch, size, channels).slice(beside, beside);
         let x = layout(case.size, conv.in_channels);
         let y = layout(conv.output_size(case.size).unwrap(), conv.out_channels);
         let data = random.halves(x.elements());

@@ -80,7 +80,7 @@ fn evaluate(
     let (pixels, channels) = (scene.pixels(), scene.channels);
     let packed =
         DeviceDensity::with_packing(device, gaussians, precision, tiling.tile.packing).unwrap();
-    let layout = Layout::whole(1, Size::new(1, pixels), channels).slice(beside, beside);
+    let layout = Layout::contiguous(1, Size::new(1, pixels), channels).slice(beside, beside);
     // What lies beside the features is NaN.
     let mut padded = vec![f16::NAN; layout.elements()];
     for (to, from) in
@@ -206,7 +206,7 @@ fn as_many_classes_as_a_label_can_name() {
     }
 }
 
-/// What is left out is at most C e^-tau; besides, the sum over classes rounds to f32 once a class.
+/// What is left out is at most C e^-tau; besides, the sum over classes rounds to f32 once per class.
 fn check_exit(what: &str, classes: usize, with: &Found, without: &Found) {
     for (a, b) in with.density.iter().zip(&without.density) {
         let rounding =
@@ -295,9 +295,9 @@ fn the_low_terms_of_every_block_count() {
             };
             (panel * 64..panel * 64 + 64).map(change).sum()
         };
-        let most = z.iter().map(|z| without(z).abs() / allowed(gaussians.log_density(z)));
-        let most = most.fold(0.0, f64::max);
-        assert!(most > 2.0, "panel {panel}, block {block}: {most:.2} of what is allowed");
+        let worst = z.iter().map(|z| without(z).abs() / allowed(gaussians.log_density(z)));
+        let worst = worst.fold(0.0, f64::max);
+        assert!(worst > 2.0, "panel {panel}, block {block}: {worst:.2} of what is allowed");
     }
     for (name, device) in devices() {
         for tile in each(&*device) {
@@ -455,7 +455,7 @@ fn real_features_of_camvid() {
         );
         let difference = exact.density.iter().zip(&fast.density).map(|(a, b)| (a - b).abs());
         println!(
-            "{what}, one term: off by {:.1e} on average, {:.1e} at most",
+            "{what}, one term: off by {:.1e} on average, {:.1e} at worst",
             difference.clone().sum::<f32>() / pixels as f32,
             difference.fold(0.0, f32::max)
         );

@@ -16,7 +16,7 @@ fn strides_dilations_and_slices_against_f64() {
         (depthwise(16, 3).stride(2), 2, 11, 14, true, 0),
         (depthwise(24, 5), 3, 6, 9, false, 16),
     ] {
-        let x = Layout::whole(batch, Size::new(h, w), conv.in_channels).slice(0, beside);
+        let x = Layout::contiguous(batch, Size::new(h, w), conv.in_channels).slice(0, beside);
         let y = Layout { size: conv.output_size(x.size).unwrap(), ..x };
         let mut random = Random((h * w) as u64);
         let data = random.halves(x.elements());

@@ -14,7 +14,7 @@ fn rows_are_copied_in_the_order_of_the_list() {
         (24, 0, Size::new(1, 3), 40),
         (256, 16, Size::new(20, 31), 100),
     ] {
-        let layout = Layout::whole(2, size, channels).slice(beside, beside);
+        let layout = Layout::contiguous(2, size, channels).slice(beside, beside);
         let mut random = Random(channels as u64);
         let values = random.halves(layout.elements());
         // Any order, with repetitions; some lie outside on either side.

@@ -123,7 +123,8 @@ fn the_predicted_class_is_the_first_arg_max() {
 fn first_arg_max(classes: usize, stride: usize) {
     let pixels = 333;
     let mut random = Random(3);
-    let layout = Layout { channels: classes, stride, ..Layout::whole(1, Size::new(9, 37), stride) };
+    let layout =
+        Layout { channels: classes, stride, ..Layout::contiguous(1, Size::new(9, 37), stride) };
     assert_eq!(layout.pixels(), pixels);
     // Few distinct values: many ties; the padding would win.
     let value = |i: usize, random: &mut Random| match i % stride {
@@ -139,8 +140,8 @@ fn first_arg_max(classes: usize, stride: usize) {
         let found = download::<u8>(&*device, &out, pixels);
         for (pixel, found) in found.into_iter().enumerate() {
             let z = &logits[pixel * stride..][..classes];
-            let most = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let expected = z.iter().position(|v| *v == most).unwrap();
+            let max = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let expected = z.iter().position(|v| *v == max).unwrap();
             assert_eq!(usize::from(found), expected, "{name}, {classes} classes, pixel {pixel}");
         }
     }

@@ -23,8 +23,8 @@ impl Guarded {
     /// Writes a byte of the newest buffer's memory, guards and all.
     pub fn spoil(&self, at: usize) {
         let buffers = self.buffers.lock().unwrap();
-        let whole = buffers.last().unwrap().upgrade().unwrap();
-        self.cuda.write(whole.slice(at, 1).unwrap(), &[1]).unwrap();
+        let guarded = buffers.last().unwrap().upgrade().unwrap();
+        self.cuda.write(guarded.slice(at, 1).unwrap(), &[1]).unwrap();
     }
 
     pub fn check(&self, kernels: &[Launch]) -> ddu::Result<()> {
@@ -69,10 +69,10 @@ impl Device for Guarded {
     }
 
     fn alloc(&self, bytes: usize) -> ddu::Result<Buffer> {
-        let whole = Arc::new(self.cuda.alloc(bytes + 2 * GUARD)?);
-        self.cuda.write(whole.all(), &vec![POISON; bytes + 2 * GUARD])?;
-        self.buffers.lock().unwrap().push(Arc::downgrade(&whole));
-        Buffer::inside(whole, GUARD, bytes)
+        let guarded = Arc::new(self.cuda.alloc(bytes + 2 * GUARD)?);
+        self.cuda.write(guarded.all(), &vec![POISON; bytes + 2 * GUARD])?;
+        self.buffers.lock().unwrap().push(Arc::downgrade(&guarded));
+        Buffer::inside(guarded, GUARD, bytes)
     }
 
     fn write(&self, to: Slice, from: &[u8]) -> ddu::Result<()> {

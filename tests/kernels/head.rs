@@ -26,7 +26,8 @@ fn label_and_entropy_against_f64() {
                 resize: Resize { align_corners },
             };
             let stride = classes.next_multiple_of(8);
-            let x = Layout { channels: classes, stride, ..Layout::whole(batch, op.grid, classes) };
+            let x =
+                Layout { channels: classes, stride, ..Layout::contiguous(batch, op.grid, classes) };
             let mut random = Random(classes as u64);
             let data: Vec<f32> = (0..x.elements()).map(|_| random.value() * scale).collect();
             for (name, device) in devices() {
@@ -49,11 +50,11 @@ fn label_and_entropy_against_f64() {
                         line(y0) + (line(y1) - line(y0)) * wy
                     };
                     let logits: Vec<f64> = (0..classes).map(logit).collect();
-                    let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let sum: f64 = logits.iter().map(|l| (l - most).exp()).sum();
+                    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let sum: f64 = logits.iter().map(|l| (l - max).exp()).sum();
                     let expected: f64 = logits
                         .iter()
-                        .map(|l| (l - most).exp() / sum)
+                        .map(|l| (l - max).exp() / sum)
                         .map(|p| if p > 0.0 { -p * p.ln() } else { 0.0 })
                         .sum();
                     let what = format!("head {op:?} on {name}, pixel {pixel}");
@@ -72,7 +73,7 @@ fn label_and_entropy_against_f64() {
                     );
                     let chosen = logits[usize::from(labels[pixel])];
                     assert!(
-                        chosen >= most - 2.0 * logit_error,
+                        chosen >= max - 2.0 * logit_error,
                         "{what}: class {} is not the arg max",
                         labels[pixel]
                     );
@@ -92,7 +93,7 @@ fn the_first_of_equal_logits_wins() {
         crop: size,
         resize: Resize { align_corners: true },
     };
-    let x = Layout { channels: 5, ..Layout::whole(1, size, 8) };
+    let x = Layout { channels: 5, ..Layout::contiguous(1, size, 8) };
     let data: Vec<f32> = (0..4).flat_map(|_| [0.5, 2.0, 2.0, -1.0, 2.0, 9.0, 9.0, 9.0]).collect();
     for (name, device) in devices() {
         let input = upload(&*device, &data);
@@ -142,7 +143,7 @@ fn logits_that_are_not_finite_give_nan_entropy_and_a_defined_class() {
             (labels, download::<f32>(&*device, &entropy, pixels))
         };
         for (cell, class) in cases {
-            let x = Layout { channels: 4, ..Layout::whole(1, op.grid, 8) };
+            let x = Layout { channels: 4, ..Layout::contiguous(1, op.grid, 8) };
             let mut data = vec![0.0; 4 * 8];
             data[3 * 8..][..4].copy_from_slice(&cell);
             let (labels, entropies) = maps(&op, x, &data);
@@ -151,7 +152,7 @@ fn logits_that_are_not_finite_give_nan_entropy_and_a_defined_class() {
             assert!(entropies.iter().all(|h| h.is_nan()), "{cell:?} on {name}: {entropies:?}");
         }
         for (logit, certain) in [(2.0, true), (inf, false), (-inf, false), (nan, false)] {
-            let x = Layout { channels: 1, ..Layout::whole(1, single.grid, 8) };
+            let x = Layout { channels: 1, ..Layout::contiguous(1, single.grid, 8) };
             let (labels, entropies) = maps(&single, x, &[logit, 0., 0., 0., 0., 0., 0., 0.]);
             let found = (labels[0], entropies[0] == 0.0, entropies[0].is_nan());
             assert_eq!(found, (0, certain, !certain), "{logit} on {name}");

@@ -1,5 +1,5 @@
 //! Every kernel on every device with memory of its own (the CPU path: `tests/parity`) against plain f64
-//! loops: random values, odd, tail-heavy and dilated shapes. A file an op; the devices and the checks
+//! loops: random values, odd, tail-heavy and dilated shapes. One file per op; the devices and the checks
 //! are in `support`. `DDU_TEST_DEVICE=simt|cuda` takes one of them alone.
 //!
 //! Tolerances. Inputs and weights are fp16 numbers, so products are exact and only the f32 accumulation

@@ -28,7 +28,8 @@ fn fold(
         let (now, later) = rest.split_at(*batch);
         rest = later;
         let (pixels, channels) = (now[0].pixels(), now[0].channels);
-        let layout = Layout::whole(*batch, Size::new(1, pixels), channels).slice(beside, beside);
+        let layout =
+            Layout::contiguous(*batch, Size::new(1, pixels), channels).slice(beside, beside);
         // What lies beside the features is NaN.
         let mut padded = vec![f16::NAN; layout.elements()];
         let features = now.iter().flat_map(|scene| scene.features.chunks_exact(channels));
@@ -83,13 +84,13 @@ fn check(what: &str, found: &Moments, images: &[Scene]) -> f64 {
                 let scale = (scatter[i * channels + i] * scatter[j * channels + j]).sqrt();
                 let off = (found.scatter(class)[at] - scatter[at]).abs();
                 // The plain passes' own rounding, where a channel is constant.
-                let own = 1e-25 * n * greatest * greatest;
+                let rounding = 1e-25 * n * greatest * greatest;
                 assert!(
-                    off <= 2e-6 * scale + own,
+                    off <= 2e-6 * scale + rounding,
                     "{what}: class {class}, S[{i}, {j}]: off by {off:e} of {scale:e}"
                 );
                 if scale > 0.0 {
-                    worst = worst.max((off - own) / (2e-6 * scale));
+                    worst = worst.max((off - rounding) / (2e-6 * scale));
                 }
             }
         }

@@ -70,14 +70,14 @@ fn a_batch_gives_each_picture_its_own_maps() {
     let mut cpu = Engine::new(model());
     let out = device.run(&[&images[0], &images[1]]).unwrap();
     for (i, image) in images.iter().enumerate() {
-        let own = cpu.run(&[image]).unwrap();
-        let (both, alone) = (out.logits(i).unwrap(), own.logits(0).unwrap());
+        let single = cpu.run(&[image]).unwrap();
+        let (both, alone) = (out.logits(i).unwrap(), single.logits(0).unwrap());
         let error = both.iter().zip(&*alone).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
         let total = alone.iter().map(|v| v * v).sum::<f32>();
         // As in ddu::compare, with 24 convolutions: 4e-3.
         assert!((error / total).sqrt() < 4e-3, "image {i}: {}", (error / total).sqrt());
-        assert_eq!(out.features(i).unwrap().len(), own.features(0).unwrap().len());
-        let (both, alone) = (out.maps(i).unwrap(), own.maps(0).unwrap());
+        assert_eq!(out.features(i).unwrap().len(), single.features(0).unwrap().len());
+        let (both, alone) = (out.maps(i).unwrap(), single.maps(0).unwrap());
         let equal = both.label.iter().zip(&alone.label).filter(|(a, b)| a == b).count();
         assert!(
             equal as f64 >= 0.99 * image.size.pixels() as f64,

@@ -75,7 +75,7 @@ pub fn f64s(z: &[f32]) -> Vec<f64> {
     z.iter().map(|v| f64::from(round_to_half(*v))).collect()
 }
 
-/// A feature a cell.
+/// One feature per cell.
 pub fn rows(values: &[f32], channels: usize) -> Vec<Vec<f64>> {
     values.chunks_exact(channels).map(f64s).collect()
 }

@@ -15,20 +15,20 @@ fn max_pool_is_exact() {
         (3, 1, 1, 3, 5, 4, 16, 16),
     ] {
         let pool = MaxPool { kernel, stride, padding };
-        let x = Layout::whole(batch, Size::new(h, w), channels);
-        let y =
-            Layout::whole(batch, pool.output_size(x.size).unwrap(), channels).slice(beside, beside);
+        let x = Layout::contiguous(batch, Size::new(h, w), channels);
+        let y = Layout::contiguous(batch, pool.output_size(x.size).unwrap(), channels)
+            .slice(beside, beside);
         let data = Random((h * w) as u64).halves(x.elements());
         let expected = |n: usize, p: usize, q: usize, c: usize| {
-            let mut most = f64::NEG_INFINITY;
+            let mut max = f64::NEG_INFINITY;
             for i in 0..kernel * kernel {
                 let (row, column) = (p * stride + i / kernel, q * stride + i % kernel);
                 let (row, column) = (row.wrapping_sub(padding), column.wrapping_sub(padding));
                 if row < h && column < w {
-                    most = most.max(x.at(&data, n, row as isize, column as isize, c));
+                    max = max.max(x.at(&data, n, row as isize, column as isize, c));
                 }
             }
-            Expected { value: most, bound: 0.0, plain: most }
+            Expected { value: max, bound: 0.0, plain: max }
         };
         for (name, device) in devices() {
             let device = &*device;
@@ -45,7 +45,7 @@ fn max_pool_is_exact() {
 #[test]
 fn max_pool_hands_nan_on() {
     let pool = MaxPool { kernel: 3, stride: 2, padding: 1 };
-    let x = Layout::whole(1, Size::new(4, 4), 8);
+    let x = Layout::contiguous(1, Size::new(4, 4), 8);
     let mut data = vec![f16::ONE; x.elements()];
     data[5 * 8 + 3] = f16::NAN; // pixel (1, 1) is in all four windows, channel 3
     for (name, device) in devices() {
@@ -65,8 +65,8 @@ fn global_average_against_f64() {
     for (batch, h, w, channels, beside) in
         [(1, 1, 1, 8, 0), (2, 23, 30, 72, 0), (1, 5, 3, 64, 8), (3, 33, 33, 136, 0)]
     {
-        let x = Layout::whole(batch, Size::new(h, w), channels).slice(beside, 0);
-        let y = Layout::whole(batch, Size::new(1, 1), channels);
+        let x = Layout::contiguous(batch, Size::new(h, w), channels).slice(beside, 0);
+        let y = Layout::contiguous(batch, Size::new(1, 1), channels);
         let data = Random((h * w) as u64).halves(x.elements());
         let pixels = h * w;
         let expected = |n: usize, _, _, c: usize| {

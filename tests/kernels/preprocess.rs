@@ -11,7 +11,7 @@ fn normalised_and_padded_against_f64() {
     let (mean, std) = ([0.485f32, 0.456, 0.406], [0.229f32, 0.224, 0.225]);
     for (batch, h, w, to_h, to_w) in [(1, 5, 7, 16, 16), (2, 33, 17, 33, 17), (3, 1, 1, 2, 9)] {
         let image = Size::new(h, w);
-        let y = Layout::whole(batch, Size::new(to_h, to_w), 4);
+        let y = Layout::contiguous(batch, Size::new(to_h, to_w), 4);
         let mut random = Random((h * w) as u64);
         let rgb: Vec<u8> = (0..batch * h * w * 3).map(|_| random.next() as u8).collect();
         let expected = |n: usize, i: usize, j: usize, c: usize| {

@@ -28,8 +28,8 @@ fn both_rules_against_f64() {
     ] {
         for align_corners in [true, false] {
             let op = Resize { align_corners };
-            let x = Layout::whole(batch, Size::new(from.0, from.1), channels);
-            let y = Layout::whole(batch, Size::new(to.0, to.1), channels).slice(beside, 0);
+            let x = Layout::contiguous(batch, Size::new(from.0, from.1), channels);
+            let y = Layout::contiguous(batch, Size::new(to.0, to.1), channels).slice(beside, 0);
             let data = Random((from.0 * to.1) as u64).halves(x.elements());
             let expected = |n: usize, p: usize, q: usize, c: usize| {
                 let (y0, y1, wy) = taps(p, from.0, to.0, align_corners);
@@ -38,8 +38,8 @@ fn both_rules_against_f64() {
                 let line = |y| at(y, x0) + (at(y, x1) - at(y, x0)) * wx;
                 let value = line(y0) + (line(y1) - line(y0)) * wy;
                 // Seven roundings of values of at most twice the largest corner, and the weights'.
-                let most = [at(y0, x0), at(y0, x1), at(y1, x0), at(y1, x1)].map(f64::abs);
-                let magnitude = 2.0 * most.into_iter().fold(0.0, f64::max);
+                let largest = [at(y0, x0), at(y0, x1), at(y1, x0), at(y1, x1)].map(f64::abs);
+                let magnitude = 2.0 * largest.into_iter().fold(0.0, f64::max);
                 Expected::sum(value, value, 10, magnitude, Element::F16)
             };
             for (name, device) in devices() {

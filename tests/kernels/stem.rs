@@ -17,8 +17,9 @@ fn odd_sizes_and_channel_tails_against_f64() {
         (3, 9, 64, 24, 16),
     ] {
         let conv = Conv2d { padding: 3, ..Conv2d::dense(3, channels, 7).stride(2) };
-        let x = Layout::whole(batch, Size::new(h, w), 4);
-        let y = Layout::whole(batch, conv.output_size(x.size).unwrap(), channels).slice(beside, 0);
+        let x = Layout::contiguous(batch, Size::new(h, w), 4);
+        let y =
+            Layout::contiguous(batch, conv.output_size(x.size).unwrap(), channels).slice(beside, 0);
         let mut random = Random((h * w) as u64);
         let mut data = random.halves(x.elements());
         data.chunks_exact_mut(4).for_each(|pixel| pixel[3] = f16::ZERO);

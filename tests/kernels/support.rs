@@ -147,7 +147,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    pub fn whole(batch: usize, size: Size, channels: usize) -> Self {
+    pub fn contiguous(batch: usize, size: Size, channels: usize) -> Self {
         Layout { batch, size, channels, first: 0, stride: channels }
     }
 

@@ -4,7 +4,7 @@
 //! epilogue of three operations (Higham, Accuracy and Stability, 3.1). Winograd's transforms amplify
 //! rounding; see [`WINOGRAD`].
 
-use ddu::cpu::conv::Packed;
+use ddu::cpu::conv::Direct;
 use ddu::cpu::depthwise::Depthwise;
 use ddu::cpu::winograd::Winograd;
 use ddu::ops::{Conv2d, Size};
@@ -152,7 +152,7 @@ fn dense_convolutions() {
     for (seed, case) in dense_cases().iter().enumerate() {
         let mut run = prepare(case, seed as u64);
         let residual = run.residual.as_ref().map(Tensor::input);
-        Packed::new(&run.weights).run(run.x.input(), residual, case.relu, run.y.output());
+        Direct::new(&run.weights).run(run.x.input(), residual, case.relu, run.y.output());
         check_plain(case, &run);
     }
 }
@@ -221,6 +221,6 @@ fn parameters_are_validated() {
     assert_eq!(no_padding.output_size(Size::new(3, 5)).unwrap(), Size::new(1, 3));
     let stem = dense(3, 64, 7).stride(2);
     assert_eq!(stem.output_size(Size::new(513, 97)).unwrap(), Size::new(257, 49));
-    // 2 * 3 * 49 multiply-adds a pixel and channel, two FLOP each.
+    // 2 * 3 * 49 multiply-adds per pixel and channel, two FLOP each.
     assert_eq!(stem.flops(2, Size::new(257, 49)), 2 * 2 * 257 * 49 * 64 * 3 * 49);
 }

@@ -1,7 +1,7 @@
 //! Every op against a plain f64 loop, on random, non-square, odd and tail-heavy shapes.
 //!
 //! Outputs are poisoned before a run: an element that is not written, or one outside the channel
-//! slice that is, shows. A file an op; its cases and the reason for its tolerance stand in it.
+//! slice that is, shows. One file per op; its cases and the reason for its tolerance stand in it.
 
 mod common;
 mod conv2d;

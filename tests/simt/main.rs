@@ -228,11 +228,12 @@ fn thread_sanitizer_sees_missing_barriers() {
 fn needs_each(kernel: &str, words: &[&str], places: usize) {
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let read = |name: &str| std::fs::read_to_string(kernels.join(name)).unwrap();
-    // What the kernel shares with its sister counts as its own.
+    // The header that the density kernels share counts as part of each.
     let shared = "#include \"common/gaussians.cuh\"";
-    let own = |text: &str| text.replace("#pragma once", "").replace("arch.cuh", "common/arch.cuh");
+    let inlined =
+        |text: &str| text.replace("#pragma once", "").replace("arch.cuh", "common/arch.cuh");
     let text = read(&format!("{kernel}.cu"));
-    let text = text.replace(shared, &own(&read("common/gaussians.cuh")));
+    let text = text.replace(shared, &inlined(&read("common/gaussians.cuh")));
     let text =
         text.replace("#include \"common/", &format!("#include \"{}/common/", kernels.display()));
     let found = words.iter().flat_map(|word| text.match_indices(word)).map(|(place, _)| place);

@@ -76,13 +76,13 @@ impl Ray {
     /// First meeting with the convex body of the points p with `n . p <= d` for every plane
     /// `[n.x, n.y, n.z, d]`: depth and the index of the plane met.
     pub fn convex(&self, planes: &[[f32; 4]]) -> Option<(f32, usize)> {
-        let (mut enter, mut leave, mut face) = (0.1f32, f32::MAX, usize::MAX);
+        let (mut enter, mut exit, mut face) = (0.1f32, f32::MAX, usize::MAX);
         for (i, [nx, ny, nz, d]) in planes.iter().enumerate() {
             // n . (x z, height - y z, z) = slope z + ny height <= d
             let slope = nx * self.x - ny * self.y + nz;
             let room = d - ny * self.height;
             if slope > 1e-6 {
-                leave = leave.min(room / slope);
+                exit = exit.min(room / slope);
             } else if slope < -1e-6 {
                 let z = room / slope;
                 if z > enter {
@@ -92,7 +92,7 @@ impl Ray {
                 return None;
             }
         }
-        (face != usize::MAX && enter < leave).then_some((enter, face))
+        (face != usize::MAX && enter < exit).then_some((enter, face))
     }
 }
 

@@ -67,9 +67,9 @@ impl Object {
     pub fn shade(&self, x: f32, z: f32, slant: f32) -> f32 {
         let middle = 0.5 * (self.z[0] + self.z[1]);
         let (rx, rz) = (self.half * 1.1 + 0.15, 0.5 * (self.z[1] - self.z[0]) + 0.35);
-        let reach = slant * self.top.min(3.0);
+        let shadow = slant * self.top.min(3.0);
         // Distance to the segment from the foot to the shadow's end, x only.
-        let along = (x - self.x).clamp(reach.min(0.0), reach.max(0.0));
+        let along = (x - self.x).clamp(shadow.min(0.0), shadow.max(0.0));
         let (dx, dz) = ((x - self.x - along) / rx, (z - middle) / rz);
         1.0 - super::random::smooth(0.55, 1.1, dx * dx + dz * dz)
     }

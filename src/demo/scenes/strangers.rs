@@ -169,8 +169,8 @@ fn person(random: &mut Random, x: f32, z: f32) -> Object {
         if (0.82..1.46).contains(&y) && u.abs() < 0.23 - 0.06 * (1.46 - y) {
             return some(shirt);
         }
-        let reach = 0.24 + 0.22 * (1.42 - y) * stride * 4.0;
-        if (0.80..1.42).contains(&y) && (u.abs() - reach).abs() < 0.06 {
+        let arm = 0.24 + 0.22 * (1.42 - y) * stride * 4.0;
+        if (0.80..1.42).contains(&y) && (u.abs() - arm).abs() < 0.06 {
             return some(if y < 0.92 { skin } else { shirt });
         }
         let spread = stride * (0.86 - y) / 0.86 + 0.07;

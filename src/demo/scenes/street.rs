@@ -263,8 +263,8 @@ impl Building {
         let [w, h] = if shop { [0.8, 0.74] } else { self.window };
         let (du, dv) = (u.abs() / w * 2.0, v.abs() / h * 2.0);
         let end = if street_side { self.z[1] - self.z[0] } else { 11.0 };
-        let whole = i >= 0.0 && (i + 1.0) * self.cell[0] < end;
-        if whole && du < 1.0 && dv < 1.0 && y > 0.25 && face != 5 {
+        let complete = i >= 0.0 && (i + 1.0) * self.cell[0] < end;
+        if complete && du < 1.0 && dv < 1.0 && y > 0.25 && face != 5 {
             let bar = u.abs() < 0.02 || du > 0.88 || dv > 0.9;
             let pane = hash(i as i32, j as i32, self.seed);
             colour = if bar {
@@ -276,7 +276,7 @@ impl Building {
                     mix([0.10, 0.13, 0.17], light.reflection(), 0.15 + 0.5 * (v + 0.3).max(0.0));
                 mix(glass, self.wall, 0.3 * (pane - 0.12))
             };
-        } else if whole && !shop && du < 1.25 && dv < 1.25 {
+        } else if complete && !shop && du < 1.25 && dv < 1.25 {
             colour = mix(colour, self.trim, 0.6);
         }
         scale(colour, lit)

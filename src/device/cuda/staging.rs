@@ -40,7 +40,7 @@ impl Staging {
         Ok(Staging { up, down, next: 0 })
     }
 
-    /// Returns when `from` is taken over; the copy itself may be under way.
+    /// Returns when `from` has been copied to staging; the copy to the device may still be running.
     ///
     /// # Safety
     /// `from.len()` bytes at `to` stay alive until the stream has ended.

@@ -13,7 +13,7 @@ use crate::error::Result;
 pub(in crate::device) struct Address(u64);
 
 impl Address {
-    /// Of an operand that is left out.
+    /// Of an operand that is absent.
     pub const NULL: Address = Address(0);
 }
 

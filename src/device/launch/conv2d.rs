@@ -173,9 +173,9 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
     let partial = tiling.partial_bytes(conv, pixels);
     require(what, tiling.splits == 1 || o.partial.is_some(), "memory for partial sums", "none")?;
     require(what, TILES.contains(&tiling.tile), "a tile of the list", format!("{tiling:?}"))?;
-    let whole = tiling.splits * tiling.k_blocks * K_BLOCK >= reduction(conv)
+    let covered = tiling.splits * tiling.k_blocks * K_BLOCK >= reduction(conv)
         && (tiling.splits - 1) * tiling.k_blocks * K_BLOCK < reduction(conv);
-    require(what, whole, "splits that cover the reduction, none empty", format!("{tiling:?}"))?;
+    require(what, covered, "splits that cover the reduction, none empty", format!("{tiling:?}"))?;
 
     let p = |value| param(what, value);
     // What the kernel computes in 32 bits: positions in the padded image and in the reduction.

@@ -287,9 +287,9 @@ pub fn density<'a>(
     require(what, fits, &format!("channels in sixteens, up to {}", tile.channels), channels)?;
     let same = features.element == Element::F16 && features.channels == channels;
     require(what, same, &format!("fp16 features of {channels} channels"), features.channels)?;
-    let whole =
+    let covered =
         per_split > 0 && splits * per_split >= classes && (splits - 1) * per_split < classes;
-    require(what, whole, "splits that cover the classes, none empty", format!("{tiling:?}"))?;
+    require(what, covered, "splits that cover the classes, none empty", format!("{tiling:?}"))?;
     require(what, tau > 0.0, "a positive tau", tau)?;
 
     let pixels = features.pixels();

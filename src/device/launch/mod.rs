@@ -42,7 +42,7 @@ pub(super) mod depthwise;
 pub(super) mod gather;
 pub(super) mod head;
 pub(super) mod label_grid;
-// Its kernels trust what the ones before them left in the scratch memory: only the whole list is safe.
+// Its kernels index by what the previous ones wrote to scratch memory: only the complete list is safe to launch.
 pub(crate) mod moments;
 pub(super) mod pool;
 pub(super) mod preprocess;
@@ -68,8 +68,35 @@ use std::marker::PhantomData;
 use super::kernels::{Kernel, Source};
 use super::{Buffer, DeviceId, Element, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::Size;
+use crate::ops::{Size, Spatial};
 use address::{Address, Addresses};
+
+/// Every `.cu`, one per line.
+pub static SOURCES: [&Source; 14] = [
+    &conv2d::SOURCE,
+    &stem::SOURCE,
+    &depthwise::SOURCE,
+    &pool::SOURCE,
+    &resize::SOURCE,
+    &head::SOURCE,
+    &preprocess::SOURCE,
+    &density::SOURCE,
+    &density::HOPPER_SOURCE,
+    &moments::SOURCE,
+    &label_grid::SOURCE,
+    &upsample::SOURCE,
+    &arg_max::SOURCE,
+    &gather::SOURCE,
+];
+
+/// The launch of an op without weights.
+pub fn spatial<'a>(op: &Spatial, x: Tensor<'a>, y: Tensor<'a>) -> Result<Launch<'a>> {
+    match op {
+        Spatial::MaxPool(pool) => max_pool(pool, x, y),
+        Spatial::GlobalAvgPool => global_average_pool(x, y),
+        Spatial::Resize(op) => resize(op, x, y),
+    }
+}
 
 /// One kernel ready to run: made by the functions of this module alone, which have checked that it stays
 /// inside the slices it was given, all of one device.
@@ -99,12 +126,12 @@ pub struct Work {
 }
 
 impl Work {
-    /// Of a kernel that moves bytes and computes next to nothing.
+    /// The work of a kernel limited by memory: bytes, no FLOP.
     fn moving(shape: [usize; 4], bytes: usize) -> Self {
         Work { shape, flop: 0, bytes: bytes as u64, splits: 1, block_flop: 0.0 }
     }
 
-    /// Of a kernel whose blocks share the FLOP evenly.
+    /// The work of a kernel whose blocks share the FLOP evenly.
     fn even(shape: [usize; 4], flop: u64, bytes: u64, grid: [usize; 3]) -> Self {
         let blocks: f64 = grid.iter().map(|&n| n as f64).product();
         Work { shape, flop, bytes, splits: 1, block_flop: flop as f64 / blocks.max(1.0) }
@@ -130,7 +157,7 @@ impl Launch<'_> {
         &self.work
     }
 
-    /// Refuses to run on a device that its memory does not belong to.
+    /// Refuses a device that its memory does not belong to.
     #[cfg(any(feature = "cuda", feature = "simt"))]
     pub(super) fn check(&self, device: DeviceId) -> Result<()> {
         device.require(self.kernel.name, self.device)
@@ -209,7 +236,7 @@ fn shape(tensor: &Tensor) -> [usize; 4] {
     [tensor.batch, tensor.size.h, tensor.size.w, tensor.channels]
 }
 
-/// Bytes of a tensor's channels, those it shares its pixels with left out.
+/// Bytes of a tensor's channels, without the other channels of its buffer.
 fn tensor_bytes(tensor: &Tensor) -> usize {
     tensor.pixels() * tensor.channels * tensor.element.bytes()
 }

@@ -35,8 +35,8 @@ fn distance_and_bound(gaussian: &Gaussian, z: &[f64]) -> (f64, f64) {
 }
 
 fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {
-    let most = terms.clone().fold(f64::NEG_INFINITY, f64::max);
-    most + terms.map(|t| (t - most).exp()).sum::<f64>().ln()
+    let max = terms.clone().fold(f64::NEG_INFINITY, f64::max);
+    max + terms.map(|t| (t - max).exp()).sum::<f64>().ln()
 }
 
 /// (log q, its bound in one term; log q - background, its bound).
@@ -54,8 +54,8 @@ fn fast_bounds(gaussians: &Gaussians, z: &[f64]) -> [(f64, f64); 2] {
     let below = q - log_sum_exp(terms.iter().map(|t| t.0 - t.1));
     let (half, bound) = distance_and_bound(&gaussians.background, z);
     let relative = q - gaussians.background.log_peak() + half;
-    let own = above.max(below);
-    [(q, own), (relative, own + bound)]
+    let bound_q = above.max(below);
+    [(q, bound_q), (relative, bound_q + bound)]
 }
 
 /// The worst share of the allowed error, over all pixels and both scores; panics beyond 1.

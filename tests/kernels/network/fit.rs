@@ -66,11 +66,11 @@ fn features(engine: &mut Engine, pictures: &[(Image, Mask)]) -> Vec<(Vec<Vec<f64
 fn a_fit_on_a_device_is_the_fit_of_its_features() {
     let pictures = known_pictures(5);
     let mut engine = on_device(demo_model());
-    let whole = fit(&mut engine, &pictures, 3, false);
-    let mut own = Density { moments: Moments::new(9, 64), ..whole.clone() };
-    own.sample = Sample::new(64);
-    own.origin.pixels = Default::default();
-    own.origin.images.clear();
+    let device_fit = fit(&mut engine, &pictures, 3, false);
+    let mut host_fit = Density { moments: Moments::new(9, 64), ..device_fit.clone() };
+    host_fit.sample = Sample::new(64);
+    host_fit.origin.pixels = Default::default();
+    host_fit.origin.images.clear();
     let mut hash = 0;
     for run in pictures.chunks(3) {
         let images: Vec<&Image> = run.iter().map(|(image, _)| image).collect();
@@ -78,13 +78,13 @@ fn a_fit_on_a_device_is_the_fit_of_its_features() {
         for (at, (_, mask)) in run.iter().enumerate() {
             let rule = LabelRule::AlignCorners;
             let labels = label_grid(mask, output.size, output.padded, output.grid, rule);
-            own.add(hash, &output.features(at).unwrap(), &labels);
+            host_fit.add(hash, &output.features(at).unwrap(), &labels);
             hash += 1;
         }
     }
-    assert_eq!((&whole.origin, &whole.sample), (&own.origin, &own.sample));
-    assert!(whole.origin.pixels.unknown.len() > 1 && whole.origin.pixels.void > 0);
-    let (found, expected) = (&whole.moments, &own.moments);
+    assert_eq!((&device_fit.origin, &device_fit.sample), (&host_fit.origin, &host_fit.sample));
+    assert!(device_fit.origin.pixels.unknown.len() > 1 && device_fit.origin.pixels.void > 0);
+    let (found, expected) = (&device_fit.moments, &host_fit.moments);
     assert_eq!(found.count(), expected.count());
     for class in 0..9 {
         for i in 0..64 {
@@ -102,8 +102,8 @@ fn a_fit_on_a_device_is_the_fit_of_its_features() {
         }
     }
     // Two runs, and any place where a checkpoint cuts a run: the same bits.
-    assert_eq!(fit(&mut engine, &pictures, 3, false), whole);
-    assert_eq!(fit(&mut engine, &pictures, 3, true), whole);
+    assert_eq!(fit(&mut engine, &pictures, 3, false), device_fit);
+    assert_eq!(fit(&mut engine, &pictures, 3, true), device_fit);
 }
 
 /// Whole chains: with dz = z_device - z_cpu of each pixel, e = dz less its class mean and E its scatter,
@@ -115,13 +115,13 @@ fn check_fits(what: &str, model: impl Fn() -> Model, pictures: &[(Image, Mask)])
     let (host, found) =
         (fit(&mut cpu, pictures, 1, false).moments, fit(&mut device, pictures, 1, false).moments);
     assert_eq!(host.count(), found.count());
-    let (own, theirs) = (features(&mut cpu, pictures), features(&mut device, pictures));
+    let (host_features, theirs) = (features(&mut cpu, pictures), features(&mut device, pictures));
     let mut worst = 0f64;
     for class in 0..9u8 {
         let mut dz: Vec<Vec<f64>> = Vec::new();
-        for ((own, labels), (theirs, _)) in own.iter().zip(&theirs) {
+        for ((ours, labels), (theirs, _)) in host_features.iter().zip(&theirs) {
             let of_class = |(i, _): &(usize, &Vec<f64>)| labels[*i] == class;
-            let pairs = own.iter().enumerate().filter(of_class);
+            let pairs = ours.iter().enumerate().filter(of_class);
             dz.extend(pairs.map(|(i, z)| theirs[i].iter().zip(z).map(|(a, b)| a - b).collect()));
         }
         let n = dz.len().max(1) as f64;

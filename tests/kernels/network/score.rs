@@ -2,7 +2,7 @@
 //!
 //! Two comparisons, each with the tolerance that its parts have been held to:
 //! - Against f64 on *the device's own features* (fp16, so exact): only the density's kernel errs, by
-//!   1e-3 + 1e-5 |log q| a cell (`density.rs`), and the upsampling, by some 2^-24 of the position.
+//!   1e-3 + 1e-5 |log q| per cell (`density.rs`), and the upsampling, by some 2^-24 of the position.
 //! - Against the CPU path, whole chains: features differ by dz = z_device - z_cpu. With y_c = W_c (z - mu_c) and
 //!   e_c = W_c dz, a class's term differs by exactly y_c . e_c + |e_c|^2 / 2, at most delta_c = |W_c^T y_c| |dz| + |W_c dz|^2 / 2
 //!   (to first order |W^T y| |dz|), and LSE_c(t_c - delta_c) <= log q <= LSE_c(t_c + delta_c). dz itself is
@@ -105,8 +105,8 @@ fn term_and_bound(gaussian: &Gaussian, z: &[f64], dz: &[f64]) -> (f64, f64) {
 }
 
 fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {
-    let most = terms.clone().fold(f64::NEG_INFINITY, f64::max);
-    most + terms.map(|t| (t - most).exp()).sum::<f64>().ln()
+    let max = terms.clone().fold(f64::NEG_INFINITY, f64::max);
+    max + terms.map(|t| (t - max).exp()).sum::<f64>().ln()
 }
 
 /// How far both scores may move by dz.
@@ -199,7 +199,7 @@ fn cells_that_overflow_are_counted_for_their_own_image() {
     let size = Size::new(33, 41);
     let pictures = [crop(904, (60, 100), size).0, crop(905, (100, 30), size).0];
     let pictures = [&pictures[0], &pictures[1]];
-    let most = {
+    let max = {
         let mut engine = Engine::new(random_model(wide(32), 5));
         let output = engine.run(&pictures).unwrap();
         output.features(0).unwrap().iter().copied().fold(0f32, f32::max)
@@ -220,7 +220,7 @@ fn cells_that_overflow_are_counted_for_their_own_image() {
             let scaled =
                 name.contains(".norm.") && (name.ends_with("weight") || name.ends_with("bias"));
             if scaled && last.contains(&name) {
-                tensor.data.iter_mut().for_each(|v| *v *= 65504.0 / (0.7 * most));
+                tensor.data.iter_mut().for_each(|v| *v *= 65504.0 / (0.7 * max));
             }
             tensors.insert(name, tensor);
         }

@@ -12,13 +12,13 @@ use crate::error::Result;
 use crate::ops::Head;
 use crate::score::{Needs, Score};
 
-pub struct Scoring {
+pub struct DensityScores {
     density: DeviceDensity,
     /// Those that the density's kernel computes; each has a map.
     scores: Vec<Score>,
-    /// Predicted classes, splits, counters, a grid for each [`Source`], then a map for each score; each as
+    /// Predicted classes, splits, counters, a grid for each [`Grid`], then a map for each score; each as
     /// large as the largest run so far.
-    memory: Vec<Buffer>,
+    buffers: Vec<Buffer>,
 }
 
 /// Buffers before the grids, and before the maps.
@@ -27,26 +27,26 @@ const MAPS: usize = GRIDS + 2;
 
 /// A grid that the density's kernel writes: its place after [`GRIDS`], and the name of the step that
 /// upsamples it.
-struct Source {
-    grid: usize,
+struct Grid {
+    index: usize,
     step: &'static str,
 }
 
-impl Source {
-    const LOG_Q: Source = Source { grid: 0, step: "density map" };
-    const RELATIVE: Source = Source { grid: 1, step: "relative map" };
+impl Grid {
+    const LOG_Q: Grid = Grid { index: 0, step: "density map" };
+    const RELATIVE: Grid = Grid { index: 1, step: "relative map" };
 
     /// None for a score that is no output of the density's kernel.
-    fn of(score: Score) -> Option<Source> {
+    fn of(score: Score) -> Option<Grid> {
         match score {
             Score::Entropy => None,
-            Score::Density => Some(Source::LOG_Q),
-            Score::Relative => Some(Source::RELATIVE),
+            Score::Density => Some(Grid::LOG_Q),
+            Score::Relative => Some(Grid::RELATIVE),
         }
     }
 }
 
-impl Scoring {
+impl DensityScores {
     /// # Errors
     /// As [`DeviceDensity::new`].
     pub fn new(
@@ -56,11 +56,11 @@ impl Scoring {
         precision: Precision,
     ) -> Result<Self> {
         let density = DeviceDensity::new(device, gaussians, precision)?;
-        let scores = scores.iter().copied().filter(|score| Source::of(*score).is_some()).collect();
-        Ok(Scoring { density, scores, memory: Vec::new() })
+        let scores = scores.iter().copied().filter(|score| Grid::of(*score).is_some()).collect();
+        Ok(DensityScores { density, scores, buffers: Vec::new() })
     }
 
-    /// The Gaussians.
+    /// The Gaussians on the device.
     pub fn density(&self) -> &DeviceDensity {
         &self.density
     }
@@ -98,7 +98,7 @@ impl Scoring {
             relative,
         ];
         needed.extend(self.scores.iter().map(|_| batch * op.crop.pixels() * 4));
-        grow(device, &mut self.memory, &needed)
+        grow(device, &mut self.buffers, &needed)
     }
 
     /// The launches for a prepared batch, after the network's.
@@ -110,12 +110,12 @@ impl Scoring {
         features: Tensor<'a>,
     ) -> Result<Vec<Step<'a>>> {
         let tiling = self.tiling(device, logits.batch, op)?;
-        let buffer = |i: usize| self.memory[i].all();
+        let buffer = |i: usize| self.buffers[i].all();
         let [predicted, partial, stats] = [0, 1, 2].map(buffer);
-        let grid = |source: Source| buffer(GRIDS + source.grid);
-        let relative = self.relative().then(|| grid(Source::RELATIVE));
+        let slice = |grid: Grid| buffer(GRIDS + grid.index);
+        let relative = self.relative().then(|| slice(Grid::RELATIVE));
         let out = Outputs {
-            density: grid(Source::LOG_Q),
+            density: slice(Grid::LOG_Q),
             relative,
             nearest: None,
             partial: Some(partial),
@@ -133,9 +133,9 @@ impl Scoring {
             },
         ];
         for (i, score) in self.scores.iter().enumerate() {
-            let Some(source) = Source::of(*score) else { continue };
-            let name = source.step;
-            let launch = launch::upsample(op, logits.batch, grid(source), buffer(MAPS + i))?;
+            let Some(grid) = Grid::of(*score) else { continue };
+            let name = grid.step;
+            let launch = launch::upsample(op, logits.batch, slice(grid), buffer(MAPS + i))?;
             steps.push(Step { name, launches: vec![launch] });
         }
         Ok(steps)
@@ -153,7 +153,7 @@ impl Scoring {
         let Some(at) = self.scores.iter().position(|s| *s == score) else { return Ok(None) };
         let pixels = op.crop.pixels();
         let mut map = vec![0f32; pixels];
-        let from = self.memory[MAPS + at].slice(image * pixels * 4, pixels * 4)?;
+        let from = self.buffers[MAPS + at].slice(image * pixels * 4, pixels * 4)?;
         device.read(from, bytemuck::cast_slice_mut(&mut map))?;
         let cells = op.grid.pixels();
         let cells = image * cells..(image + 1) * cells;
@@ -173,7 +173,7 @@ impl Scoring {
     }
 
     fn read_stats(&self, device: &dyn Device, words: Range<usize>) -> Result<Vec<u8>> {
-        let stats: Slice = self.memory[2].slice(words.start * 8, words.len() * 8)?;
+        let stats: Slice = self.buffers[2].slice(words.start * 8, words.len() * 8)?;
         let mut bytes = vec![0; stats.bytes()];
         device.read(stats, &mut bytes)?;
         Ok(bytes)
