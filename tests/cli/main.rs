@@ -3,12 +3,17 @@
 mod commands;
 mod density;
 mod device;
+#[cfg(unix)]
+mod faults;
 mod fit;
 mod infer;
+#[cfg(unix)]
+mod interrupt;
 mod kept;
 mod malformed;
 #[path = "../common/models.rs"]
 mod models;
+mod not_finite;
 #[path = "../common/shared.rs"]
 mod shared;
 
