@@ -94,7 +94,7 @@ fn infer_keeps_whole_images_and_goes_on() {
         interrupted(&end(child), code, "the same command with --skip-existing goes on");
         assert_eq!(temporary(&bench), [""; 0]);
         let part = contents(&bench, name);
-        assert!(part.len() < whole.len() && part.len() % 2 == 0, "{} files", part.len());
+        assert!(part.len() < whole.len() && part.len().is_multiple_of(2), "{} files", part.len());
         assert!(part.iter().all(|(file, content)| whole[file] == *content));
         // The report has what was done.
         let report: serde_json::Value =
