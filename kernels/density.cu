@@ -107,8 +107,8 @@ template <class T> DEVICE void density(const DensityParams& p) {
     for (int i = lane; i < 32 * chunks; i += 32) {
         const int row = i / chunks, chunk = i % chunks;
         const bool valid = warp_pixel0 + row < p.pixels && chunk * 8 < p.channels;
-        cp_async16(z + z_at(row, chunk, padded), valid ? p.features + int64_t(warp_pixel0 + row) * p.feature_stride + chunk * 8 : p.features,
-                   valid);
+        cp_async16(z + z_at(row, chunk, padded),
+                   valid ? p.features + int64_t(warp_pixel0 + row) * p.feature_stride + chunk * 8 : p.features, valid);
     }
     cp_async_commit();
     visiting_order<T::PIXELS, T::THREADS>(p, pixel0, first, count, background, smem<uint8_t>(T::RING_AT),
@@ -228,8 +228,8 @@ template <class T> DEVICE void density(const DensityParams& p) {
                         float total = squares[r] + shuffle_xor(squares[r], 1);
                         total += shuffle_xor(total, 2);
                         if (!last) {
-                            float limit = 2.0f * (constant - state[r].most + p.tau);
-                            if (p.nearest) limit = fmaxf(limit, state[r].least);
+                            float limit = 2.0f * (constant - state[r].max + p.tau);
+                            if (p.nearest) limit = fmaxf(limit, state[r].min_squares);
                             out &= total > limit || !(usable >> (r * 8 + lane / 4) & 1);
                         } else if (item == p.classes) {
                             background_terms[r] = constant - 0.5f * total;
@@ -270,7 +270,7 @@ template <class T> DEVICE void density(const DensityParams& p) {
         p.stats[2 * i + 1] = done;
     }
     if (pixel >= p.pixels) return;
-    leave(p, pixel, lane_state, background_term, usable >> row & 1, background);
+    store_result(p, pixel, lane_state, background_term, usable >> row & 1, background);
 }
 
 // Joins the splits in order. Grid ceil(pixels / 256), blocks of 256; a thread has one pixel.
@@ -283,8 +283,8 @@ DEVICE void merge(const DensityParams& p) {
         const Float4 v = load16<Float4>(p.partial + (int64_t(split) * p.pixels + pixel) * 4);
         usable &= v.v[1] >= 0.0f;
         all.join(v.v[0], v.v[1]);
-        if (v.v[2] < all.least) {
-            all.least = v.v[2];
+        if (v.v[2] < all.min_squares) {
+            all.min_squares = v.v[2];
             all.nearest = int(v.v[3]);
         }
     }

@@ -106,8 +106,8 @@ template <class T> DEVICE void multiply(Accumulator (&sum)[2], const uint32_t (&
 template <class T> DEVICE void consume(const DensityParams& p, int count, bool background) {
     const int group = uniform(threadIdx.x / 128), warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32, t = lane % 4;
     const int items = count + background;
-    const int own0 = blockIdx.x * PIXELS + group * 128;
-    const int row0 = own0 + warp * 16 + lane / 4;  // rows row0, + 8, + 64, + 72 of a quad
+    const int group_pixel0 = blockIdx.x * PIXELS + group * 128;
+    const int row0 = group_pixel0 + warp * 16 + lane / 4;  // rows row0, + 8, + 64, + 72 of a quad
     const bool exits = p.tau < INFINITY;
 
     // z[i][k]: columns 16 k .. of rows row0 + 64 i (words 0, 2) and + 8 (1, 3); columns 2 t, 2 t + 1 (0, 1) and + 8 (2, 3).
@@ -166,13 +166,13 @@ template <class T> DEVICE void consume(const DensityParams& p, int count, bool b
 
     // Lane 4 g + t has pixel t of its quad's four.
     State state;
-    float under = 0.0f;
+    float background_term = 0.0f;
     Accumulator sum[2];
     Ring at;
     int done = 0, turn = 0;
     // Whether all warps of the group say so. Two sets of words: no warp can write its next before all have read this one.
-    auto all = [&](bool own) {
-        if (lane == 0) outs[turn * 4 + warp] = own;
+    auto all = [&](bool finished) {
+        if (lane == 0) outs[turn * 4 + warp] = finished;
         if (group == 0) {
             barrier_sync(1, 128);
         } else {
@@ -220,23 +220,23 @@ template <class T> DEVICE void consume(const DensityParams& p, int count, bool b
                 }
             }
             const bool last = panel == p.panels - 1;
-            float own = 0.0f;
+            float lane_squares = 0.0f;
             if (last || may_exit) {
 #pragma unroll
                 for (int r = 0; r < 4; ++r) {
                     float total = squares[r] + shuffle_xor(squares[r], 1);
                     total += shuffle_xor(total, 2);
-                    if (t == r) own = total;
+                    if (t == r) lane_squares = total;
                 }
             }
             if (last && item == p.classes) {
-                under = constant - 0.5f * own;
+                background_term = constant - 0.5f * lane_squares;
             } else if (last) {
-                state.fold(constant, own, p.ids[item]);
+                state.fold(constant, lane_squares, p.ids[item]);
             } else if (may_exit) {
-                float reach = 2.0f * (constant - state.most + p.tau);
-                if (p.nearest) reach = fmaxf(reach, state.least);
-                left = all(vote(own > reach || !(usable >> t & 1)) == 0xffffffffu);
+                float limit = 2.0f * (constant - state.max + p.tau);
+                if (p.nearest) limit = fmaxf(limit, state.min_squares);
+                left = all(vote(lane_squares > limit || !(usable >> t & 1)) == 0xffffffffu);
             }
             sync_warp();
             release(last_stage, left ? n + 1 : n);
@@ -257,10 +257,10 @@ template <class T> DEVICE void consume(const DensityParams& p, int count, bool b
     const int64_t counter = (int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * (PIXELS / 32) + group * 4 + warp;
     if (lane == 0) {
         p.stats[2 * counter] = blockIdx.y == 0 ? int32_t(broken_rows[2 * warp] | uint32_t(broken_rows[2 * warp + 1]) << 16) : 0;
-        p.stats[2 * counter + 1] = own0 + warp * 32 < p.pixels ? done : 0;
+        p.stats[2 * counter + 1] = group_pixel0 + warp * 32 < p.pixels ? done : 0;
     }
     const int pixel = row0 + t / 2 * 64 + t % 2 * 8;
-    if (pixel < p.pixels) leave(p, pixel, state, under, usable >> t & 1, background);
+    if (pixel < p.pixels) store_result(p, pixel, state, background_term, usable >> t & 1, background);
 }
 
 template <class T> DEVICE void density(const DensityParams& p) {

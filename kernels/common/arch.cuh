@@ -186,7 +186,7 @@ DEVICE float shuffle_xor(float value, int mask SITE) {
 #endif
 }
 
-// Lane 0's value, which every lane has already: tells the compiler that what follows from it is one for the warp.
+// Broadcasts a warp-uniform value from lane 0, so that the compiler knows it to be uniform.
 DEVICE int uniform(int value SITE) {
 #if defined(__CUDACC__)
     return __shfl_sync(0xffffffffu, value, 0);

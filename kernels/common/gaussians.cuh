@@ -28,27 +28,27 @@ DEVICE bool finite(float f) { return fabsf(f) < INFINITY; }
 
 // The online log-sum-exp of a pixel, and its nearest class.
 struct State {
-    float most = -INFINITY, sum = 0.0f, least = INFINITY;
+    float max = -INFINITY, sum = 0.0f, min_squares = INFINITY;
     int nearest = VOID;
 
     DEVICE void fold(float constant, float squares, int id) {
         join(constant - 0.5f * squares, 1.0f);
-        if (squares < least) {
-            least = squares;
+        if (squares < min_squares) {
+            min_squares = squares;
             nearest = id;
         }
     }
     // Adds `other` e^term.
     DEVICE void join(float term, float other) {
-        const float greater = fmaxf(most, term);
+        const float greater = fmaxf(max, term);
         if (greater == -INFINITY) return;
-        sum = sum * expf(most - greater) + other * expf(term - greater);
-        most = greater;
+        sum = sum * expf(max - greater) + other * expf(term - greater);
+        max = greater;
     }
 };
 
 DEVICE void write(const DensityParams& p, int pixel, const State& s, float background, bool usable) {
-    const float density = s.most + logf(s.sum);
+    const float density = s.max + logf(s.sum);
     p.density[pixel] = usable && finite(density) ? density : -INFINITY;
     if (p.relative) {
         const float relative = density - background;
@@ -56,7 +56,7 @@ DEVICE void write(const DensityParams& p, int pixel, const State& s, float backg
     }
     if (p.nearest) {
         p.nearest[pixel] = uint8_t(usable ? s.nearest : VOID);
-        p.distance[pixel] = usable ? sqrtf(s.least) : INFINITY;
+        p.distance[pixel] = usable ? sqrtf(s.min_squares) : INFINITY;
     }
 }
 
@@ -93,13 +93,13 @@ DEVICE void visiting_order(const DensityParams& p, int pixel0, int first, int co
 }
 
 // Stores the result of a pixel, or, where the classes are split, the part of this split for density_merge.
-DEVICE void leave(const DensityParams& p, int pixel, const State& s, float background_term, bool usable, bool background) {
+DEVICE void store_result(const DensityParams& p, int pixel, const State& s, float background_term, bool usable, bool background) {
     if (p.splits == 1) {
         write(p, pixel, s, background_term, usable);
     } else {
         // A negative sum: the feature is not finite.
         store16(p.partial + (int64_t(blockIdx.y) * p.pixels + pixel) * 4,
-                Float4{{s.most, usable ? s.sum : -1.0f, s.least, float(s.nearest)}});
+                Float4{{s.max, usable ? s.sum : -1.0f, s.min_squares, float(s.nearest)}});
         if (background) p.relative[pixel] = background_term;
     }
 }
