@@ -112,7 +112,7 @@ fn html(summary: &Summary, sheet: &str) -> String {
     put(format_args!("<h2>Detection</h2>"));
     let detections = [("errors", &summary.errors), ("unknown objects", &summary.unknown)];
     let detections = detections.iter().flat_map(|(what, found)| {
-        found.rows().into_iter().map(move |(name, detection)| {
+        found.rows().map(move |(name, detection)| {
             let [auroc, ap, fpr95] = match detection {
                 Some(d) => [Some(d.auroc), Some(d.average_precision), Some(d.fpr95)],
                 None => [None; 3],
