@@ -87,7 +87,7 @@ fn evaluate(criterion: &mut Criterion) {
         let evaluator = Evaluator::new(&gaussians);
         for (name, early_exit) in [("dense", false), ("early-exit", true)] {
             let options = Options { relative: false, early_exit, nearest: false };
-            let run = || evaluator.evaluate(&input.features, &input.predicted, options);
+            let run = || evaluator.evaluate(&input.features, Some(&input.predicted), options);
             let work = 100.0 * run().work;
             println!("{} {classes} classes {name}: {work:.1} % of the triangle", input.name);
             group.bench_function(format!("{classes}-{name}"), |b| b.iter(run));

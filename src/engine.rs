@@ -346,7 +346,7 @@ impl Output<'_> {
             .collect();
         let relative = score.info().needs == Needs::Background;
         let options = Options { relative, ..Options::default() };
-        let found = evaluator.evaluate(&self.features(image)?, &predicted, options);
+        let found = evaluator.evaluate(&self.features(image)?, Some(&predicted), options);
         Ok((self.upsample(&found.score), found.non_finite))
     }
 

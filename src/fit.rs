@@ -77,6 +77,14 @@ impl Fit {
             let expected = format!("{} annotations, one for each image", output.batch());
             return Err(Error::invalid("fit", expected, annotations.len()));
         }
+        let new = self.fold(output, annotations)?;
+        if new.contains(&true) {
+            self.density.saw(output.size);
+        }
+        Ok(new)
+    }
+
+    fn fold(&mut self, output: &Output, annotations: &[Option<Annotation>]) -> Result<Vec<bool>> {
         match (&mut self.device, output.on_device()) {
             (Some(device), Some((network, plan))) => {
                 let mut claim = |a: &Annotation| self.density.claim(a.hash);
@@ -99,6 +107,17 @@ impl Fit {
                 Err(Error::invalid("fit", "a run of the engine that it was made for", found))
             }
         }
+    }
+
+    /// Pixels so far whose features are not finite; where [`Self::counts_later`], as of the last
+    /// [`Self::density`].
+    pub fn non_finite(&self) -> u64 {
+        self.density.origin.pixels.non_finite
+    }
+
+    /// Whether the counts lie on a device until [`Self::density`] reads them.
+    pub fn counts_later(&self) -> bool {
+        self.device.is_some()
     }
 
     /// The density so far.

@@ -65,6 +65,7 @@ fn it_shows_what_the_paper_claims_and_writes_the_same_files_twice() {
     }
 
     let text = std::fs::read_to_string(folders[0].path().join("summary.json")).unwrap();
+    assert!(text.contains("\"schema_version\": 1"), "{text}");
     // As text: serde_json reads a double only to its last place but one.
     assert_eq!(text, serde_json::to_string_pretty(&summary).unwrap() + "\n");
     let page = std::fs::read_to_string(folders[0].path().join("index.html")).unwrap();

@@ -112,6 +112,28 @@ fn shards_merge_and_foreign_or_overlapping_ones_do_not() {
     refused(make(CHANNELS, rule, Some(360)), "360");
 }
 
+/// Sizes are noted by a fit; in a file they are a range.
+#[test]
+fn the_range_of_sizes_is_kept_merged_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    let sized = |images: std::ops::Range<u64>, range| {
+        let mut density = fitted(images);
+        density.origin.short_side = range;
+        density
+    };
+    let mut a = sized(1..3, Some([300, 400]));
+    a.save(&path).unwrap();
+    assert_eq!(Density::load(&path).unwrap(), a);
+    a.merge("b", &sized(3..4, Some([350, 500]))).unwrap();
+    a.merge("c", &sized(4..5, None)).unwrap();
+    assert_eq!(a.origin.short_side, Some([300, 500]));
+    for wrong in [[0, 9], [9, 8]] {
+        let error = sized(1..3, Some(wrong)).save(&path).unwrap_err().to_string();
+        assert!(error.contains("short_side_px"), "{error}");
+    }
+}
+
 #[test]
 fn a_density_of_another_model_is_refused() {
     let density = fitted(1..2);

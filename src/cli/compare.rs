@@ -8,6 +8,7 @@ use ddu::compare::{Comparison, OpError, compare};
 use ddu::model::Model;
 use ddu::report::json;
 use ddu::{Error, data};
+use serde::Serialize;
 
 use super::{devices, exit};
 
@@ -32,6 +33,13 @@ pub struct Args {
     json: Option<PathBuf>,
 }
 
+#[derive(Serialize)]
+struct Report<'a> {
+    schema_version: u32,
+    #[serde(flatten)]
+    comparison: &'a Comparison,
+}
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let device = args.device.resolve()?.open().ok_or_else(|| {
         Error::Usage(
@@ -45,7 +53,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let image = data::decode(&args.input, true)?;
     let comparison = compare(model, device?, &image)?;
     match &args.json {
-        Some(target) => json::write(target, &comparison)?,
+        Some(target) => {
+            json::write(target, &Report { schema_version: 1, comparison: &comparison })?
+        }
         None => super::print(&text(&comparison)?)?,
     }
     let code = if comparison.pass() { 0 } else { exit::OUT_OF_TOLERANCE };

@@ -1,6 +1,5 @@
 //! `ddu completions SHELL`: the shell's completion script on stdout.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
@@ -16,6 +15,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Into a buffer first: clap_complete panics when a write fails.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::Cli::command(), "ddu", &mut script);
-    std::io::stdout().write_all(&script)?;
+    super::print(&String::from_utf8_lossy(&script))?;
     Ok(ExitCode::SUCCESS)
 }

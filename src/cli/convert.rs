@@ -105,8 +105,7 @@ fn check_output(args: &Args, classes: Option<&Path>) -> Result<(), Error> {
     if args.output.is_dir() {
         Err(Error::Usage(format!("{output}: is a folder; name the model file to write")))
     } else if args.output.exists() && !args.force {
-        Err(Error::invalid(output, "no such file yet", "it there already")
-            .fix("give another -o, or --force to overwrite"))
+        Err(super::exists(&args.output, 0))
     } else {
         Ok(())
     }

@@ -35,6 +35,11 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(folder) = args.scenes {
         scenes::dump(&folder, args.count, args.seed)?;
+        let (count, tenth) = (args.count, args.count.div_ceil(10));
+        super::note(format_args!(
+            "drew {count} training scenes, {tenth} for validation and {tenth} for test in {}",
+            folder.display()
+        ));
         return Ok(ExitCode::SUCCESS);
     }
     let start = Instant::now();

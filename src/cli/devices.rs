@@ -4,35 +4,93 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use ddu::device::gpus;
+use ddu::device::gpus::{self, Gpu};
 use ddu::engine::Engine;
 use ddu::host;
 use ddu::model::Model;
+use ddu::report::json::{self, Host};
+use serde::Serialize;
 
 /// List what can run a model here
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
 
-pub fn run(_: Args) -> anyhow::Result<ExitCode> {
-    let mut text = format!("{:<8}{}\n", Device::Cpu.to_string(), cpu_line());
+#[derive(Serialize)]
+struct Report {
+    schema_version: u32,
+    host: Host,
+    memory_available_bytes: Option<u64>,
+    devices: Vec<Listed>,
+    /// Why no GPU is among them.
+    cuda_problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    /// As `--device` takes it.
+    name: String,
+    description: String,
+    gpu: Option<Gpu>,
+    /// Why it cannot be used.
+    problem: Option<String>,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let report = look();
+    if args.json {
+        json::write("-".as_ref(), &report)?;
+    } else {
+        super::print(&text(&report)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn look() -> Report {
+    let usable = |device: Device| Listed {
+        name: device.to_string(),
+        description: device.describe(),
+        gpu: None,
+        problem: None,
+    };
+    let mut devices = vec![usable(Device::Cpu)];
     #[cfg(feature = "simt")]
-    writeln!(text, "{:<8}{}", Device::Simt.to_string(), Device::Simt.describe())?;
+    devices.push(usable(Device::Simt));
     let found = gpus::find();
-    for gpu in &found.gpus {
-        let name = format!("cuda:{}", gpu.ordinal);
-        let memory = gigabytes(gpu.memory_total_bytes);
-        let capability = &gpu.compute_capability;
-        write!(text, "{name:<8}{}, {memory}, compute capability {capability}", gpu.name)?;
-        match unusable(gpu.ordinal) {
+    devices.extend(found.gpus.into_iter().map(|gpu| {
+        let (memory, capability) = (gigabytes(gpu.memory_total_bytes), &gpu.compute_capability);
+        Listed {
+            name: format!("cuda:{}", gpu.ordinal),
+            description: format!("{}, {memory}, compute capability {capability}", gpu.name),
+            problem: unusable(gpu.ordinal),
+            gpu: Some(gpu),
+        }
+    }));
+    Report {
+        schema_version: 1,
+        host: Host::here(),
+        memory_available_bytes: host::memory().map(|memory| memory.available),
+        devices,
+        cuda_problem: found.problem,
+    }
+}
+
+fn text(report: &Report) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    for Listed { name, description, problem, .. } in &report.devices {
+        write!(text, "{name:<8}{description}")?;
+        match problem {
             None => writeln!(text)?,
             Some(problem) => writeln!(text, "; not usable: {problem}")?,
         }
     }
-    if let Some(problem) = &found.problem {
+    if let Some(problem) = &report.cuda_problem {
         writeln!(text, "{:<8}none: {problem}", "cuda")?;
     }
-    super::print(&text)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(text)
 }
 
 fn cpu_line() -> String {
@@ -83,7 +141,7 @@ impl FromStr for Choice {
             "simt" => Ok(Choice::Simt),
             _ => match text.strip_prefix("cuda:").map(str::parse) {
                 Some(Ok(ordinal)) => Ok(Choice::Cuda(ordinal)),
-                _ => Err("expected auto, cpu, simt or cuda:N".into()),
+                _ => Err("expected auto, cpu, simt or cuda:N; the first GPU is cuda:0".into()),
             },
         }
     }

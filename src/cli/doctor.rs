@@ -25,6 +25,8 @@ struct Report {
     features: Vec<&'static str>,
     /// Whether the build found nvcc.
     cuda_kernels_compiled: bool,
+    /// The CUDA release of that nvcc ("13.0").
+    nvcc_cuda_version: Option<&'static str>,
     host: Host,
     memory_available_bytes: Option<u64>,
     cuda: Gpus,
@@ -50,7 +52,8 @@ fn examine() -> Report {
         ddu_version: env!("CARGO_PKG_VERSION"),
         debug_build: cfg!(debug_assertions),
         features: features(),
-        cuda_kernels_compiled: cuda_kernels_compiled(),
+        cuda_kernels_compiled: nvcc_cuda_version().is_some(),
+        nvcc_cuda_version: nvcc_cuda_version(),
         host: Host::here(),
         memory_available_bytes: host::memory().map(|memory| memory.available),
         cuda: gpus::find(),
@@ -67,11 +70,32 @@ fn features() -> Vec<&'static str> {
     all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect()
 }
 
-fn cuda_kernels_compiled() -> bool {
+fn nvcc_cuda_version() -> Option<&'static str> {
     #[cfg(feature = "cuda")]
-    return !ddu::device::FATBINS.is_empty();
+    return (!ddu::device::FATBINS.is_empty()).then_some(ddu::device::NVCC_RELEASE);
     #[cfg(not(feature = "cuda"))]
-    false
+    None
+}
+
+/// (13, 0) of "13.0".
+fn version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// What to know where the kernels are of a newer CUDA than the driver's: within one major version it runs them
+/// (the CUDA documentation, "Minor Version Compatibility"), of the next it does not.
+fn newer_kernels(nvcc: &str, driver: &str) -> Option<String> {
+    let (kernels, takes) = (version(nvcc)?, version(driver)?);
+    let versions = format!("the kernels are of CUDA {nvcc}, the driver takes {driver}");
+    let cure = format!("update the driver, or build with an nvcc of CUDA {driver}");
+    match kernels.0.cmp(&takes.0) {
+        std::cmp::Ordering::Greater => Some(format!("{versions}, and will refuse them: {cure}")),
+        std::cmp::Ordering::Equal if kernels.1 > takes.1 => {
+            Some(format!("{versions}: should one not load, {cure}"))
+        }
+        _ => None,
+    }
 }
 
 fn advice(report: &Report) -> Vec<String> {
@@ -92,6 +116,9 @@ fn advice(report: &Report) -> Vec<String> {
     add(scarce, "less than 1 GiB of memory is free: large images may not fit, see --resize");
     let place = "this folder cannot be written: give -o a folder that can";
     add(!report.working_folder_writable, place);
+    let driver = report.cuda.driver_cuda_version.as_deref();
+    let newer = report.nvcc_cuda_version.zip(driver).and_then(|(k, d)| newer_kernels(k, d));
+    add(newer.is_some(), &newer.unwrap_or_default());
     let no_gpu = "no GPU that this build can ask: networks run on the CPU";
     add(report.cuda.gpus.is_empty(), no_gpu);
     for gpu in &report.cuda.gpus {
@@ -112,9 +139,11 @@ fn text(report: &Report) -> Result<String, std::fmt::Error> {
         some => format!("features {}", some.join(", ")),
     };
     line("ddu", format!("{} ({build} build, {features})", report.ddu_version))?;
-    let kernels =
-        if report.cuda_kernels_compiled { "compiled in" } else { "none: built without nvcc" };
-    line("cuda kernels", kernels.into())?;
+    let kernels = match report.nvcc_cuda_version {
+        Some(release) => format!("compiled in, by nvcc of CUDA {release}"),
+        None => "none: built without nvcc".into(),
+    };
+    line("cuda kernels", kernels)?;
     let host = &report.host;
     line("system", format!("{} {}", host.os, host.architecture))?;
     line("cpu", format!("{}, {} threads, SIMD {}", host.cpu, host.threads, host.simd))?;
@@ -142,4 +171,22 @@ fn text(report: &Report) -> Result<String, std::fmt::Error> {
         line("advice", advice.clone())?;
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newer_kernels;
+
+    #[test]
+    fn kernels_of_a_newer_cuda_than_the_drivers() {
+        let says = |nvcc, driver, words: &str| {
+            newer_kernels(nvcc, driver).is_some_and(|text: String| text.contains(words))
+        };
+        assert!(says("13.5", "12.8", "will refuse them: update the driver"));
+        assert!(says("13.5", "13.0", "should one not load"));
+        for (nvcc, driver) in [("13.0", "13.0"), ("12.8", "13.0"), ("13.0", "13.10"), ("", "13.0")]
+        {
+            assert_eq!(newer_kernels(nvcc, driver), None, "{nvcc}, {driver}");
+        }
+    }
 }

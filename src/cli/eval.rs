@@ -18,7 +18,9 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::pipeline::{Event, Item, List, behind, send};
-use super::{exit, interrupt, labelled, note, pipeline, progress_bar, scoring, warn};
+use super::{
+    exit, interrupt, labelled, note, pipeline, prepare_folder, progress_bar, scoring, warn,
+};
 
 /// Measure segmentation and uncertainties on a labelled data set
 ///
@@ -95,9 +97,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     reads.extend(args.scoring.density.as_deref());
     reads.refuse(&path)?;
     if path.exists() && !args.force {
-        let found = "it there already";
-        let error = Error::invalid(path.display(), "no such file yet", found);
-        return Err(error.fix("give another -o, or --force to overwrite").into());
+        return Err(super::exists(&path, 0).into());
     }
     let model_sha256 = model.hash();
     let mut engine = device.engine(model)?;
@@ -105,17 +105,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         density.check_resize(resize);
         density.attach(&mut engine, &scores)?;
     }
-    std::fs::create_dir_all(&args.output).map_err(|e| Error::io(&args.output, "create", e))?;
+    prepare_folder(&args.output)?;
     if !args.quiet {
         note(format_args!("device {device}: {}", device.describe()));
     }
 
     let bar = progress_bar(data.pairs.len(), args.quiet);
+    let max_pixels = args.running.max_pixels;
     let list = List {
         len: data.pairs.len(),
         batch: args.running.batch(),
+        size: &|index| data.pairs[index].size_within(resize, max_pixels),
         read: &|index| {
-            let mut read = data.pairs[index].read(resize)?;
+            let mut read = data.pairs[index].read_within(resize, max_pixels)?;
             map.apply(&mut read.mask.label);
             Ok((read.image, read.mask))
         },
@@ -123,6 +125,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let name = |index: usize| data.pairs[index].name.as_str();
     let tally = Tally::new(&scores, config.classes.len(), named.as_ref());
+    let mut scale = density.as_ref().map(|density| density.scale());
     let produce = |to: SyncSender<(usize, Result<Segmented>)>| {
         // Broken: the tally has stopped, and says why.
         let _ = pipeline::run(&mut engine, &list, |event| match event {
@@ -130,6 +133,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Event::Ran(output, items) => {
                 items.into_iter().enumerate().try_for_each(|(at, item)| {
                     let index = item.index;
+                    if let Some(scale) = &mut scale {
+                        scale.see(&(list.name)(index), output.size);
+                    }
                     let made = segment(output, at, item, &scores);
                     send(
                         &to,
@@ -146,6 +152,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(interrupt::exit_code());
     }
 
+    if let Some(scale) = scale {
+        scale.warn();
+    }
     let Tally { confusion, right, wrong, unknown, skipped, ood, .. } = tally;
     let report = Report {
         schema_version: 2,

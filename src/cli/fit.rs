@@ -83,8 +83,7 @@ fn refuse_existing(output: &Path, force: bool) -> Result<()> {
     }
     regular_target(output)?;
     if output.exists() && !force {
-        let message = format!("{}: exists already; pass --force to overwrite it", output.display());
-        return Err(Error::Usage(message));
+        return Err(super::exists(output, 0));
     }
     Ok(())
 }

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use ddu::Result;
 use ddu::data::{self, Input, Reads, regular_target};
 use ddu::model::Model;
-use ddu::report::json;
+use ddu::report::{json, palette};
 use ddu::score::Score;
-use ddu::{Error, Result};
 
-use super::{exit, interrupt, note, pipeline, progress_bar, scoring, warn};
+use super::{exit, interrupt, note, pipeline, prepare_folder, progress_bar, scoring, warn};
 use files::{Files, Kind};
 use run::Task;
 
@@ -118,9 +118,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let scores: Vec<(Score, [f32; 2])> = scores.iter().filter_map(range).collect();
     let task = Task {
         inputs: &inputs.images,
-        files: Files { folder: &args.output, kinds, scores: &scores, config: &config },
+        files: Files {
+            folder: &args.output,
+            kinds,
+            scores: &scores,
+            classes: &config.classes,
+            palette: &palette::of(&config.classes),
+        },
         resize,
         batch: args.running.batch(),
+        max_pixels: args.running.max_pixels,
         fail_fast: args.fail_fast,
         bar: &bar,
     };
@@ -138,6 +145,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let code = if done.failed.is_empty() { 0 } else { exit::SOME_FAILED };
     let fatal = done.fatal.take();
+    if let Some(density) = &density {
+        let mut scale = density.scale();
+        done.written.iter().for_each(|image| scale.see(&image.path, image.map_px));
+        scale.warn();
+    }
     if let Some(target) = &args.json {
         json::write(target, &report::Report::new(&args, engine.model(), device, done, wall))?;
     }
@@ -158,12 +170,7 @@ fn refuse_existing(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> 
     let report = args.json.iter().filter(|file| file.as_os_str() != "-").cloned();
     let mut existing = outputs.chain(report).filter(|path| path.symlink_metadata().is_ok());
     let Some(first) = existing.next() else { return Ok(()) };
-    let found = match existing.count() {
-        0 => "it there already".to_owned(),
-        more => format!("it and {more} more there already"),
-    };
-    Err(Error::invalid(first.display(), "no such file yet", found)
-        .fix("give another -o, or --force to overwrite"))
+    Err(super::exists(&first, existing.count()))
 }
 
 /// Not even `--force` overwrites what is read.
@@ -180,13 +187,5 @@ fn refuse_inputs(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
         reads.refuse(report)?;
         regular_target(report)?;
     }
-    Ok(())
-}
-
-/// Makes the folder and checks that files can be written there, before any work is done.
-fn prepare_folder(folder: &Path) -> Result<()> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
-    tempfile::tempfile_in(folder).map_err(|e| Error::io(folder, "write to", e))?;
     Ok(())
 }

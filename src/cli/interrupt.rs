@@ -2,13 +2,16 @@
 //! under way finish and ends the list there; the command keeps what is done and says how to go on. At any other
 //! time, and at the second signal, the process ends at once. Either way no temporary file stays, and the exit
 //! code is 128 plus the signal: 130 or 143.
+//!
+//! SIGXFSZ (a file that grows beyond `ulimit -f`) would end the process as well: handled, it leaves the write
+//! to fail as on a full disk.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 
 use ddu::data::remove_temporary_files;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::note;
@@ -18,14 +21,17 @@ static SIGNAL: AtomicU8 = AtomicU8::new(0);
 /// Whether a list looks at [`SIGNAL`].
 static WATCHED: AtomicBool = AtomicBool::new(false);
 
-/// Handles both signals from now on, on a thread of its own.
+/// Handles the signals from now on, on a thread of its own.
 ///
 /// # Errors
 /// A system that lets no handler or thread be made.
 pub fn install() -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGXFSZ])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
+            if signal == SIGXFSZ {
+                continue;
+            }
             let first = SIGNAL.swap(signal as u8, Ordering::SeqCst) == 0;
             if first && WATCHED.load(Ordering::SeqCst) {
                 continue;

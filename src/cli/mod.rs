@@ -18,10 +18,11 @@ mod profile;
 mod scoring;
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Semantic segmentation with an uncertainty per pixel: class, softmax entropy and feature density
 /// in one forward pass of a DeepLab.
@@ -47,7 +48,8 @@ enum Command {
     Completions(completions::Args),
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok; 1 fatal; 2 usage; 3 some inputs failed; \
+const EXIT_CODES: &str = "Exit codes: 0 ok; 1 fatal; 2 usage (also: an output \
+                          exists and --force was not given); 3 some inputs failed; \
                           4 out of tolerance; \
                           130 and 143 interrupted.";
 
@@ -78,10 +80,6 @@ pub fn main() -> ExitCode {
         Command::Completions(args) => completions::run(args),
     });
     result.unwrap_or_else(|error| {
-        // The reader of a pipe may leave early.
-        if broken_pipe(&error) {
-            return ExitCode::SUCCESS;
-        }
         // Ours say their cause themselves; others leave it to the chain.
         let line = match error.downcast_ref::<ddu::Error>() {
             Some(error) => error.to_string(),
@@ -99,11 +97,28 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+/// Makes a folder, and checks that files can be written there, before any work is done.
+fn prepare_folder(folder: &Path) -> ddu::Result<()> {
+    let named = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    std::fs::create_dir_all(named).map_err(|e| ddu::Error::io(named, "create", e))?;
+    check_folder(folder)
+}
+
+/// Checks that files can be written to a folder.
+fn check_folder(folder: &Path) -> ddu::Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    // Its own message would name a temporary file.
+    let fail = |e: std::io::Error| ddu::Error::io(folder, "write to", e.kind().into());
+    tempfile::tempfile_in(folder).map(drop).map_err(fail)
+}
+
+/// An output that is there already and may not be overwritten, and `more` of them.
+fn exists(path: &Path, more: usize) -> ddu::Error {
+    let path = path.display();
+    let also = if more == 0 { String::new() } else { format!(" (and {more} more)") };
+    ddu::Error::Usage(format!(
+        "{path}: exists already{also}; give another output, or --force to overwrite"
+    ))
 }
 
 /// Text on stdout. That nobody reads it (`ddu ... | head`) is no error: the exit code is that of the work.
@@ -130,10 +145,23 @@ fn note(message: impl std::fmt::Display) {
 fn progress_bar(images: usize, quiet: bool) -> ProgressBar {
     let shown = !quiet && std::io::stderr().is_terminal();
     let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style =
-        ProgressStyle::with_template("{wide_bar} {pos}/{len} images, {per_sec}, {eta} left");
-    ProgressBar::with_draw_target(Some(images as u64), target)
-        .with_style(style.expect("the template is valid"))
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} images{pace}, {eta} left")
+        .expect("the template is valid")
+        .with_key("pace", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            // Broken: the terminal, which the bar cannot mend.
+            let _ = out.write_str(&pace(state.per_sec()));
+        });
+    ProgressBar::with_draw_target(Some(images as u64), target).with_style(style)
+}
+
+/// The pace of a run, after a comma; nothing before its first image.
+fn pace(images_per_s: f64) -> String {
+    match images_per_s {
+        rate if rate >= 10.0 => format!(", {rate:.0} images/s"),
+        rate if rate >= 1.0 => format!(", {rate:.1} images/s"),
+        rate if rate > 0.0 => format!(", {:.1} s/image", 1.0 / rate),
+        _ => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -143,5 +171,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_pace_has_the_decimals_that_say_something() {
+        let paces = [0.0, 0.0801, 0.999, 1.0, 2.3451, 12.3451, 1234.5].map(super::pace);
+        let expected =
+            ["", "12.5 s/image", "1.0 s/image", "1.0 images/s", "2.3 images/s", "12 images/s"];
+        assert_eq!(paces[0], expected[0]);
+        for (pace, expected) in paces[1..6].iter().zip(&expected[1..]) {
+            assert_eq!(pace, &format!(", {expected}"));
+        }
+        assert_eq!(paces[6], ", 1234 images/s");
     }
 }

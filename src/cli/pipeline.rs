@@ -1,6 +1,7 @@
 //! The pipeline of `infer`, `fit` and `eval`: one thread reads the next items while the network runs on
-//! this batch, and [`behind`] gives what comes of it to a third. Channels are bounded, so that memory
-//! does not grow with the list.
+//! this batch, and [`behind`] gives what comes of it to a third. Channels are bounded, in items and in
+//! bytes of pictures, so that memory does not grow with the list or with the batch; of a large picture the
+//! size is read first, and it is decoded only if the network has room for it.
 //!
 //! Items come out in the order of the list, each once. Those of one size run together; what is too much
 //! together is tried one by one.
@@ -10,12 +11,19 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use ddu::data::Image;
-use ddu::engine::{Engine, Maps, Output, ScoreMap};
+use ddu::data::{Image, MAX_PIXELS};
+use ddu::engine::{Engine, Maps, Output, ScoreMap, check_memory};
+use ddu::ops::Size;
 use ddu::score::Score;
 use ddu::{Error, Result};
 
 use super::{devices, interrupt};
+
+/// Bytes of pictures that are read ahead, and again of those that wait in a batch; one picture alone may
+/// have more.
+const PICTURE_BYTES: u64 = 256 << 20;
+/// A picture of more pixels is decoded only once its plan is known to fit.
+const LARGE_PIXELS: u64 = 1 << 24;
 
 /// How a network runs over a list of images.
 #[derive(clap::Args)]
@@ -30,6 +38,9 @@ pub struct Args {
     /// Run up to N consecutive images of one size together
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
     batch: u16,
+    /// Refuse images of more than N pixels, by their headers
+    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX)))]
+    pub max_pixels: u64,
 }
 
 impl Args {
@@ -47,6 +58,8 @@ pub struct List<'a, T> {
     pub len: usize,
     /// Greatest number of images that run together.
     pub batch: usize,
+    /// The size that an item's image will have, from its header, on the reading thread.
+    pub size: &'a (dyn Fn(usize) -> Result<Size> + Sync),
     /// Reads an item, on the reading thread.
     pub read: &'a (dyn Fn(usize) -> Result<(Image, T)> + Sync),
     /// Names an item in the errors of its run.
@@ -58,6 +71,14 @@ pub struct Item<T> {
     pub index: usize,
     pub image: Image,
     pub data: T,
+}
+
+/// What the reading thread says.
+enum Read<T> {
+    Item(usize, Result<(Image, T)>),
+    /// Before it reads an image of this size: whether it may. Everything that it read before has been
+    /// taken when this is.
+    Ask(usize, Size, SyncSender<bool>),
 }
 
 /// What became of items.
@@ -79,13 +100,26 @@ pub fn run<T: Send, B>(
         let (send, read) = sync_channel(list.batch);
         scope.spawn(move || read_all(list, send));
         let mut batch: Vec<Item<T>> = Vec::with_capacity(list.batch);
-        for (index, outcome) in read {
+        for message in read {
             if interrupt::requested() {
                 return ControlFlow::Continue(());
             }
+            let (index, outcome) = match message {
+                Read::Item(index, outcome) => (index, outcome),
+                Read::Ask(index, size, answer) => {
+                    let plan = engine.plan(1, size);
+                    let room = plan.and_then(|plan| check_memory(&plan, engine.available_memory()));
+                    // The reading thread waits for it.
+                    let _ = answer.send(room.is_ok());
+                    let Err(error) = room else { continue };
+                    (index, Err(of_item((list.name)(index), error)))
+                }
+            };
             match outcome {
                 Ok((image, data)) => {
-                    if batch.first().is_some_and(|first| first.image.size != image.size) {
+                    let together = (batch.len() as u64 + 1) * image.rgb.len() as u64;
+                    let other = |first: &Item<T>| first.image.size != image.size;
+                    if together > PICTURE_BYTES || batch.first().is_some_and(other) {
                         run_batch(engine, list, std::mem::take(&mut batch), &mut each)?;
                     }
                     batch.push(Item { index, image, data });
@@ -103,10 +137,29 @@ pub fn run<T: Send, B>(
     })
 }
 
-fn read_all<T>(list: &List<T>, send: SyncSender<(usize, Result<(Image, T)>)>) {
+fn read_all<T>(list: &List<T>, send: SyncSender<Read<T>>) {
+    let mut ahead = 0;
     for index in 0..list.len {
-        // A closed channel: the run ended early.
-        if send.send((index, (list.read)(index))).is_err() {
+        // Where the header cannot be read, `read` says why.
+        let size = (list.size)(index).unwrap_or(Size::new(0, 0));
+        let pixels = (size.h as u64).saturating_mul(size.w as u64);
+        ahead += 3 * pixels;
+        if pixels > LARGE_PIXELS || ahead > PICTURE_BYTES {
+            let (answer, may) = sync_channel(1);
+            // A closed channel, here and below: the run ended early.
+            if send.send(Read::Ask(index, size, answer)).is_err() {
+                return;
+            }
+            match may.recv() {
+                Ok(true) => ahead = 3 * pixels,
+                Ok(false) => {
+                    ahead = 0;
+                    continue;
+                }
+                Err(_) => return,
+            }
+        }
+        if send.send(Read::Item(index, (list.read)(index))).is_err() {
             return;
         }
     }
@@ -208,7 +261,8 @@ mod tests {
             _ => Ok((image(index), ())),
         };
         let name = |index: usize| format!("{index}.png");
-        let list = List { len: 6, batch: 4, read: &read, name: &name };
+        let size = |index: usize| Ok(image(index).size);
+        let list = List { len: 6, batch: 4, size: &size, read: &read, name: &name };
         let mut seen = Vec::new();
         let mut each = |event: Event<()>| {
             match event {
@@ -247,7 +301,9 @@ mod tests {
             0 => Err(Error::invalid("5.png", "an image", "none")),
             w => Ok((Image { size: Size::new(16, w), rgb: vec![9; 48 * w] }, index)),
         };
-        let list = List { len: 8, batch: 2, read: &read, name: &|index| format!("{index}.png") };
+        let size = |index: usize| Ok(Size::new(16, widths[index]));
+        let name = |index: usize| format!("{index}.png");
+        let list = List { len: 8, batch: 2, size: &size, read: &read, name: &name };
         let mut runs = |stop: usize| {
             let mut seen = Vec::new();
             let ended = run(&mut engine, &list, |event| {
@@ -265,6 +321,33 @@ mod tests {
         let all = [vec![0, 1], vec![2], vec![3, 4], vec![5], vec![6], vec![7]];
         assert_eq!(runs(99), (all.to_vec(), false));
         assert_eq!(runs(5), (all[..4].to_vec(), true));
+    }
+
+    /// The header of an image promises more than any memory: it is not read, and the others run.
+    #[test]
+    fn what_cannot_fit_is_not_decoded() {
+        let model = models::random_model(models::small(Backbone::Resnet18), 7);
+        let mut engine = Engine::new(model);
+        let size = |index: usize| {
+            Ok(if index == 1 { Size::new(1 << 22, 1 << 20) } else { Size::new(16, 16) })
+        };
+        let read = |index: usize| {
+            assert_ne!(index, 1, "it was decoded");
+            Ok((Image { size: Size::new(16, 16), rgb: vec![9; 768] }, index))
+        };
+        let name = |index: usize| format!("{index}.png");
+        let list = List { len: 3, batch: 1, size: &size, read: &read, name: &name };
+        let mut seen = Vec::new();
+        let ended = run(&mut engine, &list, |event| {
+            match event {
+                Event::Ran(_, items) => seen.extend(items.iter().map(|item| Ok(item.data))),
+                Event::Failed(index, error) => seen.push(Err((index, error.to_string()))),
+            }
+            ControlFlow::<()>::Continue(())
+        });
+        assert!(ended.is_continue());
+        let [Ok(0), Err((1, error)), Ok(2)] = &seen[..] else { panic!("{seen:?}") };
+        assert!(error.starts_with("1.png: "), "{error}");
     }
 
     /// A fault of a device is no wrong command line.

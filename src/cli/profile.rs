@@ -70,7 +70,7 @@ impl FromStr for ImageSize {
 
 #[derive(Serialize)]
 struct Report {
-    schema: u32,
+    schema_version: u32,
     device: String,
     host: json::Host,
     model_sha256: String,
@@ -130,7 +130,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match &args.json {
         Some(target) => {
             let report = Report {
-                schema: 1,
+                schema_version: 1,
                 device: name,
                 host: json::Host::here(),
                 model_sha256,

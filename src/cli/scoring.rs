@@ -8,6 +8,7 @@ use ddu::density::{Covariance, Density, ModelGaussians, Prior};
 use ddu::device::launch::density::Precision;
 use ddu::engine::Engine;
 use ddu::model::Model;
+use ddu::ops::Size;
 use ddu::score::{Needs, SCORES, Score, ScoreInfo};
 use ddu::{Error, Result};
 
@@ -81,9 +82,53 @@ impl Loaded {
         }
     }
 
+    /// To look for images of another scale than those of the fit.
+    pub fn scale(&self) -> ScaleCheck<'_> {
+        ScaleCheck {
+            source: &self.source,
+            fitted: self.density.origin.short_side,
+            others: 0,
+            first: None,
+        }
+    }
+
     /// What colour ranges are made from.
     pub fn parts(&self) -> (&ddu::density::Sample, &ddu::density::Gaussians) {
         (&self.density.sample, &self.ready.gaussians)
+    }
+}
+
+/// Finds images of another scale than those that a density was fitted to: features, and with them the
+/// scores, depend on how large things are in the image.
+pub struct ScaleCheck<'a> {
+    /// The density's file.
+    source: &'a str,
+    /// Range of shorter sides.
+    fitted: Option<[usize; 2]>,
+    others: usize,
+    /// The first of them and its shorter side.
+    first: Option<(String, usize)>,
+}
+
+impl ScaleCheck<'_> {
+    /// Takes in an image, of the size at which the network saw it.
+    pub fn see(&mut self, name: &str, size: Size) {
+        let short = size.h.min(size.w);
+        if self.fitted.is_some_and(|[least, most]| 2 * short < least || short > 2 * most) {
+            self.others += 1;
+            self.first.get_or_insert_with(|| (name.to_owned(), short));
+        }
+    }
+
+    /// Warns once, if there were some.
+    pub fn warn(self) {
+        let (Some([least, most]), Some((first, short))) = (self.fitted, self.first) else { return };
+        let (source, others) = (self.source, self.others);
+        let images = if others == 1 { "image is" } else { "images are" };
+        warn(format_args!(
+            "{source}: {others} {images} of less than half or more than twice the fit's scale (shorter sides \
+             of {least} to {most} pixels; {first} has {short}): scores shift; --resize brings them closer"
+        ));
     }
 }
 

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Image, MAX_PIXELS, Mask, decode_within, read_class_names, read_file, read_mask_within, resolve,
+    Image, MAX_PIXELS, Mask, decode_size_within, decode_within, read_class_names, read_file,
+    read_mask_within, resized_within, resolve,
 };
 use crate::error::{Error, Result};
+use crate::ops::Size;
 
 /// An image and its mask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +121,17 @@ impl Pair {
     /// A file that cannot be read, or a mask of another size than its image.
     pub fn read(&self, resize: Option<usize>) -> Result<Labelled> {
         self.read_within(resize, MAX_PIXELS)
+    }
+
+    /// The size that [`Self::read_within`] would give its image, from the header alone.
+    pub fn size_within(&self, resize: Option<usize>, max_pixels: u64) -> Result<Size> {
+        let size = decode_size_within(&self.image, false, max_pixels)?;
+        match resize {
+            Some(short) => {
+                resized_within(&self.image.display().to_string(), size, short, max_pixels)
+            }
+            None => Ok(size),
+        }
     }
 
     /// [`Self::read`] with a limit of the user's: `--max-pixels`.

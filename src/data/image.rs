@@ -30,6 +30,7 @@ pub const MAX_PIXELS: u64 = 1 << 27;
 const DECODER_BYTES: u64 = 8;
 /// A picture of fewer pixels is decoded without asking how much memory is free.
 const SMALL_PIXELS: u64 = 1 << 22;
+const LIMIT: &str = "--max-pixels sets the limit";
 const SAMPLES: &str = "8- or 16-bit gray or RGB samples";
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
@@ -187,7 +188,7 @@ fn jpeg_header(
 ) -> Result<(Size, Orientation)> {
     decoder.decode_headers().map_err(|e| damaged(source, "JPEG", format!("{e:?}")))?;
     let (w, h) = decoder.dimensions().unwrap_or_default();
-    let size = check_dimensions(source, h as u64, w as u64, max_pixels)?;
+    let size = check_dimensions(source, h as u64, w as u64, max_pixels, LIMIT)?;
     let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
     Ok((size, orientation.unwrap_or(Orientation::NoTransforms)))
 }
@@ -220,7 +221,7 @@ fn other_header(
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(|e| other_error(source, format, e))?;
     let (w, h) = decoder.dimensions();
-    let size = check_dimensions(source, h.into(), w.into(), max_pixels)?;
+    let size = check_dimensions(source, h.into(), w.into(), max_pixels, LIMIT)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     Ok((decoder, size, orientation))
 }
@@ -250,12 +251,13 @@ fn other_error(source: &str, format: ImageFormat, error: image::ImageError) -> E
     }
 }
 
-fn check_dimensions(source: &str, h: u64, w: u64, max_pixels: u64) -> Result<Size> {
+/// `fix` says how a larger picture can be had.
+fn check_dimensions(source: &str, h: u64, w: u64, max_pixels: u64, fix: &str) -> Result<Size> {
     let pixels = w.saturating_mul(h);
     if pixels == 0 || pixels > max_pixels {
         let expected = format!("1 to {max_pixels} pixels");
         let error = Error::invalid(source, expected, format!("{h} x {w}"));
-        return Err(if pixels == 0 { error } else { error.fix("--max-pixels sets the limit") });
+        return Err(if pixels == 0 { error } else { error.fix(fix) });
     }
     // Headers hold sides of at most 32 bits.
     Ok(Size::new(h as usize, w as usize))
@@ -309,7 +311,8 @@ pub fn resized(source: &str, size: Size, short: usize) -> Result<Size> {
 pub fn resized_within(source: &str, size: Size, short: usize, max_pixels: u64) -> Result<Size> {
     let old = size.h.min(size.w).max(1) as u64;
     let scale = |n: usize| (n as u64).saturating_mul(short as u64).saturating_add(old / 2) / old;
-    check_dimensions(&format!("{source} resized"), scale(size.h), scale(size.w), max_pixels)
+    let (source, fix) = (format!("{source} resized"), "--resize to a shorter side");
+    check_dimensions(&source, scale(size.h), scale(size.w), max_pixels, fix)
 }
 
 impl Image {

@@ -126,15 +126,21 @@ impl Evaluator {
         self.channels
     }
 
-    /// Evaluates `features` `[pixels, D]` (rounded to fp16 here). `predicted` `[pixels]` is a guess of
-    /// each pixel's class, the network's arg max; it decides how much the early exit saves, never
-    /// the result beyond its bound.
+    /// Evaluates `features` `[pixels, D]` (rounded to fp16 here). `predicted` `[pixels]`, where there is
+    /// one, is a guess of each pixel's class, as the network's arg max; it decides how much the early exit
+    /// saves, never the result beyond its bound.
     ///
     /// # Panics
     /// If the lengths do not agree.
-    pub fn evaluate(&self, features: &[f32], predicted: &[u8], options: Options) -> Evaluation {
-        let pixels = predicted.len();
+    pub fn evaluate(
+        &self,
+        features: &[f32],
+        predicted: Option<&[u8]>,
+        options: Options,
+    ) -> Evaluation {
+        let pixels = features.len() / self.channels.max(1);
         assert_eq!(features.len(), pixels * self.channels, "features are [pixels, D]");
+        assert!(predicted.is_none_or(|p| p.len() == pixels), "a guess for each pixel");
         let nearest = if options.nearest { pixels } else { 0 };
         let mut evaluation = Evaluation {
             score: vec![0.0; pixels],
@@ -152,11 +158,13 @@ impl Evaluator {
         let arch = arch();
         let counts: Vec<Counts> = features
             .par_chunks(STRIP * self.channels.max(1))
-            .zip(predicted.par_chunks(STRIP))
             .zip(evaluation.score.par_chunks_mut(STRIP))
             .zip(classes.into_par_iter().zip(distances))
-            .map(|(((features, predicted), score), (nearest, distance))| {
+            .enumerate()
+            .map(|(strip, ((features, score), (nearest, distance)))| {
                 let evaluator = self;
+                let from = strip * STRIP;
+                let predicted = predicted.map_or(&[][..], |p| &p[from..from + score.len()]);
                 arch.dispatch(Strip {
                     evaluator,
                     options,
@@ -188,6 +196,7 @@ struct Strip<'a> {
     evaluator: &'a Evaluator,
     options: Options,
     features: &'a [f32],
+    /// Empty: no guess.
     predicted: &'a [u8],
     score: &'a mut [f32],
     nearest: &'a mut [u8],
@@ -218,8 +227,10 @@ impl Strip<'_> {
         // [group][k][VECTORS] vectors, where the lanes of all groups are the tile's pixels.
         let mut tile = vec![simd.splat_f32s(0.0); padded * TILE / S::F32_LANES];
         let mut centred = tile.clone();
-        for (index, predicted) in predicted.chunks(TILE).enumerate() {
-            let at = index * TILE..index * TILE + predicted.len();
+        let pixels = self.score.len();
+        for start in (0..pixels).step_by(TILE) {
+            let at = start..pixels.min(start + TILE);
+            let predicted = predicted.get(at.clone()).unwrap_or(&[]);
             let features = &features[at.start * channels..at.end * channels];
             let finite = transpose::<S, VECTORS>(features, channels, padded, &mut tile);
             let mut state = State::new(options);
@@ -249,7 +260,7 @@ impl Strip<'_> {
                 counts.non_finite += usize::from(!finite[pixel]);
             }
             if options.nearest {
-                for pixel in 0..predicted.len() {
+                for pixel in 0..at.len() {
                     self.nearest[at.start + pixel] =
                         if finite[pixel] { state.nearest[pixel] } else { super::VOID };
                     self.distance[at.start + pixel] =

@@ -46,6 +46,7 @@ struct Header {
     classes: Vec<String>,
     label_rule: LabelRule,
     resize: Option<usize>,
+    short_side_px: Option<[usize; 2]>,
     pixels: Tally,
     image_count: usize,
     /// First 64 bits, in hex, of the SHA-256 of each image's decoded pixels, sorted.
@@ -103,6 +104,7 @@ impl Density {
             classes: origin.classes.clone(),
             label_rule: origin.label_rule,
             resize: origin.resize,
+            short_side_px: origin.short_side,
             pixels: origin.pixels.clone(),
             image_count: origin.images.len(),
             images: origin.images.iter().map(|hash| format!("{hash:016x}")).collect(),
@@ -204,6 +206,7 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
         classes: header.classes,
         label_rule: header.label_rule,
         resize: header.resize,
+        short_side: header.short_side_px,
         pixels: header.pixels,
         images,
     };

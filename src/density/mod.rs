@@ -20,6 +20,7 @@ mod syrk;
 
 use crate::data::LabelRule;
 use crate::error::{Error, Result};
+use crate::ops::Size;
 pub use evaluate::{Evaluation, Evaluator, Options, TAU};
 pub use file::Progress;
 pub use gaussian::{CONDITION_CAP, ClassGaussian, Covariance, Gaussian, Gaussians, Prior, Warning};
@@ -38,6 +39,9 @@ pub struct Origin {
     pub label_rule: LabelRule,
     /// `--resize` of the fit.
     pub resize: Option<usize>,
+    /// Least and greatest shorter side, in pixels, of the images as the network saw them, after
+    /// `--resize`; None where features were added without images.
+    pub short_side: Option<[usize; 2]>,
     /// What became of the pixels.
     pub pixels: Tally,
     /// First 64 bits of the SHA-256 of each image's decoded pixels, sorted. Not a tree: its nodes,
@@ -91,6 +95,7 @@ impl Density {
                 classes,
                 label_rule,
                 resize,
+                short_side: None,
                 pixels: Tally::default(),
                 images: Vec::new(),
             },
@@ -115,6 +120,12 @@ impl Density {
         };
         self.origin.images.insert(place, image);
         true
+    }
+
+    /// Notes the size at which the network saw an image.
+    pub(crate) fn saw(&mut self, size: Size) {
+        let short = size.h.min(size.w);
+        self.origin.short_side = range_of([self.origin.short_side, Some([short; 2])]);
     }
 
     /// Joins a shard; `source` names its file in the message.
@@ -163,6 +174,7 @@ impl Density {
         pixels.check(&format!("{source}, merged"), &moments)?;
         (self.moments, self.origin.pixels) = (moments, pixels);
         self.sample.merge(&other.sample);
+        self.origin.short_side = range_of([self.origin.short_side, theirs.short_side]);
         self.origin.images.extend(&theirs.images);
         self.origin.images.sort_unstable();
         Ok(())
@@ -172,6 +184,16 @@ impl Density {
     fn check(&self, source: &str) -> Result<()> {
         self.moments.check(source)?;
         self.origin.pixels.check(source, &self.moments)?;
+        if let Some([least, greatest]) = self.origin.short_side
+            && !(1..=greatest).contains(&least)
+        {
+            let found = format!("{least} to {greatest}");
+            return Err(Error::invalid(
+                format!("{source}: short_side_px"),
+                "a range of sides",
+                found,
+            ));
+        }
         if let Some(pair) = self.origin.images.windows(2).find(|pair| pair[0] == pair[1]) {
             let found = format!("{:016x} twice", pair[0]);
             return Err(Error::invalid(format!("{source}: images"), "each image once", found));
@@ -183,6 +205,11 @@ impl Density {
     pub fn check_model(&self, source: &str, model: &str) -> Result<()> {
         same_model(source, &self.origin.model, model)
     }
+}
+
+/// The range that holds both.
+fn range_of(ranges: [Option<[usize; 2]>; 2]) -> Option<[usize; 2]> {
+    ranges.into_iter().flatten().reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])])
 }
 
 impl ModelGaussians {

@@ -6,9 +6,8 @@ use super::{Evaluator, Gaussians, Options, Sample};
 /// From the 1st percentile of the log-densities (`relative`: relative log-densities) of the density's
 /// sample to the 99th, and as far again below: what lies there is unlike anything fitted.
 pub fn colour_range(sample: &Sample, gaussians: &Gaussians, relative: bool) -> [f32; 2] {
-    let guess = vec![0; sample.len()];
     let options = Options { relative, ..Options::default() };
-    let evaluation = Evaluator::new(gaussians).evaluate(&sample.features(), &guess, options);
+    let evaluation = Evaluator::new(gaussians).evaluate(&sample.features(), None, options);
     let mut scores = evaluation.score;
     scores.retain(|score| score.is_finite());
     scores.sort_unstable_by(f32::total_cmp);

@@ -23,6 +23,9 @@ const BORDER_OPACITY: f32 = 0.75;
 /// Mean that a darker image is brought to under its classes, in 0 .. 1 of the encoded values.
 const BRIGHTNESS: f32 = 0.35;
 
+/// What the colour bar says of values without a place on it.
+const NOT_FINITE: &str = "not finite";
+
 /// How values become colours, and what the bar beside them says.
 pub struct Scale<'a> {
     /// Values at the gradient's first and last colour, at the bottom and the top of the bar. The first is the
@@ -34,7 +37,7 @@ pub struct Scale<'a> {
 }
 
 impl Scale<'_> {
-    /// The colour of a value: one of 256; NaN is gray, an infinity takes the colour of its end.
+    /// The colour of a value: one of 256; gray if it is not finite.
     pub fn color(&self, value: f32) -> [u8; 3] {
         self.step(value).map_or(GRAY, |step| self.gradient.eval_rational(step, 256).into_array())
     }
@@ -55,7 +58,7 @@ impl Scale<'_> {
 
     /// At each end, what the bar says of values beyond it: how far they go.
     pub(super) fn beyond(&self, values: &[f32]) -> [Option<String>; 2] {
-        let values = || values.iter().copied().filter(|v| !v.is_nan());
+        let values = || values.iter().copied().filter(|v| v.is_finite());
         let [least, greatest] =
             [values().fold(f32::INFINITY, f32::min), values().fold(f32::NEG_INFINITY, f32::max)];
         let extremes =
@@ -70,7 +73,9 @@ impl Scale<'_> {
 
     fn step(&self, value: f32) -> Option<usize> {
         let place = self.place(value);
-        (!place.is_nan()).then(|| (place.clamp(0.0, 1.0) * 255.0).round() as usize)
+        // Of a range without extent no value has a place.
+        (value.is_finite() && !place.is_nan())
+            .then(|| (place.clamp(0.0, 1.0) * 255.0).round() as usize)
     }
 }
 
@@ -163,8 +168,8 @@ fn brighten(picture: &mut Image) {
     picture.rgb.iter_mut().for_each(|v| *v = table[usize::from(*v)]);
 }
 
-/// `image` and, beside it, `values` (`[h, w]` of its size) in colours, with a colour bar. NaN is
-/// gray. Where values lie beyond an end of the bar, an arrow there says how far they go.
+/// `image` and, beside it, `values` (`[h, w]` of its size) in colours, with a colour bar. What is
+/// not finite is gray, and the bar says so where there is any. Where values lie beyond an end of the bar, an arrow there says how far they go.
 pub fn scalar_map(title: &str, image: &Image, values: &[f32], scale: &Scale) -> Image {
     let zoom = Zoom::of(image.size);
     let picture = zoom.image(image);
@@ -178,11 +183,16 @@ pub fn scalar_map(title: &str, image: &Image, values: &[f32], scale: &Scale) -> 
         Some(_) => ((1.5 * page.em) as usize).min(h / 4),
         None => 0,
     });
-    let length = h - below - above;
+    let foot = match values.iter().all(|v| v.is_finite()) {
+        true => 0,
+        false => ((1.5 * page.em) as usize).min(h / 4),
+    };
+    let length = h - below - above - foot;
     let ticks = Ticks::new(first.min(last), first.max(last), length as f32 / page.em);
     let ends = beyond.iter().flatten().map(|text| text::width(text, page.em));
     let labels = ticks.at.iter().map(|t| text::width(&ticks.label(*t), page.em));
-    let widest = labels.chain(ends).fold(0.0, f32::max);
+    let gray = (foot > 0).then(|| text::width(NOT_FINITE, page.em));
+    let widest = labels.chain(ends).chain(gray).fold(0.0, f32::max);
     let bar = (1.3 * page.em).round() as usize;
     let titles = [title, scale.label];
     let side = Side { width: bar as f32 + 0.9 * page.em + widest, height: h };
@@ -219,7 +229,12 @@ pub fn scalar_map(title: &str, image: &Image, values: &[f32], scale: &Scale) -> 
         canvas.text(x, page.top() as f32 + 0.75 * page.em, &text, page.em, INK);
     }
     if let Some(text) = below {
-        canvas.text(x, (page.top() + h) as f32 - 0.05 * page.em, &text, page.em, INK);
+        canvas.text(x, (page.top() + h - foot) as f32 - 0.05 * page.em, &text, page.em, INK);
+    }
+    if foot > 0 {
+        let high = foot * 2 / 3;
+        canvas.rectangle(page.top() + h - high, left, Size::new(high, bar), GRAY);
+        canvas.text(x, (page.top() + h) as f32 - 0.1 * page.em, NOT_FINITE, page.em, INK);
     }
     canvas.0
 }
@@ -441,8 +456,8 @@ mod tests {
         // Low values bright: the last end is the low one.
         assert_eq!(scale([5.0, -396.0]).beyond(&values), [text("to 7.00"), text("to \u{2212}976")]);
         assert_eq!(scale([-976.4, 7.0]).beyond(&values), [None, None]);
-        let lowest = scale([0.0, 1.0]).beyond(&[f32::NEG_INFINITY]);
-        assert_eq!(lowest, [text("to \u{2212}inf"), None]);
+        // It is gray, and no end of the bar.
+        assert_eq!(scale([0.0, 1.0]).beyond(&[f32::NEG_INFINITY]), [None, None]);
 
         // In pictures: the same bar is longer without arrows.
         let size = Size::new(400, 400);
@@ -462,7 +477,26 @@ mod tests {
         let scale = Scale { range: [2.0, -2.0], gradient: colorous::VIRIDIS, label: "x" };
         let sum = |v| scale.color(v).iter().map(|v| u32::from(*v)).sum::<u32>();
         assert!(sum(-2.0) > sum(0.0) && sum(0.0) > sum(2.0));
-        assert_eq!(scale.color(f32::NEG_INFINITY), scale.color(-2.0));
+    }
+
+    #[test]
+    fn what_is_not_finite_has_a_colour_of_its_own_that_the_bar_names() {
+        let scale = Scale { range: [0.0, 1.0], gradient: colorous::INFERNO, label: "x" };
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(scale.color(value), GRAY);
+            assert!((0..=256).all(|i| scale.color(i as f32 / 256.0) != GRAY));
+            let size = Size::new(400, 400);
+            let image = Image { size, rgb: vec![0; 3 * size.pixels()] };
+            let mut values = vec![0.5; size.pixels()];
+            let gray = |values: &[f32]| {
+                let picture = scalar_map("a", &image, values, &scale);
+                picture.rgb.chunks_exact(3).filter(|p| *p == GRAY).count()
+            };
+            let without = gray(&values);
+            values[7] = value;
+            // The pixel itself, and a field of the bar's width.
+            assert!(gray(&values) > without + 50, "{} and {without}", gray(&values));
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A font crate would bring a parser, a rasteriser and a font file of ten times the size; the
 //! pictures need a few words. `font/make.py` draws the atlas and says how it is laid out.
-//! Characters outside Latin-1 are shown as `?`.
+//! A character outside Latin-1 is a box with its code point in it, as `U+4EBA` in two lines: names of
+//! another script can be told apart, and looked up.
 
 use std::sync::LazyLock;
 
@@ -42,20 +43,44 @@ fn corner(glyph: usize) -> usize {
     (glyph / COLUMNS * CELL * COLUMNS + glyph % COLUMNS) * CELL
 }
 
-fn glyph(character: char) -> usize {
+/// Index in the atlas.
+fn glyph(character: char) -> Option<usize> {
     match u32::from(character) {
-        code @ 0x20..0x7f => code as usize - 0x20,
-        code @ 0xa0..0x100 => code as usize - 0xa0 + 95,
-        0x2212 => 191,
-        0x2026 => 192,
-        0x2013 => 193,
-        _ => '?' as usize - 0x20,
+        code @ 0x20..0x7f => Some(code as usize - 0x20),
+        code @ 0xa0..0x100 => Some(code as usize - 0xa0 + 95),
+        0x2212 => Some(191),
+        0x2026 => Some(192),
+        0x2013 => Some(193),
+        _ => None,
+    }
+}
+
+/// Of the digits in a code point's box.
+const SMALL: f32 = 0.5;
+
+/// The code point in hex, in two lines of equal length.
+fn code_point(character: char) -> [String; 2] {
+    let code = u32::from(character);
+    let digits = if code > 0xffff { 3 } else { 2 };
+    let hex = format!("{code:0width$X}", width = 2 * digits);
+    [hex[..digits].into(), hex[digits..].into()]
+}
+
+/// How far a character moves the pen, in atlas pixels.
+fn advance(character: char) -> f32 {
+    match glyph(character) {
+        Some(glyph) => ATLAS.advance[glyph],
+        // The digits, and an eighth of an em for the box and the space around it.
+        None => {
+            let line = |line: &String| line.chars().map(advance).sum::<f32>();
+            SMALL * code_point(character).iter().map(line).fold(0.0, f32::max) + EM / 4.0
+        }
     }
 }
 
 /// Width of `text` set at `size` pixels an em.
 pub fn width(text: &str, size: f32) -> f32 {
-    text.chars().map(|c| ATLAS.advance[glyph(c)]).sum::<f32>() * size / EM
+    text.chars().map(advance).sum::<f32>() * size / EM
 }
 
 /// `text`, or as much of its start as fits `limit` pixels with an ellipsis.
@@ -78,9 +103,29 @@ impl Canvas {
     pub fn text(&mut self, x: f32, y: f32, text: &str, size: f32, color: [u8; 3]) {
         let mut pen = x;
         for character in text.chars() {
-            let glyph = glyph(character);
-            self.glyph(pen, y, glyph, size / EM, color);
-            pen += ATLAS.advance[glyph] * size / EM;
+            match glyph(character) {
+                Some(glyph) => self.glyph(pen, y, glyph, size / EM, color),
+                None => self.code_point(pen, y, character, size, color),
+            }
+            pen += advance(character) * size / EM;
+        }
+    }
+
+    /// A box as high as an em, its sides an em's 20th from those of its neighbours.
+    fn code_point(&mut self, pen: f32, y: f32, character: char, size: f32, color: [u8; 3]) {
+        let wide = advance(character) * size / EM;
+        let (left, right) =
+            ((pen + size / 20.0).round() as i64, (pen + wide - size / 20.0).round() as i64);
+        let (top, bottom) = ((y - 0.82 * size).round() as i64, (y + 0.18 * size).round() as i64);
+        for row in top..=bottom {
+            for column in left..=right {
+                if row == top || row == bottom || column == left || column == right {
+                    self.blend(row, column, color, 1.0);
+                }
+            }
+        }
+        for (line, y) in code_point(character).iter().zip([y - 0.36 * size, y + 0.08 * size]) {
+            self.text(pen + size / 8.0, y, line, SMALL * size, color);
         }
     }
 
@@ -114,4 +159,32 @@ fn mean_coverage(glyph: usize, y: [f32; 2], x: [f32; 2]) -> f32 {
         }
     }
     sum / (255.0 * (y[1] - y[0]) * (x[1] - x[0]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Size;
+
+    #[test]
+    fn characters_without_a_glyph_are_told_apart_by_their_code_points() {
+        assert_eq!(code_point('人'), ["4E", "BA"]);
+        assert_eq!(code_point('\u{1f697}'), ["01F", "697"]);
+        let drawn = |text: &str| {
+            let mut canvas = Canvas::new(Size::new(40, 80), [255; 3]);
+            canvas.text(5.0, 30.0, text, 24.0, [0; 3]);
+            canvas.0.rgb
+        };
+        for [a, b] in [["人", "車"], ["人", "?"], ["\u{1f697}", "\u{1f698}"]] {
+            assert_ne!(drawn(a), drawn(b), "{a} {b}");
+        }
+        // It takes the room that it is said to take.
+        assert_eq!(width("人人", 24.0), 2.0 * width("人", 24.0));
+        let mut canvas = Canvas::new(Size::new(40, 80), [255; 3]);
+        canvas.text(5.0, 30.0, "人", 24.0, [0; 3]);
+        let end = (5.0 + width("人", 24.0)).ceil() as usize;
+        assert!(
+            canvas.0.rgb.chunks_exact(3 * 80).all(|row| row[3 * end..].iter().all(|v| *v == 255))
+        );
+    }
 }

@@ -11,6 +11,16 @@ fn devices_lists_the_cpu() {
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     assert!(outcome.stdout.starts_with("cpu "), "{}", outcome.stdout);
     assert!(outcome.stdout.contains("1 threads, SIMD "), "{}", outcome.stdout);
+    let json = ok(Bench::new().ddu(&["devices", "--json"], ""));
+    let report: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    let devices = report["devices"].as_array().unwrap();
+    assert_eq!((&devices[0]["name"], &devices[0]["problem"]), (&"cpu".into(), &().into()));
+    assert_eq!(report["host"]["threads"], 1);
+    // Both name the same devices, in the same order.
+    let names = devices.iter().map(|device| device["name"].as_str().unwrap());
+    for (name, line) in names.zip(outcome.stdout.lines()) {
+        assert!(line.starts_with(name), "{line}");
+    }
 }
 
 #[test]
@@ -30,6 +40,43 @@ fn doctor_speaks_text_and_json() {
         assert!(free.as_u64().unwrap() <= total.as_u64().unwrap());
     }
     assert!(report["cuda"]["gpus"].is_array() && report["advice"].is_array());
+}
+
+/// Each report says by which version of its schema it is to be read. (`tests/demo.rs` has the demo's.)
+#[test]
+fn every_json_has_a_schema_version() {
+    let bench = Bench::new();
+    scenes(&bench, 3);
+    ok(fit(&bench, &format!("{TRAIN} -o d.safetensors")));
+    let model = "-m model.safetensors";
+    let image = "voc/JPEGImages/s000.png";
+    let mut commands = vec![
+        ("devices --json".to_owned(), 1),
+        ("doctor --json".into(), 1),
+        (format!("infer {model} -d d.safetensors {image} -o out --json -"), 1),
+        (format!("infer {model} {image} -o dry --dry-run --json -"), 1),
+        (format!("profile {model} --size 32x32 --dry-run --json -"), 1),
+        (format!("eval {model} -d d.safetensors {TRAIN} -o eval"), 2),
+    ];
+    if cfg!(feature = "simt") {
+        commands.push((format!("compare {model} {image} --device simt --json -"), 1));
+    }
+    let formats = include_str!("../../docs/formats.md");
+    for (command, version) in commands {
+        let arguments: Vec<&str> = command.split_whitespace().collect();
+        let mut text = ok(bench.ddu(&arguments, "")).stdout;
+        let mut by = arguments[0].to_owned();
+        if by == "eval" {
+            text = std::fs::read_to_string(bench.path("eval/eval.json")).unwrap();
+        } else if command.contains("--dry-run") && by == "infer" {
+            by += " --dry-run";
+        }
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(report["schema_version"], version, "{command}");
+        let row = formats.lines().find(|line| line.starts_with(&format!("| `{by}")));
+        let row = row.unwrap_or_else(|| panic!("docs/formats.md has no {by}"));
+        assert!(row.contains(&format!("| {version} |")), "{row}");
+    }
 }
 
 #[test]
@@ -52,7 +99,11 @@ fn a_wrong_command_line_exits_2() {
     }
     let outcome = bench.infer("x.png -o out --device gpu");
     assert_eq!(outcome.code, 2);
-    assert!(outcome.stderr.contains("expected auto, cpu, simt or cuda:N"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("expected auto, cpu, simt or cuda:N; the first GPU is cuda:0"),
+        "{}",
+        outcome.stderr
+    );
 }
 
 #[test]

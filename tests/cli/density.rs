@@ -44,10 +44,9 @@ fn the_density_map_is_the_upsampled_log_density() {
     ] {
         ok(ddu(&bench, &format!("{INFER} -o out --force {options}")));
         let (gaussians, _) = Gaussians::new(&density.moments, covariance, prior).unwrap();
-        let cells = vec![0; output.grid.pixels()];
         let relative = name == "relative";
         let exit_off = Options { relative, early_exit: false, ..Options::default() };
-        let grid = Evaluator::new(&gaussians).evaluate(&features, &cells, exit_off).score;
+        let grid = Evaluator::new(&gaussians).evaluate(&features, None, exit_off).score;
         let wanted = output.upsample(&grid);
         let found = map(&bench, &format!("out/s000.{name}.npy"));
         assert_eq!(found.len(), wanted.len());
@@ -84,6 +83,42 @@ fn a_foreign_density_is_refused_and_another_resize_told() {
     assert!(!bench.path("out").exists());
 }
 
+/// The density remembers how large its images were, and a run says once that its images are of another scale.
+#[test]
+fn images_of_another_scale_than_the_fit_are_told_once() {
+    let bench = bench();
+    assert_eq!(
+        Density::load(bench.path("d.safetensors")).unwrap().origin.short_side,
+        Some([33, 40])
+    );
+    for (name, h, w) in [("a", 17, 60), ("b", 80, 90), ("c", 16, 60), ("d", 90, 81), ("e", 40, 400)]
+    {
+        bench.picture(&format!("sizes/{name}.png"), h, w, 3);
+    }
+    let run = "infer --model model.safetensors --density d.safetensors sizes";
+    let outcome = ok(ddu(&bench, &format!("{run} -o out -q")));
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    let [line] = lines.as_slice() else { panic!("{}", outcome.stderr) };
+    for word in ["d.safetensors: 2 images", "33 to 40 pixels", "sizes/c.png has 16", "--resize"] {
+        assert!(line.contains(word), "no {word} in: {line}");
+    }
+    // The size that counts is the one at which the network sees the image.
+    let outcome = ok(ddu(&bench, &format!("{run} -o small -q --resize 30")));
+    assert!(!outcome.stderr.contains("scale"), "{}", outcome.stderr);
+    assert!(!ok(ddu(&bench, &format!("{INFER} -o alike -q"))).stderr.contains("scale"));
+
+    let eval = format!("eval --model model.safetensors --density d.safetensors {TRAIN} -q");
+    assert!(!ok(ddu(&bench, &format!("{eval} -o e"))).stderr.contains("scale"));
+    let outcome = ok(ddu(&bench, &format!("{eval} -o large --resize 81")));
+    let told =
+        outcome.stderr.lines().filter(|line| line.contains("6 images are of less than half"));
+    assert_eq!(told.count(), 1, "{}", outcome.stderr);
+    // After a fit that scaled its images, those sizes are what counts.
+    ok(fit(&bench, &format!("{TRAIN} -o small.safetensors --resize 24")));
+    let small = Density::load(bench.path("small.safetensors")).unwrap();
+    assert_eq!(small.origin.short_side, Some([24, 24]));
+}
+
 #[test]
 fn eval_measures_both_uncertainties() {
     let bench = bench();
@@ -102,7 +137,7 @@ fn eval_measures_both_uncertainties() {
         }
     }
     assert!(outcome.stdout.contains("unknown by relative "), "{}", outcome.stdout);
-    assert_eq!(ddu(&bench, command).code, 1, "eval.json is there already");
+    assert_eq!(ddu(&bench, command).code, 2, "eval.json is there already");
     assert_eq!(ddu(&bench, &command.replace("--ood-classes 9", "--ood-classes 2")).code, 2);
     let plain = "eval --model model.safetensors --data voc --split train -o plain";
     let outcome = ok(ddu(&bench, plain));

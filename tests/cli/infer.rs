@@ -108,7 +108,7 @@ fn results_are_overwritten_only_with_force() {
     std::fs::create_dir(bench.path("out")).unwrap();
     bench.write("out/2.entropy.npy", b"mine");
     let outcome = bench.infer("1.png 2.png -o out");
-    assert_eq!(outcome.code, 1);
+    assert_eq!(outcome.code, 2);
     assert!(outcome.stderr.contains("2.entropy.npy") && outcome.stderr.contains("--force"));
     // Nothing was done, not even for the other image.
     assert_eq!(bench.files("out"), ["2.entropy.npy"]);

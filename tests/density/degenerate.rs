@@ -52,8 +52,8 @@ fn degenerate_fits_stay_finite() {
         }
         let evaluator = Evaluator::new(&gaussians);
         let of = |relative| Options { relative, ..Options::default() };
-        let density = evaluator.evaluate(&features, &labels, of(false));
-        let relative = evaluator.evaluate(&features, &labels, of(true));
+        let density = evaluator.evaluate(&features, Some(&labels), of(false));
+        let relative = evaluator.evaluate(&features, Some(&labels), of(true));
         for (pixel, z) in rounded(&features).chunks_exact(channels).enumerate() {
             assert!(close(density.score[pixel], gaussians.log_density(z)));
             assert!(close(relative.score[pixel], gaussians.relative_log_density(z)));
@@ -67,7 +67,7 @@ fn a_fit_of_identical_pixels_and_an_empty_one() {
     assert!(Gaussians::new(&moments, Covariance::Full, Prior::Empirical).is_err());
     moments.add(&[0.1; 9 * 50], &[1; 50]);
     let (gaussians, _) = Gaussians::new(&moments, Covariance::Full, Prior::Empirical).unwrap();
-    let found = Evaluator::new(&gaussians).evaluate(&[0.1; 9], &[0], Options::default());
+    let found = Evaluator::new(&gaussians).evaluate(&[0.1; 9], None, Options::default());
     assert!(found.score[0].is_finite());
 }
 
@@ -86,7 +86,7 @@ fn far_and_broken_features_give_no_nan() {
     for relative in [false, true] {
         for early_exit in [true, false] {
             let options = Options { relative, early_exit, nearest: true };
-            let found = evaluator.evaluate(&features, &[0; 70], options);
+            let found = evaluator.evaluate(&features, Some(&[0; 70]), options);
             assert_eq!(found.non_finite, 3);
             assert!(found.score[..3].iter().all(|v| *v == f32::NEG_INFINITY));
             assert_eq!(found.nearest[..3], [VOID; 3]);
@@ -94,6 +94,6 @@ fn far_and_broken_features_give_no_nan() {
         }
     }
     let z = rounded(&features[3 * channels..4 * channels]);
-    let found = evaluator.evaluate(&features, &[0; 70], Options::default());
+    let found = evaluator.evaluate(&features, Some(&[0; 70]), Options::default());
     assert!(close(found.score[3], gaussians.log_density(&z)));
 }

@@ -68,13 +68,19 @@ fn evaluation_agrees_with_plain_f64_on_odd_shapes() {
             let evaluator = Evaluator::new(&gaussians);
             let on = |early_exit, nearest, relative| {
                 let options = Options { early_exit, nearest, relative };
-                evaluator.evaluate(&features, &labels, options)
+                evaluator.evaluate(&features, Some(&labels), options)
             };
             let with = on(true, false, false);
             let without = on(false, true, false);
             let nearest = on(true, true, false);
             let relative = on(true, false, true);
             assert_eq!(without.work, 1.0);
+            // No guess is the classes in their order, as a guess of the first one is.
+            let options = Options::default();
+            let first = vec![gaussians.classes[0].class as u8; labels.len()];
+            let [blind, first] =
+                [None, Some(&*first)].map(|guess| evaluator.evaluate(&features, guess, options));
+            assert_eq!(blind, first);
             for (pixel, z) in rounded(&features).chunks_exact(channels).enumerate() {
                 let expected = plain(z);
                 let reference = gaussians.log_density(z);
@@ -134,10 +140,10 @@ fn tied_and_diagonal_covariances_are_what_they_say() {
             .sum();
         assert!((class.gaussian.distance(z) - plain).abs() <= 1e-9 * plain);
         let z32: Vec<f32> = z.iter().map(|v| *v as f32).collect();
-        let found = evaluator.evaluate(&z32, &[0], Options::default()).score[0];
+        let found = evaluator.evaluate(&z32, None, Options::default()).score[0];
         assert!(close(found, diagonal.log_density(z)));
         let relative = Options { relative: true, ..Options::default() };
-        let found = evaluator.evaluate(&z32, &[0], relative).score[0];
+        let found = evaluator.evaluate(&z32, None, relative).score[0];
         assert!(close(found, diagonal.relative_log_density(z)));
     }
 }

@@ -71,7 +71,7 @@ fn log_density_of_the_golden_features() {
         let evaluator = Evaluator::new(&gaussians);
         let on = |early_exit| {
             let options = Options { relative, early_exit, nearest: false };
-            evaluator.evaluate(&features, &predicted, options)
+            evaluator.evaluate(&features, Some(&predicted), options)
         };
         let (with, without) = (on(true), on(false));
         let (mut reference_error, mut share) = (0f64, 0f64);

@@ -74,7 +74,7 @@ fn warpgroup() -> Kernel {
     let mut tile = vec![0.0; 32 * 64];
     for n in 0..32 {
         for k in 0..64 {
-            tile[n * 64 + (k / 8 ^ n % 8) * 8 + k % 8] = b(n, k);
+            tile[n * 64 + ((k / 8) ^ (n % 8)) * 8 + k % 8] = b(n, k);
         }
     }
     let mut input = halves(tile.into_iter());

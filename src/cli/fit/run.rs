@@ -1,6 +1,8 @@
 //! The pass over the pairs: network, labels, moments; skipping, checkpoints and the closing words.
 
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Args, checkpoint_path, table};
 use crate::cli::pipeline::{self, Event, Item, List};
-use crate::cli::{exit, interrupt, note, progress_bar, warn};
+use crate::cli::{check_folder, exit, interrupt, note, progress_bar, warn};
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let device = args.running.device.resolve()?;
@@ -32,6 +34,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         resize,
     );
     let inputs = inputs_hash(&empty, &data.pairs, &map);
+    check_folder(args.output.parent().unwrap_or(Path::new("")))?;
     let (density, progress) = super::start(&args, empty, inputs, &data)?;
     let mut engine = device.engine(model)?;
     let classes = density.origin.classes.len();
@@ -48,6 +51,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         args: &args,
         pairs: &data.pairs,
         files: FileState::of(&data.pairs[..progress.done]),
+        not_finite: fit.non_finite(),
+        looked: progress.done,
         fit,
         saved: progress.done,
         progress,
@@ -55,10 +60,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         network: Duration::ZERO,
         fitting: Duration::ZERO,
     };
+    let max_pixels = args.running.max_pixels;
     let list = List {
         len: pairs.len(),
         batch: args.running.batch(),
-        read: &|index| read(&pairs[index], resize, &map, args.fail_fast.then_some(classes)),
+        size: &|index| pairs[index].size_within(resize, max_pixels),
+        read: &|index| {
+            read(&pairs[index], resize, max_pixels, &map, args.fail_fast.then_some(classes))
+        },
         name: &|index| pairs[index].image.display().to_string(),
     };
     let ended = pipeline::run(&mut engine, &list, |event| {
@@ -88,10 +97,11 @@ type Labels = (u64, Mask);
 fn read(
     pair: &Pair,
     resize: Option<usize>,
+    max_pixels: u64,
     map: &ClassMap,
     classes: Option<usize>,
 ) -> Result<(Image, Labels)> {
-    let mut read = pair.read(resize)?;
+    let mut read = pair.read_within(resize, max_pixels)?;
     map.apply(&mut read.mask.label);
     let unknown = |label: u8, classes| usize::from(label) >= classes && label != VOID;
     if let Some(classes) = classes
@@ -125,6 +135,9 @@ struct Pass<'a> {
     files: FileState,
     fit: Fit,
     progress: Progress,
+    /// Pixels whose features are not finite, up to pair `looked`: named by then.
+    not_finite: u64,
+    looked: usize,
     /// Pairs that the last checkpoint has.
     saved: usize,
     bar: &'a ProgressBar,
@@ -137,6 +150,9 @@ impl Pass<'_> {
     /// Takes in pairs that ran together; `first`: the place of the run's list in that of the fit.
     fn add(&mut self, first: usize, output: &Output, items: Vec<Item<Labels>>) -> Result<()> {
         let start = Instant::now();
+        if !self.fit.counts_later() {
+            self.looked = self.progress.done;
+        }
         let annotations: Vec<_> = items
             .iter()
             .map(|item| Some(Annotation { hash: item.data.0, mask: &item.data.1 }))
@@ -156,7 +172,29 @@ impl Pass<'_> {
                 .fix("take one of them from the list");
             self.skip(index, error)?;
         }
+        if !self.fit.counts_later() {
+            self.name_non_finite();
+        }
         Ok(())
+    }
+
+    /// Warns of pixels whose features are not finite, and of the pairs they are in: those since the last
+    /// look. On the CPU that is one run; a device counts until the next checkpoint.
+    fn name_non_finite(&mut self) {
+        let (before, now) = (self.not_finite, self.fit.non_finite());
+        if now > before {
+            let names = &self.pairs[self.looked..self.progress.done];
+            let (first, last) = (&names[0].name, &names[names.len() - 1].name);
+            let among = if names.len() == 1 { String::new() } else { format!(" to {last}") };
+            let count = now - before;
+            self.bar.suspend(|| {
+                warn(format_args!(
+                    "{first}{among}: {count} pixels with features that are not finite: skipped"
+                ));
+            });
+        }
+        self.not_finite = now;
+        self.looked = self.progress.done;
     }
 
     /// A pair that cannot be used: fatal with `--fail-fast`.
@@ -190,7 +228,9 @@ impl Pass<'_> {
     fn save_checkpoint(&mut self) -> Result<()> {
         self.saved = self.progress.done;
         self.progress.files = self.files.hash();
-        self.fit.density()?.checkpoint(checkpoint_path(&self.args.output), &self.progress)
+        self.fit.density()?.checkpoint(checkpoint_path(&self.args.output), &self.progress)?;
+        self.name_non_finite();
+        Ok(())
     }
 
     /// Keeps what is done, and says how to go on.
@@ -209,7 +249,9 @@ impl Pass<'_> {
         Ok(interrupt::exit_code())
     }
 
-    fn finish(self, wall: Duration) -> anyhow::Result<ExitCode> {
+    fn finish(mut self, wall: Duration) -> anyhow::Result<ExitCode> {
+        self.fit.density()?;
+        self.name_non_finite();
         let Pass { args, mut fit, progress, network, fitting, .. } = self;
         let density = fit.density()?;
         let (pixels, images) = (&density.origin.pixels, density.origin.images.len());
@@ -223,8 +265,11 @@ impl Pass<'_> {
         }
         density.save(&args.output)?;
         let checkpoint = checkpoint_path(&args.output);
-        if checkpoint.exists() {
-            std::fs::remove_file(&checkpoint).map_err(|e| Error::io(&checkpoint, "remove", e))?;
+        match std::fs::remove_file(&checkpoint) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                return Err(Error::io(&checkpoint, "remove", e).into());
+            }
+            _ => {}
         }
         table::print(density)?;
         for (label, count) in &pixels.unknown {

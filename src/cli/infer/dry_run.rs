@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use ddu::Result;
-use ddu::data::{self, Inputs};
+use ddu::data::Inputs;
 use ddu::engine::{Engine, check_memory};
 use ddu::ops::Size;
 use ddu::report::json;
@@ -13,6 +12,7 @@ use serde::Serialize;
 
 use super::files::Kind;
 use super::report::{Failed, ModelReport, command};
+use super::run::map_size;
 use super::{Args, exit, warn};
 use crate::cli::devices::Device;
 
@@ -66,7 +66,7 @@ pub fn run(
     let mut images = Vec::with_capacity(inputs.images.len());
     let mut counts: BTreeMap<(usize, usize), usize> = BTreeMap::new();
     for input in &inputs.images {
-        match map_size(args, &input.path) {
+        match map_size(&input.path, args.running.resize(), args.running.max_pixels) {
             Ok(size) => {
                 *counts.entry((size.h, size.w)).or_default() += 1;
                 let output = |k: &Kind| input.output(&args.output, &k.suffix());
@@ -107,15 +107,7 @@ pub fn run(
     Ok(ExitCode::from(code))
 }
 
-fn map_size(args: &Args, path: &std::path::Path) -> Result<Size> {
-    let size = data::decode_size(path, true)?;
-    match args.running.resize() {
-        Some(short) => data::resized(&path.display().to_string(), size, short),
-        None => Ok(size),
-    }
-}
-
-fn cost(engine: &mut Engine, size: Size, images: usize, batch: usize) -> Result<Cost> {
+fn cost(engine: &mut Engine, size: Size, images: usize, batch: usize) -> ddu::Result<Cost> {
     let batch = batch.min(images);
     let plan = engine.plan(batch, size)?;
     Ok(Cost {

@@ -4,10 +4,8 @@ use std::path::{Path, PathBuf};
 
 use ddu::data::{self, Image, Input};
 use ddu::engine::ScoreMap;
-use ddu::model::Config;
 use ddu::ops::Size;
 use ddu::report::overlay::{Scale, class_map, scalar_map};
-use ddu::report::palette;
 use ddu::score::{Score, Worry};
 use ddu::{Error, Result};
 
@@ -56,7 +54,9 @@ pub struct Files<'a> {
     pub kinds: &'a [Kind],
     /// And the ends of their colour bars.
     pub scores: &'a [(Score, [f32; 2])],
-    pub config: &'a Config,
+    pub classes: &'a [String],
+    /// A colour for each class.
+    pub palette: &'a [[u8; 3]],
 }
 
 impl Files<'_> {
@@ -80,17 +80,16 @@ impl Files<'_> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
         }
-        let classes = &self.config.classes;
-        let palette = palette::of(classes);
+        let Files { classes, palette, .. } = *self;
         let title = input.path.file_name().unwrap_or_default().to_string_lossy();
         match kind {
-            Kind::Label => data::write_label_png(path, maps.size, &maps.label, &palette),
+            Kind::Label => data::write_label_png(path, maps.size, &maps.label, palette),
             Kind::Map(score) => match self.find(score, maps) {
                 Some((_, values)) => data::write_npy(path, maps.size, values),
                 None => Ok(()),
             },
             Kind::ClassPicture => {
-                let picture = class_map(&title, &maps.image, &maps.label, classes, &palette);
+                let picture = class_map(&title, &maps.image, &maps.label, classes, palette);
                 data::write_rgb_png(path, &picture)
             }
             Kind::Picture(score) => {

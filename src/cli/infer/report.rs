@@ -41,6 +41,8 @@ pub struct Written {
     pub feature_grid: Size,
     /// Images that ran together with this one, itself included.
     pub batch: usize,
+    /// Pixels whose entropy is not finite: the network's output was not, and their class means nothing.
+    pub non_finite_pixels: usize,
     /// Cells of the feature grid whose feature is not finite: their density is -inf. Only with a score
     /// that needs a density.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,11 +173,11 @@ pub fn command() -> Vec<String> {
 
 /// `there`: images that were left out, since their results existed.
 pub fn summary(done: &Done, there: usize, folder: &Path, wall: Duration) -> impl fmt::Display {
-    let images = match done.written.len() {
-        1 => "1 image".to_owned(),
-        n => format!("{n} images"),
+    let mut text = match done.written.len() {
+        0 => "no maps were written".to_owned(),
+        1 => format!("wrote the maps of 1 image to {}", folder.display()),
+        n => format!("wrote the maps of {n} images to {}", folder.display()),
     };
-    let mut text = format!("wrote the maps of {images} to {}", folder.display());
     let network: Vec<f64> = done.written.iter().map(|w| w.stages_ms.network).collect();
     if let Some(network) = Summary::of(&network) {
         let wall = wall.as_secs_f64();

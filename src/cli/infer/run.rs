@@ -1,6 +1,7 @@
 //! The run of `ddu infer`: decodes ahead, computes the maps, writes behind.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ pub struct Task<'a> {
     pub files: Files<'a>,
     pub resize: Option<usize>,
     pub batch: usize,
+    pub max_pixels: u64,
     pub fail_fast: bool,
     pub bar: &'a ProgressBar,
 }
@@ -41,6 +43,7 @@ pub fn run(task: &Task, engine: &mut Engine) -> Done {
     let list = List {
         len: task.inputs.len(),
         batch: task.batch,
+        size: &|index| map_size(&task.inputs[index].path, task.resize, task.max_pixels),
         read: &|index| decode(task, index),
         name: &name,
     };
@@ -62,9 +65,18 @@ pub fn run(task: &Task, engine: &mut Engine) -> Done {
     behind(produce, |made| write_all(task, made))
 }
 
+/// The size that an image is run at, from its header.
+pub fn map_size(path: &Path, resize: Option<usize>, max_pixels: u64) -> Result<Size> {
+    let size = data::decode_size_within(path, true, max_pixels)?;
+    match resize {
+        Some(short) => data::resized(&path.display().to_string(), size, short),
+        None => Ok(size),
+    }
+}
+
 fn decode(task: &Task, index: usize) -> Result<(Image, Decoded)> {
     let (path, start) = (&task.inputs[index].path, Instant::now());
-    let mut image = data::decode(path, true)?;
+    let mut image = data::decode_within(path, true, task.max_pixels)?;
     let size = image.size;
     if let Some(short) = task.resize {
         image = image.resize_short(&path.display().to_string(), short)?;
@@ -91,6 +103,11 @@ fn segment(
         padded_px: output.padded,
         feature_grid: output.grid,
         batch: output.batch(),
+        non_finite_pixels: scores
+            .iter()
+            .zip(&maps)
+            .find(|(score, _)| **score == Score::Entropy)
+            .map_or(0, |(_, map)| map.values.iter().filter(|value| !value.is_finite()).count()),
         non_finite_cells: scores
             .iter()
             .zip(&maps)
@@ -123,7 +140,19 @@ fn write_all(task: &Task, made: Receiver<Outcome>) -> Done {
         });
         task.bar.inc(1);
         match outcome {
-            Ok(record) => done.written.push(record),
+            Ok(record) => {
+                if record.non_finite_pixels > 0 {
+                    let (n, pixels) = (record.non_finite_pixels, record.map_px.pixels());
+                    task.bar.suspend(|| {
+                        warn(format_args!(
+                            "{}: the network's output is not finite at {n} of {pixels} pixels: their \
+                             class means nothing, their entropy is NaN",
+                            record.path
+                        ));
+                    });
+                }
+                done.written.push(record);
+            }
             Err(error) => {
                 done.failed.push(Failed::new(&task.inputs[index].path, &error));
                 if task.fail_fast || hopeless(&error) {

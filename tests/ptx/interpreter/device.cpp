@@ -39,8 +39,8 @@ struct Tally {
     std::vector<bool> reached;
 };
 
-// Where it comes from. nvcc unrolls loops and clones them for cases that never come (no passes, 64-bit division): what
-// matters is whether a line of source was executed.
+// Where it comes from; line 0: nvcc's own, such as the two ways of a 64-bit division. nvcc unrolls loops and clones them for
+// cases that never come (no passes): what matters is whether a line of source was executed.
 std::pair<uint32_t, uint32_t> origin(const ptx::Instruction& ins) { return {ins.file, ins.source_line}; }
 
 struct World {
@@ -96,7 +96,7 @@ struct World {
         std::fclose(out);
     }
 
-    // "kernel NAME launches N instructions N reached A of B (C)": of C where others of the same line of source count too.
+    // "kernel NAME launches N instructions N reached A of B (C)": of C that are of a line of source of which none else was.
     static void report(std::FILE* out, const ptx::Kernel& kernel, const Tally& tally) {
         std::set<std::pair<uint32_t, uint32_t>> known;
         size_t reached = 0, copies = 0;
@@ -104,14 +104,16 @@ struct World {
         for (size_t i = 0; i < n; ++i) {
             if (!tally.reached[i]) continue;
             ++reached;
-            if (kernel.code[i].source_line) known.insert(origin(kernel.code[i]));
+            known.insert(origin(kernel.code[i]));
         }
         for (size_t i = 0; i < n; ++i) {
             if (tally.reached[i]) continue;
             const ptx::Instruction& ins = kernel.code[i];
-            copies += known.count(origin(ins));
-            if (known.count(origin(ins)) || !number("DDU_PTX_UNREACHED", 0)) continue;
-            std::fprintf(out, "unreached %s:%u [%u] %s\n", kernel.module.c_str(), ins.line, ins.source_line, ins.text.c_str());
+            if (!ins.source_line || known.count(origin(ins))) {
+                ++copies;
+            } else if (number("DDU_PTX_UNREACHED", 0)) {
+                std::fprintf(out, "unreached %s:%u [%u] %s\n", kernel.module.c_str(), ins.line, ins.source_line, ins.text.c_str());
+            }
         }
         std::fprintf(out, "kernel %s launches %llu instructions %llu reached %zu of %zu (%zu), %.1f s\n", kernel.name.c_str(),
                      static_cast<unsigned long long>(tally.launches), static_cast<unsigned long long>(tally.instructions), reached, n,
