@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Image, MAX_PIXELS, Mask, decode_size_within, decode_within, read_class_names, read_file,
-    read_mask_within, resized, resolve,
+    read_mask_within, resized_within, resolve,
 };
 use crate::error::{Error, Result};
 use crate::ops::Size;
@@ -127,7 +127,9 @@ impl Pair {
     pub fn size_within(&self, resize: Option<usize>, max_pixels: u64) -> Result<Size> {
         let size = decode_size_within(&self.image, false, max_pixels)?;
         match resize {
-            Some(short) => resized(&self.image.display().to_string(), size, short),
+            Some(short) => {
+                resized_within(&self.image.display().to_string(), size, short, max_pixels)
+            }
             None => Ok(size),
         }
     }
