@@ -69,7 +69,7 @@ pub fn run(task: &Task, engine: &mut Engine) -> Done {
 pub fn map_size(path: &Path, resize: Option<usize>, max_pixels: u64) -> Result<Size> {
     let size = data::decode_size_within(path, true, max_pixels)?;
     match resize {
-        Some(short) => data::resized(&path.display().to_string(), size, short),
+        Some(short) => data::resized_within(&path.display().to_string(), size, short, max_pixels),
         None => Ok(size),
     }
 }
@@ -79,7 +79,7 @@ fn decode(task: &Task, index: usize) -> Result<(Image, Decoded)> {
     let mut image = data::decode_within(path, true, task.max_pixels)?;
     let size = image.size;
     if let Some(short) = task.resize {
-        image = image.resize_short(&path.display().to_string(), short)?;
+        image = image.resize_short_within(&path.display().to_string(), short, task.max_pixels)?;
     }
     Ok((image, Decoded { size, time: start.elapsed() }))
 }
