@@ -91,7 +91,7 @@ impl Moments {
     /// read.
     ///
     /// # Errors
-    /// Lengths that contradict each other, and what [`Self::check`] refuses; `source` names the file in
+    /// Lengths that contradict each other, and what no fit can give; `source` names the file in
     /// the message.
     pub fn from_parts(
         source: &str,

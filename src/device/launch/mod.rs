@@ -102,6 +102,8 @@ pub fn spatial<'a>(op: &Spatial, x: Tensor<'a>, y: Tensor<'a>) -> Result<Launch<
 /// inside the slices it was given, all of one device.
 #[derive(Clone)]
 pub struct Launch<'a> {
+    // Only a device that launches asks for it.
+    #[cfg_attr(not(any(feature = "cuda", feature = "simt")), expect(dead_code))]
     device: DeviceId,
     kernel: &'static Kernel,
     grid: [u32; 3],
