@@ -1,6 +1,6 @@
 //! Every kernel on every device with memory of its own (the CPU path: `tests/parity`) against plain f64
-//! loops: random values, odd, tail-heavy and dilated shapes. One file per op; the devices and the checks
-//! are in `support`. `DDU_TEST_DEVICE=simt|cuda` takes one of them alone.
+//! loops: random values, odd, tail-heavy and dilated shapes. One file per op in `ops`, which the stand-in and the PTX
+//! interpreter run once more; the devices and the checks are in `support`. `DDU_TEST_DEVICE=simt|cuda` takes one of them alone.
 //!
 //! Tolerances. Inputs and weights are fp16 numbers, so products are exact and only the f32 accumulation
 //! and the final rounding err: |error| <= n 2^-23 sum |terms| + 2^-11 |y| + 2^-25, with n the number of
@@ -8,28 +8,21 @@
 //! for long sums, so the normalised rms is held to twice that of a plain f32 loop as well.
 #![cfg(feature = "simt")]
 
-mod conv2d;
-mod density;
-mod depthwise;
-mod gather;
-mod grid;
+#[path = "../parity/common.rs"]
+mod cpu;
 #[cfg(feature = "cuda")]
 mod guarded;
-mod head;
 #[path = "../common/models.rs"]
 mod models;
-mod moments;
 mod network;
+mod ops;
 mod ownership;
 mod pictures;
-mod pool;
-mod preprocess;
 #[cfg(feature = "cuda")]
 #[path = "../common/ptx.rs"]
 mod ptx;
 #[cfg(feature = "cuda")]
 mod ptx_cases;
-mod resize;
 mod scene;
 #[path = "../common/shared.rs"]
 mod shared;
@@ -38,5 +31,4 @@ mod shared;
 mod standin;
 #[cfg(feature = "cuda")]
 mod standin_cases;
-mod stem;
 mod support;

@@ -1,7 +1,8 @@
 //! Every op against a plain f64 loop, on random, non-square, odd and tail-heavy shapes.
 //!
 //! Outputs are poisoned before a run: an element that is not written, or one outside the channel
-//! slice that is, shows. One file per op; its cases and the reason for its tolerance stand in it.
+//! slice that is, shows. One file per op; its cases and the reason for its tolerance stand in it. Ops without weights:
+//! `tests/kernels/ops`, beside their kernels' cases.
 
 mod common;
 mod conv2d;
@@ -9,6 +10,4 @@ mod head;
 #[path = "../common/models.rs"]
 mod models;
 mod plan;
-mod pool;
 mod preprocess;
-mod resize;

@@ -3,7 +3,7 @@
 use ddu::device::{Element, launch};
 use ddu::ops::{Head, Resize, Size};
 
-use crate::resize::taps;
+use super::resize::taps;
 use crate::support::*;
 
 #[test]

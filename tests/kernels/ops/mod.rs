@@ -1,0 +1,13 @@
+//! One file per op: its kernels on every device; of an op without weights the CPU path too.
+
+mod conv2d;
+mod density;
+mod depthwise;
+mod gather;
+mod grid;
+mod head;
+mod moments;
+mod pool;
+mod preprocess;
+mod resize;
+mod stem;
