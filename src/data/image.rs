@@ -302,12 +302,7 @@ fn one_line(message: impl ToString) -> String {
 /// The size whose shorter side is `short` and whose longer is `round(long short / old)`.
 ///
 /// # Errors
-/// A result of more than [`MAX_PIXELS`]; `source` names the picture in the message.
-pub fn resized(source: &str, size: Size, short: usize) -> Result<Size> {
-    resized_within(source, size, short, MAX_PIXELS)
-}
-
-/// [`resized`] with a limit of the user's: `--max-pixels`.
+/// A result of more than `max_pixels` (`--max-pixels`); `source` names the picture in the message.
 pub fn resized_within(source: &str, size: Size, short: usize, max_pixels: u64) -> Result<Size> {
     let old = size.h.min(size.w).max(1) as u64;
     let scale = |n: usize| (n as u64).saturating_mul(short as u64).saturating_add(old / 2) / old;
@@ -316,7 +311,7 @@ pub fn resized_within(source: &str, size: Size, short: usize, max_pixels: u64) -
 }
 
 impl Image {
-    /// Scales to the size that [`resized`] gives: bilinear, with the triangle widened by the factor
+    /// Scales to the size that [`resized_within`] gives: bilinear, with the triangle widened by the factor
     /// when shrinking (PIL's `BILINEAR`, torchvision's antialiased `Resize`).
     pub fn resize_short(self, source: &str, short: usize) -> Result<Image> {
         self.resize_short_within(source, short, MAX_PIXELS)

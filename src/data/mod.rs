@@ -17,7 +17,7 @@ mod read;
 
 pub use self::image::{
     FORMATS, Image, MAX_PIXELS, decode, decode_bytes, decode_size, decode_size_within,
-    decode_within, resized, resized_within,
+    decode_within, resized_within,
 };
 pub use self::png::{write_label_png, write_rgb_png};
 pub use crate::ops::LabelRule;

@@ -60,11 +60,6 @@ impl DensityScores {
         Ok(DensityScores { density, scores, buffers: Vec::new() })
     }
 
-    /// The Gaussians on the device.
-    pub fn density(&self) -> &DeviceDensity {
-        &self.density
-    }
-
     /// Whether the kernel evaluates the one Gaussian over all classes too.
     pub fn relative(&self) -> bool {
         self.scores.iter().any(|score| score.info().needs == Needs::Background)

@@ -113,21 +113,6 @@ impl Plan {
         }
     }
 
-    /// Bytes a node moves if each operand passes once, at `element` bytes each.
-    pub fn node_bytes(&self, node: &Node, element: usize) -> u64 {
-        let (input, output) = (self.size(node.input), self.size(node.output));
-        let view = |size: Size, view: View| {
-            (self.batch * size.pixels() * view.channels) as u64 * element as u64
-        };
-        match &node.op {
-            Op::Conv { conv, residual, .. } => {
-                conv.bytes(self.batch, input, output, element)
-                    + residual.map_or(0, |r| view(output, r))
-            }
-            _ => view(input, node.input) + view(output, node.output),
-        }
-    }
-
     /// FLOP of the whole plan.
     pub fn flops(&self) -> u64 {
         self.nodes.iter().map(|node| self.node_flops(node)).sum()
