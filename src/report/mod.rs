@@ -1,6 +1,8 @@
 //! What people look at and what scripts read: pictures of maps (feature `pictures`), and JSON.
 
 #[cfg(feature = "pictures")]
+mod bitmap;
+#[cfg(feature = "pictures")]
 mod canvas;
 pub mod json;
 #[cfg(feature = "pictures")]

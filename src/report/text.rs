@@ -1,12 +1,11 @@
 //! Text in pictures: an embedded atlas of glyphs, scaled to any size by averaging coverage.
 //!
-//! A font crate would bring a parser, a rasteriser and a font file of ten times the size; the
-//! pictures need a few words. `font/make.py` draws the atlas and says how it is laid out.
-//! A character outside Latin-1 is a box with its code point in it, as `U+4EBA` in two lines: names of
-//! another script can be told apart, and looked up.
+//! `font/make.py` draws the atlas and says how it is laid out. A character outside Latin-1 is GNU Unifont's (`bitmap`),
+//! 16 pixels high; one that it lacks is a box with its code point in it, as `U+4EBA` in two lines.
 
 use std::sync::LazyLock;
 
+use super::bitmap::{self, Bitmap};
 use super::canvas::Canvas;
 
 /// Pixels an em in the atlas.
@@ -55,6 +54,24 @@ fn glyph(character: char) -> Option<usize> {
     }
 }
 
+/// What draws a character.
+enum Shape {
+    /// Its place in the atlas.
+    Glyph(usize),
+    Bitmap(Bitmap),
+    /// Joiners and variation selectors.
+    Nothing,
+    CodePoint,
+}
+
+fn shape(character: char) -> Shape {
+    match (glyph(character), character) {
+        (Some(glyph), _) => Shape::Glyph(glyph),
+        (None, '\u{200d}' | '\u{fe00}'..='\u{fe0f}') => Shape::Nothing,
+        _ => bitmap::of(character).map_or(Shape::CodePoint, Shape::Bitmap),
+    }
+}
+
 /// Of the digits in a code point's box.
 const SMALL: f32 = 0.5;
 
@@ -68,10 +85,12 @@ fn code_point(character: char) -> [String; 2] {
 
 /// How far a character moves the pen, in atlas pixels.
 fn advance(character: char) -> f32 {
-    match glyph(character) {
-        Some(glyph) => ATLAS.advance[glyph],
+    match shape(character) {
+        Shape::Glyph(glyph) => ATLAS.advance[glyph],
+        Shape::Bitmap(bitmap) => EM * bitmap.columns as f32 / bitmap::ROWS as f32,
+        Shape::Nothing => 0.0,
         // The digits, and an eighth of an em for the box and the space around it.
-        None => {
+        Shape::CodePoint => {
             let line = |line: &String| line.chars().map(advance).sum::<f32>();
             SMALL * code_point(character).iter().map(line).fold(0.0, f32::max) + EM / 4.0
         }
@@ -103,9 +122,11 @@ impl Canvas {
     pub fn text(&mut self, x: f32, y: f32, text: &str, size: f32, color: [u8; 3]) {
         let mut pen = x;
         for character in text.chars() {
-            match glyph(character) {
-                Some(glyph) => self.glyph(pen, y, glyph, size / EM, color),
-                None => self.code_point(pen, y, character, size, color),
+            match shape(character) {
+                Shape::Glyph(glyph) => self.glyph(pen, y, glyph, size / EM, color),
+                Shape::Bitmap(bitmap) => self.bitmap(pen, y, &bitmap, size, color),
+                Shape::Nothing => {}
+                Shape::CodePoint => self.code_point(pen, y, character, size, color),
             }
             pen += advance(character) * size / EM;
         }
@@ -166,25 +187,48 @@ mod tests {
     use super::*;
     use crate::ops::Size;
 
+    fn drawn(text: &str) -> Vec<u8> {
+        let mut canvas = Canvas::new(Size::new(40, 80), [255; 3]);
+        canvas.text(5.0, 30.0, text, 24.0, [0; 3]);
+        canvas.0.rgb
+    }
+
+    fn ink(rgb: &[u8]) -> usize {
+        rgb.iter().filter(|v| **v < 128).count()
+    }
+
     #[test]
-    fn characters_without_a_glyph_are_told_apart_by_their_code_points() {
+    fn every_script_is_drawn() {
+        // Strokes that a person would know them by: 人 has no dot in its upper left, 一 is one bar.
+        for [a, b] in [["人", "車"], ["人", "?"], ["\u{1f697}", "\u{1f698}"], ["ж", "д"]] {
+            assert_ne!(drawn(a), drawn(b), "{a} {b}");
+            assert!(ink(&drawn(a)) > 20 && ink(&drawn(b)) > 20, "{a} {b}");
+        }
+        let bar = drawn("一");
+        let rows = bar.chunks_exact(3 * 80).filter(|row| row.iter().any(|v| *v < 128)).count();
+        assert!((1..=4).contains(&rows), "{rows} rows of ink");
+        // A variation selector changes nothing.
+        assert_eq!(drawn("\u{2602}\u{fe0f}"), drawn("\u{2602}"));
+    }
+
+    #[test]
+    fn a_character_takes_the_room_that_it_is_said_to_take() {
+        for text in ["人", "ж", "\u{1f697}", "\u{10fffd}"] {
+            assert_eq!(width(&format!("{text}{text}"), 24.0), 2.0 * width(text, 24.0));
+            let end = (5.0 + width(text, 24.0)).ceil() as usize;
+            assert!(
+                drawn(text)
+                    .chunks_exact(3 * 80)
+                    .all(|row| row[3 * end..].iter().all(|v| *v == 255))
+            );
+        }
+    }
+
+    #[test]
+    fn what_no_font_has_is_told_apart_by_its_code_point() {
         assert_eq!(code_point('人'), ["4E", "BA"]);
         assert_eq!(code_point('\u{1f697}'), ["01F", "697"]);
-        let drawn = |text: &str| {
-            let mut canvas = Canvas::new(Size::new(40, 80), [255; 3]);
-            canvas.text(5.0, 30.0, text, 24.0, [0; 3]);
-            canvas.0.rgb
-        };
-        for [a, b] in [["人", "車"], ["人", "?"], ["\u{1f697}", "\u{1f698}"]] {
-            assert_ne!(drawn(a), drawn(b), "{a} {b}");
-        }
-        // It takes the room that it is said to take.
-        assert_eq!(width("人人", 24.0), 2.0 * width("人", 24.0));
-        let mut canvas = Canvas::new(Size::new(40, 80), [255; 3]);
-        canvas.text(5.0, 30.0, "人", 24.0, [0; 3]);
-        let end = (5.0 + width("人", 24.0)).ceil() as usize;
-        assert!(
-            canvas.0.rgb.chunks_exact(3 * 80).all(|row| row[3 * end..].iter().all(|v| *v == 255))
-        );
+        assert!(matches!(shape('\u{10fffd}'), Shape::CodePoint));
+        assert_ne!(drawn("\u{10fffd}"), drawn("\u{10fffc}"));
     }
 }
