@@ -305,3 +305,24 @@ fn a_changed_number_is_noticed() {
     let wider = text.replace("using Tile64x32 = Tile<64, 32,", "using Tile64x32 = Tile<64, 64,");
     assert!(wider != text && !differences(conv, &wider).is_empty());
 }
+
+/// W is packed by the host as the kernels read it: chunk c of row r of a panel's block lies in the row at c xor f(r). The
+/// host's f is held equal to the kernel's text; Hopper's, in a warpgroup's descriptor, is the 128-byte swizzle of the PTX ISA
+/// (matrix descriptor, layout type 1): r % 8.
+#[test]
+fn panels_are_permuted_alike() {
+    let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gpu/density.rs");
+    let host = std::fs::read_to_string(host).unwrap();
+    let of = |text: &str, before: &str, row: &str| -> String {
+        let after = text.split_once(before).unwrap_or_else(|| panic!("{before}")).1;
+        let inside = after.split_once(" ^ (").unwrap().1.split_once(')').unwrap().0;
+        inside.replace(row, "r")
+    };
+    let warp = of(&host, "Packing::Warp => chunk", "place");
+    assert_eq!(
+        warp,
+        of(&text("density"), "int w_at(int row, int chunk) { return row * BK + ((chunk", "row")
+    );
+    assert_eq!(of(&host, "Packing::Warpgroup => chunk", "place"), "r & 7");
+    assert!(text("density_hopper").contains("uint64_t(1) << 62"), "the descriptor's layout type");
+}

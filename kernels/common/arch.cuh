@@ -171,7 +171,7 @@ DEVICE void barrier_arrive(int id, int threads SITE) {
 #endif
 }
 
-// --- a warp's own -------------------------------------------------------------------------------------------
+// --- of one warp -------------------------------------------------------------------------------------------
 
 // `value` of lane `lane ^ mask`.
 DEVICE float shuffle_xor(float value, int mask SITE) {

@@ -31,7 +31,7 @@ pub struct Args {
     /// Model written by `ddu convert`
     #[arg(short, long, value_name = "MODEL")]
     model: PathBuf,
-    /// Image, folder (searched recursively), glob, or - for a list on stdin, one path a line
+    /// Image, folder (searched recursively), glob, or - for a list on stdin, one path per line
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
     /// Folder for the results; those of a folder or glob mirror its tree
