@@ -329,7 +329,7 @@ fn wrong_options_write_nothing() {
         ("good.pth --atrous-rates 6,12 -o m", 1, "three rates from 1 to 4096"),
         ("good.pth --atrous-rates 0,6,12 -o m", 1, "three rates from 1 to 4096"),
         ("good.pth --output-stride 32 -o m", 2, "possible values: 8, 16"),
-        ("good.pth -o exists", 1, "or --force to overwrite"),
+        ("good.pth -o exists", 2, "or --force to overwrite"),
         ("good.pth -o good.pth --force", 2, "is an input of this command"),
         ("good.pth -o empty", 2, "is a folder"),
         ("good.pth -o none/m", 1, "none/m: cannot write: entity not found\n"),
