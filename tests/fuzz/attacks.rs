@@ -14,7 +14,7 @@ use crate::checkpoint::{Dtype, TorchFile, text, zip};
 use crate::mutate::{checked, hashed};
 
 #[test]
-#[ignore = "writes tests/golden/attacks again"]
+#[ignore = "a generator for people, not a check: it rewrites tests/golden/attacks, which every run replays"]
 fn write_attacks() {
     let all = [
         ("pickle", pickles()),
