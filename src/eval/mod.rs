@@ -4,9 +4,11 @@
 mod confusion;
 mod detection;
 mod histogram;
+mod prediction;
 mod scores;
 
 pub use confusion::Confusion;
 pub use detection::Detection;
 pub use histogram::Histogram;
+pub use prediction::{Method, Prediction};
 pub use scores::{Detections, Scores};
