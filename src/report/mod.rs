@@ -1,12 +1,15 @@
-//! What people look at and what scripts read: pictures of maps (feature `pictures`), and JSON.
+//! What people look at and what scripts read: pictures of maps and pages (feature `pictures`), and JSON.
 
 #[cfg(feature = "pictures")]
 mod bitmap;
 #[cfg(feature = "pictures")]
 mod canvas;
+pub mod digits;
 pub mod json;
 #[cfg(feature = "pictures")]
 pub mod overlay;
+#[cfg(feature = "pictures")]
+pub mod page;
 pub mod palette;
 #[cfg(feature = "pictures")]
 pub mod sheet;
