@@ -7,6 +7,8 @@ mod canvas;
 pub mod digits;
 pub mod json;
 #[cfg(feature = "pictures")]
+mod layout;
+#[cfg(feature = "pictures")]
 pub mod overlay;
 #[cfg(feature = "pictures")]
 pub mod page;
@@ -15,6 +17,10 @@ pub mod palette;
 pub mod sheet;
 #[cfg(feature = "pictures")]
 mod text;
+#[cfg(feature = "pictures")]
+mod ticks;
+#[cfg(feature = "pictures")]
+mod zoom;
 
 /// `old` where `opacity` is 0, `new` where it is 1.
 fn mix(old: u8, new: u8, opacity: f32) -> u8 {

@@ -3,7 +3,18 @@
 //! What it shows is plain data, made by whoever has something to report: strings that are ready to be
 //! read, numbers to be drawn, maps to be looked into. The page knows neither scores nor metrics.
 
-use crate::data::Image;
+mod chart;
+mod embed;
+mod figures;
+mod html;
+mod viewer;
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::data::{Image, write_atomic};
+use crate::error::Result;
+use crate::ops::Size;
 
 /// A report. Strings are plain text: the writer escapes them.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +25,18 @@ pub struct Page {
     pub sections: Vec<Section>,
     /// At the end, in small print: versions, hashes, commands.
     pub notes: Vec<String>,
+}
+
+impl Page {
+    /// # Errors
+    /// What the system refuses.
+    ///
+    /// # Panics
+    /// If a panel has other layers than its viewer, or maps of another size than its image.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = html::page(self);
+        write_atomic(path, |file| file.write_all(text.as_bytes()))
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -143,8 +166,9 @@ pub struct Scalar {
     pub bright: Bright,
     /// Least and greatest value of the colour bar.
     pub range: [f32; 2],
-    /// Where there is a fitted sample: its percentiles 0, 1, .. 100, to say where in it a value lies.
-    pub percentiles: Option<Vec<f32>>,
+    /// Of a fitted sample, where there is one: its quantiles at equal steps from 0 to 1, to say where in
+    /// it a value lies.
+    pub quantiles: Option<Vec<f32>>,
 }
 
 /// Which values are bright: those to worry about.
@@ -179,11 +203,52 @@ pub struct Panel {
     pub image: Image,
     /// In the order of [`Viewer::layers`], each of the image's size, row-major.
     pub layers: Vec<Map>,
+    /// Every how many rows and columns of the original stand here.
+    pub stride: usize,
 }
 
 #[derive(Clone, Debug)]
 pub enum Map {
     Classes(Vec<u8>),
-    /// In the layer's unit.
+    /// In the layer's unit. What is not finite counts as beyond every threshold.
     Scalar(Vec<f32>),
+}
+
+/// Pixels of a panel, at most.
+const PANEL_PIXELS: usize = 480 * 360;
+
+impl Panel {
+    /// Of an image and maps of its size. Of large ones every n-th row and column is kept, n the least that
+    /// leaves at most 480 x 360 pixels: values stay values of the map, and pages stay small. The picture
+    /// takes the mean of the pixels between.
+    pub fn new(title: String, note: String, image: &Image, layers: Vec<Map>) -> Self {
+        let size = image.size;
+        let shrunk = |n: usize| Size::new(size.h.div_ceil(n), size.w.div_ceil(n));
+        let stride = (1..).find(|n| shrunk(*n).pixels() <= PANEL_PIXELS).unwrap_or(1);
+        let (small, pixels) = (shrunk(stride), kept(size, stride));
+        let layers = layers.into_iter().map(|map| match map {
+            Map::Classes(classes) => Map::Classes(pixels.iter().map(|i| classes[*i]).collect()),
+            Map::Scalar(values) => Map::Scalar(pixels.iter().map(|i| values[*i]).collect()),
+        });
+        let mean = |i: &usize| {
+            let (row, column) = (i / size.w, i % size.w);
+            let near = (row..(row + stride).min(size.h))
+                .flat_map(|r| (column..(column + stride).min(size.w)).map(move |c| (r, c)));
+            let (mut sum, mut count) = ([0usize; 3], 0);
+            for (r, c) in near {
+                let rgb = &image.rgb[3 * (r * size.w + c)..][..3];
+                sum.iter_mut().zip(rgb).for_each(|(sum, v)| *sum += usize::from(*v));
+                count += 1;
+            }
+            sum.map(|sum| ((sum + count / 2) / count) as u8)
+        };
+        let image = Image { size: small, rgb: pixels.iter().flat_map(mean).collect() };
+        Panel { title, note, image, layers: layers.collect(), stride }
+    }
+}
+
+/// The pixels at every `stride`-th row and column.
+fn kept(size: Size, stride: usize) -> Vec<usize> {
+    let rows = (0..size.h).step_by(stride);
+    rows.flat_map(|r| (0..size.w).step_by(stride).map(move |c| r * size.w + c)).collect()
 }
