@@ -30,7 +30,13 @@ pub fn charts(out: &mut String, charts: &Charts) {
     let colored = |name: &str| {
         names.iter().filter(|(_, shape)| *shape != Shape::Reference).position(|(n, _)| *n == name)
     };
-    put(out, format_args!("<figure class=\"charts\"><figcaption>{}</figcaption>", escape(&charts.caption)));
+    put(
+        out,
+        format_args!(
+            "<figure class=\"charts\"><figcaption>{}</figcaption>",
+            escape(&charts.caption)
+        ),
+    );
     if names.len() > 1 {
         out.push_str("<ul class=\"legend\" aria-hidden=\"true\">\n");
         for (name, shape) in &names {
@@ -58,7 +64,8 @@ fn dress(shape: Shape, index: usize) -> String {
         return "class=\"reference\"".into();
     }
     let dash = DASHES[index % DASHES.len()];
-    let dash = if dash.is_empty() { String::new() } else { format!(" stroke-dasharray=\"{dash}\"") };
+    let dash =
+        if dash.is_empty() { String::new() } else { format!(" stroke-dasharray=\"{dash}\"") };
     format!("class=\"line\" style=\"stroke:var(--c{})\"{dash}", index % COLORS)
 }
 
@@ -120,7 +127,10 @@ fn draw(out: &mut String, chart: &Chart, index: &dyn Fn(&str) -> usize) {
         ),
     );
     let middle = (left + right) / 2.0;
-    put(out, format_args!("<text class=\"title\" x=\"{left}\" y=\"15\">{}</text>", escape(&chart.title)));
+    put(
+        out,
+        format_args!("<text class=\"title\" x=\"{left}\" y=\"15\">{}</text>", escape(&chart.title)),
+    );
     grid(out, &x, &y);
     put(
         out,
@@ -144,7 +154,8 @@ fn draw(out: &mut String, chart: &Chart, index: &dyn Fn(&str) -> usize) {
     lines.sort_by_key(order);
     for line in lines {
         let index = index(&line.name);
-        for run in line.points.split(|p| !p.iter().all(|v| v.is_finite())).filter(|r| !r.is_empty()) {
+        for run in line.points.split(|p| !p.iter().all(|v| v.is_finite())).filter(|r| !r.is_empty())
+        {
             let path = path(run, &x, &y);
             if line.shape == Shape::Area {
                 let (first, last) = (x.of(run[0][0]), x.of(run[run.len() - 1][0]));
@@ -157,7 +168,13 @@ fn draw(out: &mut String, chart: &Chart, index: &dyn Fn(&str) -> usize) {
                 );
             }
             let dress = dress(line.shape, index);
-            put(out, format_args!("<path {dress} d=\"{path}\"><title>{}</title></path>", escape(&line.name)));
+            put(
+                out,
+                format_args!(
+                    "<path {dress} d=\"{path}\"><title>{}</title></path>",
+                    escape(&line.name)
+                ),
+            );
         }
     }
     out.push_str("</svg>\n");
@@ -253,7 +270,10 @@ pub fn intervals(out: &mut String, intervals: &Intervals) {
         );
     }
     if let Some(value) = reference {
-        put(out, format_args!("<path class=\"reference\" d=\"M{:.1} {top}V{bottom}\"/>", x.of(value)));
+        put(
+            out,
+            format_args!("<path class=\"reference\" d=\"M{:.1} {top}V{bottom}\"/>", x.of(value)),
+        );
     }
     for (i, row) in rows.iter().enumerate() {
         let y = top + ROW * (i as f64 + 0.5);
@@ -267,12 +287,33 @@ pub fn intervals(out: &mut String, intervals: &Intervals) {
             ),
         );
         if let Some([low, high]) = row.interval {
-            put(out, format_args!("<path class=\"whisker\" d=\"M{:.1} {y}H{:.1}\"/>", x.of(low), x.of(high)));
+            put(
+                out,
+                format_args!(
+                    "<path class=\"whisker\" d=\"M{:.1} {y}H{:.1}\"/>",
+                    x.of(low),
+                    x.of(high)
+                ),
+            );
         }
         if row.value.is_finite() {
-            put(out, format_args!("<circle class=\"dot\" cx=\"{:.1}\" cy=\"{y}\" r=\"4.5\"/>", x.of(row.value)));
+            put(
+                out,
+                format_args!(
+                    "<circle class=\"dot\" cx=\"{:.1}\" cy=\"{y}\" r=\"4.5\"/>",
+                    x.of(row.value)
+                ),
+            );
         }
-        put(out, format_args!("<text x=\"{:.1}\" y=\"{:.1}\">{}</text>", right + 10.0, y + 4.5, label(row)));
+        put(
+            out,
+            format_args!(
+                "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                right + 10.0,
+                y + 4.5,
+                label(row)
+            ),
+        );
     }
     let axis = match &intervals.reference {
         Some((name, _)) => format!("{} (dashed line: {name})", intervals.axis.label),
@@ -293,7 +334,9 @@ pub fn intervals(out: &mut String, intervals: &Intervals) {
 fn label(row: &Interval) -> String {
     let value = digits::number(row.value, 3);
     match row.interval {
-        Some([low, high]) => format!("{value} [{}, {}]", digits::number(low, 3), digits::number(high, 3)),
+        Some([low, high]) => {
+            format!("{value} [{}, {}]", digits::number(low, 3), digits::number(high, 3))
+        }
         None => value,
     }
 }
@@ -313,7 +356,11 @@ mod tests {
     fn lines_break_where_a_value_is_missing_and_nothing_leaves_the_frame() {
         let points = vec![[0.0, 0.0], [1.0, 4.0], [2.0, f64::NAN], [3.0, 2.0], [4.0, 1.0]];
         let line = |name: &str, shape| Line { name: name.into(), shape, points: points.clone() };
-        let out = drawn(vec![line("a", Shape::Line), line("b", Shape::Area), line("c", Shape::Reference)]);
+        let out = drawn(vec![
+            line("a", Shape::Line),
+            line("b", Shape::Area),
+            line("c", Shape::Reference),
+        ]);
         // Two runs a line, an area's twice.
         assert_eq!(out.matches("<path class=\"line\"").count(), 2 * 2 + 2, "{out}");
         assert_eq!(out.matches("class=\"area\"").count(), 2);
@@ -321,14 +368,22 @@ mod tests {
         // Ends of the values at the frame's.
         let [left, top, right, bottom] = FRAME;
         assert!(out.contains(&format!("M{left:.1} {bottom:.1}L")), "{out}");
-        assert!(out.contains(&format!(" {top:.1}")) && out.contains(&format!("L{right:.1} ")), "{out}");
+        assert!(
+            out.contains(&format!(" {top:.1}")) && out.contains(&format!("L{right:.1} ")),
+            "{out}"
+        );
         assert!(out.contains("c &lt;&amp;&gt;"));
     }
 
     #[test]
     fn nothing_to_draw_is_no_panic_and_no_nan() {
         let line = |points| Line { name: "a".into(), shape: Shape::Line, points };
-        for points in [vec![], vec![[1.0, 1.0]], vec![[f64::NAN, 1.0]], vec![[0.0, 0.0], [f64::INFINITY, 1.0]]] {
+        for points in [
+            vec![],
+            vec![[1.0, 1.0]],
+            vec![[f64::NAN, 1.0]],
+            vec![[0.0, 0.0], [f64::INFINITY, 1.0]],
+        ] {
             let out = drawn(vec![line(points)]);
             assert!(!out.contains("NaN") && !out.contains("inf"), "{out}");
         }

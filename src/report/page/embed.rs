@@ -32,7 +32,8 @@ pub struct Packed {
 /// Values on equal steps from their least to their greatest.
 pub fn quantise(values: &[f32]) -> Packed {
     let finite = || values.iter().copied().filter(|v| v.is_finite()).map(f64::from);
-    let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
+    let (low, high) =
+        (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
     let low = if low <= high { low as f32 } else { 0.0 };
     // In f64 the difference of any two f32 is finite.
     let step = ((high - f64::from(low)).max(0.0) / f64::from(TOP)) as f32;

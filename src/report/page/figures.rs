@@ -66,12 +66,14 @@ fn picture(layer: &Layer, map: &Map, panel: &Panel) -> ((String, Size), String) 
         (Kind::Classes(classes), Map::Classes(label)) => {
             let small = thumb(size);
             let pixels = (0..small.pixels()).map(|i| {
-                let (row, column) = (i / small.w * size.h / small.h, i % small.w * size.w / small.w);
+                let (row, column) =
+                    (i / small.w * size.h / small.h, i % small.w * size.w / small.w);
                 let class = usize::from(label[row * size.w + column]);
                 classes.get(class).map_or(NO_LABEL, |(_, color)| *color)
             });
             let image = Image { size: small, rgb: pixels.flatten().collect() };
-            let most = most(label, classes).map_or(String::new(), |most| format!("; most of it: {}", escape(&most)));
+            let most = most(label, classes)
+                .map_or(String::new(), |most| format!("; most of it: {}", escape(&most)));
             ((embed::png(&image), small), most)
         }
         (Kind::Scalar(scalar), Map::Scalar(values)) => {
@@ -86,7 +88,8 @@ fn picture(layer: &Layer, map: &Map, panel: &Panel) -> ((String, Size), String) 
 fn most(label: &[u8], classes: &[(String, [u8; 3])]) -> Option<String> {
     let mut counts = vec![0usize; 256];
     label.iter().for_each(|class| counts[usize::from(*class)] += 1);
-    let (name, _) = classes.iter().zip(&counts).map(|((name, _), n)| (name, *n)).max_by_key(|(_, n)| *n)?;
+    let (name, _) =
+        classes.iter().zip(&counts).map(|((name, _), n)| (name, *n)).max_by_key(|(_, n)| *n)?;
     Some(name.clone())
 }
 
@@ -105,7 +108,9 @@ pub fn scale(scalar: &Scalar) -> Scale<'_> {
         Bright::High => {
             Scale { range: [low, high], gradient: colorous::INFERNO, label: &scalar.unit }
         }
-        Bright::Low => Scale { range: [high, low], gradient: colorous::VIRIDIS, label: &scalar.unit },
+        Bright::Low => {
+            Scale { range: [high, low], gradient: colorous::VIRIDIS, label: &scalar.unit }
+        }
     }
 }
 
@@ -138,7 +143,11 @@ fn legends(out: &mut String, layers: &[Layer]) {
         match &layer.kind {
             Kind::Scalar(scalar) => {
                 let [first, last] = ends(scalar);
-                let unit = if scalar.unit.is_empty() { String::new() } else { format!(" ({})", scalar.unit) };
+                let unit = if scalar.unit.is_empty() {
+                    String::new()
+                } else {
+                    format!(" ({})", scalar.unit)
+                };
                 put(
                     out,
                     format_args!(

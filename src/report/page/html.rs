@@ -9,7 +9,8 @@ const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("viewer.js");
 
 /// Nothing is loaded, wherever the page lies: the browser itself refuses.
-const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
+const POLICY: &str =
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
 
 pub fn page(page: &Page) -> String {
     let title = escape(&page.title);
@@ -70,7 +71,10 @@ fn write_section(out: &mut String, section: &Section, viewers: &mut usize) {
 fn write_table(out: &mut String, table: &Table) {
     put(
         out,
-        format_args!("<div class=\"wide\" tabindex=\"0\"><table><caption>{}</caption>", escape(&table.caption)),
+        format_args!(
+            "<div class=\"wide\" tabindex=\"0\"><table><caption>{}</caption>",
+            escape(&table.caption)
+        ),
     );
     out.push_str("<thead><tr>");
     for cell in &table.header {
@@ -91,7 +95,8 @@ fn write_table(out: &mut String, table: &Table) {
 /// The paper is dark where a value is low: viridis, with ink that is read on it.
 fn write_matrix(out: &mut String, matrix: &Matrix) {
     let finite = || matrix.values.iter().flatten().copied().filter(|v| v.is_finite());
-    let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
+    let (low, high) =
+        (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
     let caption = format!(
         "{} Colours from {} (dark) to {} (bright).",
         escape(&matrix.caption),
@@ -121,7 +126,10 @@ fn write_matrix(out: &mut String, matrix: &Matrix) {
             let [r, g, b] = colorous::VIRIDIS.eval_continuous(place.clamp(0.0, 1.0)).into_array();
             let ink = if place < 0.55 { "#fff" } else { "#000" };
             let text = digits::number(*value, matrix.decimals);
-            let _ = write!(out, "<td style=\"background:#{r:02x}{g:02x}{b:02x};color:{ink}\">{text}</td>");
+            let _ = write!(
+                out,
+                "<td style=\"background:#{r:02x}{g:02x}{b:02x};color:{ink}\">{text}</td>"
+            );
         }
         out.push_str("</tr>\n");
     }

@@ -15,6 +15,7 @@ use std::path::Path;
 use crate::data::{Image, write_atomic};
 use crate::error::Result;
 use crate::ops::Size;
+pub use viewer::MASK;
 
 /// A report. Strings are plain text: the writer escapes them.
 #[derive(Clone, Debug, Default)]

@@ -88,7 +88,12 @@ pub fn viewer(out: &mut String, viewer: &Viewer, id: usize) {
     let json = serde_json::to_string(&data).expect("plain data").replace('<', "\\u003c");
     put(out, format_args!("<div class=\"viewer\" id=\"viewer-{id}\">"));
     put(out, format_args!("<script type=\"application/json\">{json}</script>"));
-    put(out, format_args!("<noscript><p>Looking into pixels needs scripts; the pictures below do not.</p></noscript>"));
+    put(
+        out,
+        format_args!(
+            "<noscript><p>Looking into pixels needs scripts; the pictures below do not.</p></noscript>"
+        ),
+    );
     put(out, format_args!("<p class=\"problem\" hidden></p>"));
     put(
         out,
@@ -123,7 +128,10 @@ pub fn viewer(out: &mut String, viewer: &Viewer, id: usize) {
 fn mask_view(out: &mut String, viewer: &Viewer, panel: &Panel, id: usize) {
     put(out, format_args!("<div class=\"view\"><h3>What to trust</h3>"));
     canvas(out, panel, "mask", id, "The image with its ambiguous and unfamiliar pixels in colour");
-    put(out, format_args!("<div class=\"shares\" aria-hidden=\"true\"><i></i><i></i><i></i></div>"));
+    put(
+        out,
+        format_args!("<div class=\"shares\" aria-hidden=\"true\"><i></i><i></i><i></i></div>"),
+    );
     put(out, format_args!("<ul class=\"classes states\">"));
     let states = if sliders(viewer).count() == 2 { 3 } else { 2 };
     for (name, [r, g, b]) in &MASK[..states] {
@@ -137,7 +145,9 @@ fn mask_view(out: &mut String, viewer: &Viewer, panel: &Panel, id: usize) {
     put(out, format_args!("</ul>"));
     for (name, threshold) in sliders(viewer) {
         let layer = &viewer.layers[threshold.layer];
-        let Kind::Scalar(scalar) = &layer.kind else { panic!("{}: a threshold needs numbers", layer.name) };
+        let Kind::Scalar(scalar) = &layer.kind else {
+            panic!("{}: a threshold needs numbers", layer.name)
+        };
         let side = if scalar.bright == Bright::High { "above" } else { "below" };
         let [low, high] = scalar.range;
         let (low, high) = (low.min(threshold.value), high.max(threshold.value));
@@ -205,7 +215,10 @@ fn readout(out: &mut String, viewer: &Viewer, id: usize) {
         };
         put(
             out,
-            format_args!("<div><dt>{}</dt><dd data-layer=\"{i}\"><span>\u{2013}</span>{more}</dd></div>", escape(&layer.name)),
+            format_args!(
+                "<div><dt>{}</dt><dd data-layer=\"{i}\"><span>\u{2013}</span>{more}</dd></div>",
+                escape(&layer.name)
+            ),
         );
     }
     put(
@@ -218,7 +231,9 @@ fn readout(out: &mut String, viewer: &Viewer, id: usize) {
 
 /// Name and threshold of each slider.
 fn sliders(viewer: &Viewer) -> impl Iterator<Item = (&'static str, Threshold)> {
-    let both = viewer.thresholds.map(|t| [Some(("Ambiguous", t.ambiguous)), t.unfamiliar.map(|t| ("Unfamiliar", t))]);
+    let both = viewer
+        .thresholds
+        .map(|t| [Some(("Ambiguous", t.ambiguous)), t.unfamiliar.map(|t| ("Unfamiliar", t))]);
     both.into_iter().flatten().flatten()
 }
 
@@ -298,7 +313,12 @@ fn precision(viewer: &Viewer, panels: &[PanelData]) -> String {
         let step = panels.iter().map(|panel| f64::from(panel.maps[i].step)).fold(0.0, f64::max);
         let decimals = (1.0 - (step / 2.0).max(1e-12).log10().floor()).clamp(0.0, 9.0) as usize;
         let unit = if scalar.unit.is_empty() { String::new() } else { format!(" {}", scalar.unit) };
-        Some(format!("{} {}{}", lower(&layer.name), digits::number(step / 2.0, decimals), escape(&unit)))
+        Some(format!(
+            "{} {}{}",
+            lower(&layer.name),
+            digits::number(step / 2.0, decimals),
+            escape(&unit)
+        ))
     });
     let strides = panels.iter().map(|panel| panel.stride).max().unwrap_or(1);
     let kept = match strides {
