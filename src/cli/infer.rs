@@ -1,7 +1,9 @@
 //! `ddu infer`: images in; for each a label map and maps of its scores out, and pictures of them.
 
+mod attention;
 mod dry_run;
 mod files;
+mod page;
 mod report;
 mod run;
 
@@ -9,15 +11,22 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use ddu::Result;
-use ddu::data::{self, Input, Reads, regular_target};
+use ddu::data::{self, Input, Reads, content_hash, regular_target};
+use ddu::density::{Evaluator, Percentiles};
+use ddu::eval::thresholds::Thresholds;
 use ddu::model::Model;
 use ddu::report::{json, palette};
 use ddu::score::Score;
+use ddu::{Error, Result};
 
 use super::{exit, interrupt, note, pipeline, prepare_folder, progress_bar, scoring, warn};
+use attention::Limits;
 use files::{Files, Kind};
+use page::{Gallery, Source};
 use run::Task;
+
+/// The page of `--page`, in the output folder.
+const PAGE: &str = "index.html";
 
 /// Segment images: the class and the softmax entropy (nats) of every pixel
 ///
@@ -42,6 +51,13 @@ pub struct Args {
     /// Also write pictures: STEM.overlay.png (classes), and of each score, as STEM.entropy.png
     #[arg(long)]
     overlay: bool,
+    /// Judge pixels by the thresholds.json of `ddu eval`: also write STEM.mask.png (0 certain, 1 ambiguous,
+    /// 2 unfamiliar) and print the images by need of attention
+    #[arg(long, value_name = "FILE")]
+    thresholds: Option<PathBuf>,
+    /// Also write index.html: the 12 images that need attention most, to look into with a browser
+    #[arg(long, conflicts_with = "skip_existing")]
+    page: bool,
     #[command(flatten)]
     running: pipeline::Args,
     /// Write a report with timings to FILE, or to stdout for -
@@ -73,7 +89,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !scores.contains(&Score::Entropy) {
         scores.insert(0, Score::Entropy);
     }
+    let thresholds = args.thresholds.as_deref().map(Thresholds::load).transpose()?;
+    if thresholds.as_ref().is_some_and(|t| t.density.is_some()) && !scores.contains(&Score::Density)
+    {
+        scores.push(Score::Density);
+        scores.sort_by_key(|score| *score as usize);
+    }
     let density = args.scoring.load(&model)?;
+    if let (Some(thresholds), Some(file)) = (&thresholds, &args.thresholds) {
+        check_thresholds(thresholds, file, &model, args.scoring.density.as_deref())?;
+    }
     let mut engine = device.engine(model)?;
     if let Some(density) = &density {
         density.check_resize(resize);
@@ -90,7 +115,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let (count, first) = (inputs.left_out.len(), first.display());
         note(format_args!("left out: {count} files that are no {} ({first})", data::FORMATS));
     }
-    let kinds = &Kind::all(args.overlay, &scores);
+    let kinds = &Kind::all(args.overlay, args.thresholds.is_some(), &scores);
     if args.dry_run {
         return dry_run::run(&args, &mut engine, device, &inputs, kinds);
     }
@@ -116,22 +141,45 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let parts = density.as_ref().map(|loaded| loaded.parts());
     let range = |score: &Score| Some((*score, score.colour_range(config.classes.len(), parts)?));
     let scores: Vec<(Score, [f32; 2])> = scores.iter().filter_map(range).collect();
+    let files = Files {
+        folder: &args.output,
+        kinds,
+        scores: &scores,
+        classes: &config.classes,
+        palette: &palette::of(&config.classes),
+    };
+    let judged = thresholds.is_some() || args.page;
+    // Of the density's map, where there is one.
+    let known =
+        density.as_ref().filter(|_| judged && scores.iter().any(|(s, _)| *s == Score::Density));
+    let fitted =
+        known.map(|loaded| Percentiles::of(&loaded.density.sample, &loaded.ready.gaussians, false));
+    let limits = match &thresholds {
+        Some(chosen) => Some(Limits {
+            entropy: chosen.entropy.map(|t| t.threshold),
+            density: chosen.density.map(|t| t.threshold),
+        }),
+        None => args.page.then(|| Limits {
+            entropy: Some((config.classes.len() as f32).ln() / 2.0),
+            density: fitted.as_ref().map(|fitted| fitted.at(0.01)),
+        }),
+    };
+    let mut gallery = limits.filter(|_| args.page).map(|limits| {
+        let evaluator = known.map(|loaded| Evaluator::new(&loaded.ready.gaussians));
+        Gallery::new(&files, limits, fitted.as_ref(), evaluator)
+    });
     let task = Task {
         inputs: &inputs.images,
-        files: Files {
-            folder: &args.output,
-            kinds,
-            scores: &scores,
-            classes: &config.classes,
-            palette: &palette::of(&config.classes),
-        },
+        files,
         resize,
         batch: args.running.batch(),
         max_pixels: args.running.max_pixels,
         fail_fast: args.fail_fast,
+        limits,
+        fitted: fitted.as_ref(),
         bar: &bar,
     };
-    let mut done = run::run(&task, &mut engine);
+    let mut done = run::run(&task, &mut engine, &mut gallery);
     bar.finish_and_clear();
     let wall = start.elapsed();
 
@@ -150,14 +198,52 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         done.written.iter().for_each(|image| scale.see(&image.path, image.map_px));
         scale.warn();
     }
+    let ranking = attention::ranking(&done.written);
+    if thresholds.is_some() && !args.quiet && args.json.as_deref() != Some(Path::new("-")) {
+        super::print(&attention::table(&ranking))?;
+    }
+    if let Some(gallery) = gallery {
+        let source = match &args.thresholds {
+            Some(file) => Source::Chosen(file.display().to_string()),
+            None => Source::Default,
+        };
+        let notes = vec![
+            format!("ddu {}: {}", env!("CARGO_PKG_VERSION"), report::command().join(" ")),
+            format!("Model {}", engine.model().hash()),
+        ];
+        gallery.write(&args.output.join(PAGE), source, &ranking, notes)?;
+    }
     if let Some(target) = &args.json {
-        json::write(target, &report::Report::new(&args, engine.model(), device, done, wall))?;
+        let report = report::Report::new(&args, engine.model(), device, limits, done, wall);
+        json::write(target, &report)?;
     }
     if interrupted {
         warn("interrupted: the same command with --skip-existing goes on");
         return Ok(interrupt::exit_code());
     }
     fatal.map_or(Ok(ExitCode::from(code)), |error| Err(error.into()))
+}
+
+/// Refuses thresholds of another model or density, and those that the command cannot apply.
+fn check_thresholds(
+    thresholds: &Thresholds,
+    file: &Path,
+    model: &Model,
+    density: Option<&Path>,
+) -> Result<()> {
+    let source = file.display().to_string();
+    let hash = density.map(content_hash::stored).transpose()?;
+    thresholds.check(&source, &model.hash(), hash.as_deref())?;
+    if thresholds.density.is_some() && density.is_none() {
+        return Err(Error::Usage(format!(
+            "{source}: has a threshold of the density, which needs --density DENSITY"
+        )));
+    }
+    if thresholds.entropy.is_none() && thresholds.density.is_none() {
+        return Err(Error::invalid(source, "a threshold", "none: no target was reached")
+            .fix("choose them anew: ddu eval --target"));
+    }
+    Ok(())
 }
 
 /// The files that an image gets.
@@ -168,7 +254,9 @@ fn outputs<'a>(args: &Args, image: &'a Input, kinds: &'a [Kind]) -> impl Iterato
 fn refuse_existing(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
     let outputs = images.iter().flat_map(|image| outputs(args, image, kinds));
     let report = args.json.iter().filter(|file| file.as_os_str() != "-").cloned();
-    let mut existing = outputs.chain(report).filter(|path| path.symlink_metadata().is_ok());
+    let page = args.page.then(|| args.output.join(PAGE));
+    let mut existing =
+        outputs.chain(report).chain(page).filter(|path| path.symlink_metadata().is_ok());
     let Some(first) = existing.next() else { return Ok(()) };
     Err(super::exists(&first, existing.count()))
 }
@@ -178,6 +266,7 @@ fn refuse_inputs(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
     let mut reads = Reads::new(images.iter().map(|input| &*input.path));
     reads.extend([&*args.model]);
     reads.extend(args.scoring.density.as_deref());
+    reads.extend(args.thresholds.as_deref());
     for input in images {
         for kind in kinds {
             reads.refuse(&input.output(&args.output, &kind.suffix()))?;
@@ -186,6 +275,11 @@ fn refuse_inputs(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
     if let Some(report) = args.json.as_ref().filter(|file| file.as_os_str() != "-") {
         reads.refuse(report)?;
         regular_target(report)?;
+    }
+    if args.page {
+        let page = args.output.join(PAGE);
+        reads.refuse(&page)?;
+        regular_target(&page)?;
     }
     Ok(())
 }

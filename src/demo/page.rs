@@ -1,16 +1,21 @@
 //! Writes what the demo found: pictures of the first scenes, a contact sheet, `summary.json`, and
 //! `index.html`, one page that needs no other file.
 
-use std::fmt::Write;
 use std::path::Path;
 
 use super::measure::Summary;
 use super::{Seen, scenes};
-use crate::data::{Image, write_atomic, write_rgb_png};
-use crate::error::{Error, Result};
+use crate::data::{Image, write_rgb_png};
+use crate::error::Result;
+use crate::report::digits::{number, percent};
 use crate::report::overlay::{Scale, class_map, scalar_map};
+use crate::report::page::{
+    Block, Bright, Kind, Layer, Map, Page, Panel, Scalar, Section, Table, Threshold, Thresholds,
+    Viewer,
+};
 use crate::report::sheet::{Column, contact_sheet};
 use crate::report::{json, palette};
+use crate::score::{Score, Worry};
 
 pub fn write(folder: &Path, summary: &Summary, seen: &[Seen], density: [f32; 2]) -> Result<()> {
     let mut names: Vec<String> = scenes::CLASSES.map(String::from).into();
@@ -71,33 +76,56 @@ pub fn write(folder: &Path, summary: &Summary, seen: &[Seen], density: [f32; 2])
     let sheet = folder.join("sheet.png");
     write_rgb_png(&sheet, &contact_sheet(&columns, &rows, &legend))?;
     json::write(&folder.join("summary.json"), summary)?;
-    let sheet = std::fs::read(&sheet).map_err(|e| Error::io(&sheet, "read", e))?;
-    let page = html(summary, &base64(&sheet));
-    write_atomic(&folder.join("index.html"), |file| {
-        std::io::Write::write_all(file, page.as_bytes())
-    })
+    let viewer = viewer(seen, &legend, [entropy.range, density.range]);
+    page(summary, viewer).write(&folder.join("index.html"))
 }
 
-fn html(summary: &Summary, sheet: &str) -> String {
-    let mut page = String::from(HEAD);
-    let mut put = |text: std::fmt::Arguments| {
-        page.write_fmt(text).expect("a String takes everything");
-        page.push('\n');
+/// The scenes, to look into.
+fn viewer(seen: &[Seen], classes: &[(String, [u8; 3])], ranges: [[f32; 2]; 2]) -> Viewer {
+    let [entropy, [high, low]] = ranges;
+    let names = |name: &str| Layer { name: name.into(), kind: Kind::Classes(classes.to_vec()) };
+    let scalar = |score: Score, range| {
+        let info = score.info();
+        let bright = match info.worry {
+            Worry::High => Bright::High,
+            Worry::Low => Bright::Low,
+        };
+        let kind = Kind::Scalar(Scalar { unit: info.unit.into(), bright, range, quantiles: None });
+        Layer { name: info.label.into(), kind }
     };
-    put(format_args!(
-        "<h1>ddu demo</h1>\n<p>A quarter-width DeepLab-v3+ that ships with ddu, on {} street scenes \
-         that it has never seen. Objects of classes that no training scene held stand in them. The \
-         density was fitted to {} pixels of {} training scenes.</p>\n<ul>",
+    let layers = vec![
+        names("Label"),
+        names("Predicted class"),
+        scalar(Score::Entropy, entropy),
+        scalar(Score::Density, [low, high]),
+    ];
+    let unknown = (classes.len() - 1) as u8;
+    let panels = seen.iter().enumerate().map(|(i, seen)| {
+        let label = seen.scene.label.iter().map(|&l| l.min(unknown)).collect();
+        let maps = vec![
+            Map::Classes(label),
+            Map::Classes(seen.maps.label.clone()),
+            Map::Scalar(seen.maps.entropy.clone()),
+            Map::Scalar(seen.density.clone()),
+        ];
+        Panel::new(format!("Scene {}", i + 1), String::new(), &seen.scene.image, maps)
+    });
+    // The middle of the bars: entropies of two classes that are about as likely, and densities below
+    // all but a hundredth of the fitted sample.
+    let thresholds = Thresholds {
+        ambiguous: Threshold { layer: 2, value: std::f32::consts::LN_2 },
+        unfamiliar: Some(Threshold { layer: 3, value: (low + high) / 2.0 }),
+    };
+    Viewer { layers, thresholds: Some(thresholds), panels: panels.collect() }
+}
+
+fn page(summary: &Summary, viewer: Viewer) -> Page {
+    let lead = format!(
+        "A quarter-width DeepLab-v3+ that ships with ddu, on {} street scenes that it has never seen. \
+         Objects of classes that no training scene held stand in them. The density was fitted to {} \
+         pixels of {} training scenes.",
         summary.test_scenes, summary.fit_pixels, summary.fit_scenes
-    ));
-    for finding in &summary.findings {
-        put(format_args!("<li>{finding}</li>"));
-    }
-    put(format_args!(
-        "</ul>\n<div class=\"wide\" tabindex=\"0\"><img alt=\"A row per scene: the scene, its label, \
-         the predicted class, the entropy (bright where ambiguous) and the density (bright where \
-         unfamiliar)\" src=\"data:image/png;base64,{sheet}\"></div>\n<h2>Where</h2>"
-    ));
+    );
     let zones = summary.zones.iter().map(|zone| {
         vec![
             zone.name.into(),
@@ -107,110 +135,53 @@ fn html(summary: &Summary, sheet: &str) -> String {
             number(zone.log_density_median.map(f64::from), 1),
         ]
     });
-    let header = ["Pixels", "Count", "Accuracy", "Mean entropy", "Median log-density"];
-    put(format_args!("{}", table("Both uncertainties, in nats, by place", &header, zones)));
-    put(format_args!("<h2>Detection</h2>"));
     let detections = [("errors", &summary.errors), ("unknown objects", &summary.unknown)];
     let detections = detections.iter().flat_map(|(what, found)| {
-        found.rows().map(move |(name, detection)| {
-            let [auroc, ap, fpr95] = match detection {
-                Some(d) => [Some(d.auroc), Some(d.average_precision), Some(d.fpr95)],
-                None => [None; 3],
-            }
-            .map(|value| number(value, 3));
-            vec![format!("{what} by {name}"), auroc, ap, fpr95]
+        let found = found.rows().filter_map(|(name, detection)| Some((name, detection?)));
+        found.map(move |(name, d)| {
+            let values = [d.auroc, d.average_precision, d.fpr95].map(|value| number(value, 3));
+            [vec![format!("{what} by {name}")], values.to_vec()].concat()
         })
     });
-    let header = ["Found", "AUROC", "AP", "FPR95"];
-    put(format_args!("{}", table("How well a score finds what", &header, detections)));
-    put(format_args!("<h2>Unknown classes</h2>"));
     let strangers = summary.strangers.iter().map(|stranger| {
-        let [entropy, density, relative] =
-            [stranger.entropy_auroc, stranger.density_auroc, stranger.relative_density_auroc]
-                .map(|value| number(value, 3));
-        vec![stranger.name.into(), stranger.pixels.to_string(), entropy, density, relative]
+        let aurocs =
+            [stranger.entropy_auroc, stranger.density_auroc, stranger.relative_density_auroc];
+        let name = vec![stranger.name.into(), stranger.pixels.to_string()];
+        [name, aurocs.map(|value| number(value, 3)).to_vec()].concat()
     });
-    let header = ["Class", "Pixels", "Entropy", "Density", "Relative density"];
-    let caption = "AUROC of each score for pixels of an unknown class";
-    put(format_args!("{}", table(caption, &header, strangers)));
-    put(format_args!(
-        "<h2>Known classes</h2>\n<p>Pixel accuracy {}, mean IoU {}.</p>",
+    let known = format!(
+        "Pixel accuracy {}, mean IoU {}.",
         percent(summary.pixel_accuracy),
         percent(summary.mean_iou)
-    ));
+    );
     let iou = summary.iou.iter().map(|(name, iou)| vec![name.clone(), percent(*iou)]);
-    put(format_args!("{}", table("Intersection over union by class", &["Class", "IoU"], iou)));
-    put(format_args!("<p class=\"model\">Model {}</p>\n</html>", summary.model_sha256));
-    page
-}
-
-/// A table whose first column heads its rows.
-fn table(caption: &str, header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let cell = |text: &str| format!("<th scope=\"col\">{text}</th>");
-    let header: String = header.iter().map(|text| cell(text)).collect();
-    let row = |cells: Vec<String>| {
-        let values: String = cells[1..].iter().map(|text| format!("<td>{text}</td>")).collect();
-        format!("<tr><th scope=\"row\">{}</th>{values}</tr>\n", cells[0])
-    };
-    let rows: String = rows.map(row).collect();
-    format!(
-        "<div class=\"wide\" tabindex=\"0\"><table><caption>{caption}</caption>\n\
-         <thead><tr>{header}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>"
-    )
-}
-
-/// Colours by the reader's scheme; what is wider than the window scrolls by itself.
-const HEAD: &str = "<!doctype html>
-<html lang=\"en\"><meta charset=\"utf-8\"><title>ddu demo</title>
-<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">
-<meta name=\"color-scheme\" content=\"light dark\">
-<style>
-:root { color-scheme: light dark; --text: #262626; --paper: #fff; --line: #ddd; --faint: #666 }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e4e4e4; --paper: #161616; --line: #444; --faint: #a0a0a0 }
-}
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--paper);
-  max-width: 96rem; margin: 2rem auto; padding: 0 1rem }
-.wide { overflow-x: auto }
-img { display: block; width: 100%; min-width: 60rem }
-table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; font-variant-numeric: tabular-nums }
-caption { text-align: left; color: var(--faint); padding-bottom: 0.3rem }
-th, td { text-align: right; padding: 0.15rem 0.9rem; border-bottom: 1px solid var(--line) }
-th { font-weight: 600 }
-tbody th { font-weight: 400 }
-th:first-child { text-align: left; padding-left: 0 }
-.model { color: var(--faint); overflow-wrap: anywhere }
-</style>
-";
-fn number(value: Option<f64>, decimals: usize) -> String {
-    value.map_or("-".into(), |v| format!("{v:.decimals$}"))
-}
-
-fn percent(value: Option<f64>) -> String {
-    value.map_or("-".into(), |v| format!("{:.2} %", 100.0 * v))
-}
-
-/// RFC 4648, padded.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for i in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * i) & 63) as usize];
-            text.push(if i <= chunk.len() { char::from(digit) } else { '=' });
-        }
+    let section = |title: &str, blocks| Section { title: title.into(), blocks };
+    let look = "Ambiguous is where the entropy is above that of two classes that are equally likely; \
+                unfamiliar where the log-density is below nearly all of the fitted sample. Move the \
+                sliders to draw the lines elsewhere.";
+    let header = ["Pixels", "Count", "Accuracy", "Mean entropy", "Median log-density"];
+    let zones = table("Both uncertainties, in nats, by place", &header, zones);
+    let detections =
+        table("How well a score finds what", &["Found", "AUROC", "AP", "FPR95"], detections);
+    let header = ["Class", "Pixels", "Entropy", "Density", "Relative density"];
+    let strangers = table("AUROC of each score for pixels of an unknown class", &header, strangers);
+    let iou = table("Intersection over union by class", &["Class", "IoU"], iou);
+    Page {
+        title: "ddu demo".into(),
+        lead,
+        sections: vec![
+            section("What was found", vec![Block::List(summary.findings.clone())]),
+            section("Scenes", vec![Block::Text(look.into()), Block::Viewer(viewer)]),
+            section("Where", vec![zones]),
+            section("Detection", vec![detections]),
+            section("Unknown classes", vec![strangers]),
+            section("Known classes", vec![Block::Text(known), iou]),
+        ],
+        notes: vec![format!("Model {}", summary.model_sha256)],
     }
-    text
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn base64_is_that_of_rfc_4648() {
-        let vectors = ["", "f", "fo", "foo", "foob", "fooba", "foobar"];
-        let expected = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
-        assert_eq!(vectors.map(|v| super::base64(v.as_bytes())), expected);
-    }
+fn table(caption: &str, header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Block {
+    let header = header.iter().map(|title| title.to_string()).collect();
+    Block::Table(Table { caption: caption.into(), header, rows: rows.collect() })
 }

@@ -27,7 +27,7 @@ pub use gaussian::{CONDITION_CAP, ClassGaussian, Covariance, Gaussian, Gaussians
 pub use half::{finite_in_half, round_to_half};
 pub use moments::{Moments, Tally, VOID};
 pub use sample::Sample;
-pub use scale::colour_range;
+pub use scale::{Percentiles, colour_range};
 
 /// What a density was fitted with and on.
 #[derive(Clone, Debug, PartialEq, Eq)]

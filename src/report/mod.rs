@@ -1,17 +1,26 @@
-//! What people look at and what scripts read: pictures of maps (feature `pictures`), and JSON.
+//! What people look at and what scripts read: pictures of maps and pages (feature `pictures`), and JSON.
 
 #[cfg(feature = "pictures")]
 mod bitmap;
 #[cfg(feature = "pictures")]
 mod canvas;
+pub mod digits;
 pub mod json;
 #[cfg(feature = "pictures")]
+mod layout;
+#[cfg(feature = "pictures")]
 pub mod overlay;
+#[cfg(feature = "pictures")]
+pub mod page;
 pub mod palette;
 #[cfg(feature = "pictures")]
 pub mod sheet;
 #[cfg(feature = "pictures")]
 mod text;
+#[cfg(feature = "pictures")]
+mod ticks;
+#[cfg(feature = "pictures")]
+mod zoom;
 
 /// `old` where `opacity` is 0, `new` where it is 1.
 fn mix(old: u8, new: u8, opacity: f32) -> u8 {

@@ -4,8 +4,10 @@
 
 use colorous::Gradient;
 
-use super::canvas::Canvas;
-use super::{mix, text};
+use super::layout::{Layout, Side};
+use super::ticks::Ticks;
+use super::zoom::Zoom;
+use super::{digits, mix, text};
 use crate::data::Image;
 use crate::ops::Size;
 
@@ -110,9 +112,9 @@ pub fn class_map(
     label.iter().for_each(|class| counts[usize::from(*class)] += 1);
     let mut present: Vec<usize> = (0..classes.len()).filter(|class| counts[*class] > 0).collect();
     present.sort_by_key(|class| std::cmp::Reverse(counts[*class]));
-    let share = |class: &usize| percent(counts[*class], label.len());
+    let share = |class: &usize| digits::percent(counts[*class] as f64 / label.len() as f64);
 
-    let page = Page::new(picture.size);
+    let page = Layout::new(picture.size);
     let line = page.em * 1.7;
     // As many columns as keep the legend at the picture's side; twelve rows have a place beside any.
     let rows = ((h as f32 / line) as usize).max(12);
@@ -148,12 +150,6 @@ pub fn class_map(
     canvas.0
 }
 
-/// A positive share is never shown as 0 %.
-fn percent(count: u64, of: usize) -> String {
-    let percent = 100.0 * count as f64 / of as f64;
-    if count > 0 && percent < 0.1 { "< 0.1 %".into() } else { format!("{percent:.1} %") }
-}
-
 /// Brings the mean of a dark picture to [`BRIGHTNESS`] by a power of its values: black and white stay.
 fn brighten(picture: &mut Image) {
     let sum: u64 = picture.rgb.iter().map(|v| u64::from(*v)).sum();
@@ -175,7 +171,7 @@ pub fn scalar_map(title: &str, image: &Image, values: &[f32], scale: &Scale) -> 
     let picture = zoom.image(image);
     let map = scale.paint(picture.size, &zoom.mean(image.size, values));
 
-    let page = Page::new(picture.size);
+    let page = Layout::new(picture.size);
     let Size { h, w } = picture.size;
     let [first, last] = scale.range;
     let beyond = scale.beyond(values);
@@ -239,185 +235,9 @@ pub fn scalar_map(title: &str, image: &Image, values: &[f32], scale: &Scale) -> 
     canvas.0
 }
 
-/// A whole factor that brings the longer side near 1024 pixels: each pixel `up` x `up`, or the mean
-/// of `down` x `down`.
-struct Zoom {
-    up: usize,
-    down: usize,
-}
-
-impl Zoom {
-    fn of(size: Size) -> Self {
-        let (long, short) = (size.h.max(size.w), size.h.min(size.w).max(1));
-        Zoom { up: (360 / short).clamp(1, (1024 / long).max(1)), down: long.div_ceil(2048) }
-    }
-
-    /// Size of the result, and for a pixel of it the first source row (or column) and how many.
-    fn size(&self, size: Size) -> Size {
-        let side = |n: usize| (n * self.up / self.down).max(1);
-        Size::new(side(size.h), side(size.w))
-    }
-
-    /// Calls `each` with the source indices that a pixel of the result stands for, row-major.
-    fn map<T>(&self, size: Size, mut each: impl FnMut(&[usize]) -> T) -> Vec<T> {
-        let to = self.size(size);
-        let mut all = Vec::with_capacity(to.pixels());
-        let mut indices = Vec::with_capacity(self.down * self.down);
-        let source = |i: usize, n: usize| {
-            let first = i * self.down / self.up;
-            first..(first + self.down).min(n)
-        };
-        for row in 0..to.h {
-            for column in 0..to.w {
-                indices.clear();
-                for r in source(row, size.h) {
-                    indices.extend(source(column, size.w).map(|c| r * size.w + c));
-                }
-                all.push(each(&indices));
-            }
-        }
-        all
-    }
-
-    fn image(&self, image: &Image) -> Image {
-        let channel = |indices: &[usize], c: usize| {
-            let sum: usize = indices.iter().map(|i| usize::from(image.rgb[3 * i + c])).sum();
-            ((sum + indices.len() / 2) / indices.len()) as u8
-        };
-        let pixels = self.map(image.size, |indices| [0, 1, 2].map(|c| channel(indices, c)));
-        Image { size: self.size(image.size), rgb: pixels.into_flattened() }
-    }
-
-    fn mean(&self, size: Size, values: &[f32]) -> Vec<f32> {
-        self.map(size, |indices| {
-            indices.iter().map(|i| values[*i]).sum::<f32>() / indices.len() as f32
-        })
-    }
-
-    /// A class has no mean: the middle pixel stands for the others.
-    fn center(&self, size: Size, label: &[u8]) -> Vec<u8> {
-        self.map(size, |indices| label[indices[indices.len() / 2]])
-    }
-}
-
-/// What stands to the right of the panels.
-struct Side {
-    width: f32,
-    height: usize,
-}
-
-/// Where things go: margin, titles above, panels side by side, then a legend or bar.
-struct Page {
-    /// Pixels an em of the text.
-    em: f32,
-    margin: usize,
-    panel: Size,
-}
-
-impl Page {
-    fn new(panel: Size) -> Self {
-        // Text grows slower than the picture: 14 px at 360, 24 px at 1080.
-        let short = panel.h.min(panel.w) as f32;
-        let em = (14.0 * (short / 360.0).sqrt()).clamp(13.0, 48.0).round();
-        Page { em, margin: (1.2 * em) as usize, panel }
-    }
-
-    /// First row of the panels.
-    fn top(&self) -> usize {
-        self.margin + (1.7 * self.em) as usize
-    }
-
-    /// Between two panels.
-    fn space(&self) -> usize {
-        self.em as usize
-    }
-
-    /// Between the last panel and what explains it.
-    fn gap(&self) -> f32 {
-        self.em.round()
-    }
-
-    /// Of a tick.
-    fn stroke(&self) -> usize {
-        (self.em / 14.0).round().max(1.0) as usize
-    }
-
-    /// A page with its panels and a title over each; `side` is kept free to their right.
-    fn canvas(&self, panels: &[&Image], side: Side, titles: &[&str]) -> Canvas {
-        let Size { h, w } = self.panel;
-        let body = panels.len() * w + (panels.len() - 1) * self.space();
-        let width = 2 * self.margin + body + (self.gap() + side.width).ceil() as usize;
-        let height = self.top() + h.max(side.height) + self.margin;
-        let mut canvas = Canvas::new(Size::new(height, width), PAPER);
-        for (i, panel) in panels.iter().enumerate() {
-            let left = self.margin + i * (w + self.space());
-            canvas.picture(self.top(), left, panel);
-            let end = if i + 1 < titles.len() { left + w } else { width - self.margin };
-            let title = text::shortened(titles[i], self.em, (end - left) as f32);
-            let baseline = self.top() as f32 - 0.6 * self.em;
-            canvas.text(left as f32, baseline, &title, self.em, INK);
-        }
-        canvas
-    }
-}
-
-pub(super) struct Ticks {
-    pub at: Vec<f64>,
-    decimals: usize,
-}
-
-impl Ticks {
-    /// Multiples of 1, 2 or 5 times a power of ten about 3 em apart on a bar of `length` em, and
-    /// the ends of the range where there is room for them.
-    pub fn new(low: f32, high: f32, length: f32) -> Self {
-        let (low, high) = (f64::from(low), f64::from(high));
-        let raw = (high - low) / f64::from((length / 3.0).clamp(2.0, 10.0));
-        if !(raw > 0.0 && raw.is_finite()) {
-            return Ticks { at: Vec::new(), decimals: 0 };
-        }
-        let power = 10f64.powi(raw.log10().floor() as i32);
-        let steps = [1.0, 2.0, 5.0].map(|m| m * power);
-        let step = steps.into_iter().find(|s| *s >= raw * 0.999).unwrap_or(10.0 * power);
-        let first = (low / step - 1e-9).ceil() as i64;
-        let last = (high / step + 1e-9).floor() as i64;
-        let mut at: Vec<f64> = (first..=last).map(|i| i as f64 * step).collect();
-        let room = 1.3 * (high - low) / f64::from(length);
-        for end in [low, high] {
-            if at.iter().all(|tick| (tick - end).abs() >= room) {
-                at.push(end);
-            }
-        }
-        let decimals = (-(step * 1.001).log10().floor()).max(0.0) as usize;
-        Ticks { at, decimals }
-    }
-
-    pub fn label(&self, tick: f64) -> String {
-        // An end of the range needs a digit more than the multiples.
-        let exact = 10f64.powi(self.decimals as i32) * tick;
-        let more = usize::from((exact - exact.round()).abs() > 1e-3 && self.decimals > 0);
-        format!("{:.*}", self.decimals + more, tick + 0.0).replace('-', "\u{2212}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ticks_are_round_and_inside() {
-        let cases: [(f32, f32, f32, &[&str]); 5] = [
-            (0.0, 2.1972, 26.0, &["0.0", "0.5", "1.0", "1.5", "2.0", "2.20"]),
-            (0.0, 3.0445, 8.0, &["0", "2", "3"]),
-            (-812.4, -35.0, 20.0, &["−800", "−600", "−400", "−200", "−35"]),
-            (-0.3, 0.3, 9.0, &["−0.2", "0.0", "0.2", "−0.3", "0.3"]),
-            (1.0, 1.0, 9.0, &[]),
-        ];
-        for (low, high, length, expected) in cases {
-            let ticks = Ticks::new(low, high, length);
-            let labels: Vec<String> = ticks.at.iter().map(|t| ticks.label(*t)).collect();
-            assert_eq!(labels, expected, "{low} {high} {length}");
-        }
-    }
 
     #[test]
     fn pictures_of_any_shape_hold_their_colours() {
@@ -500,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn every_class_present_is_in_the_legend_and_no_share_reads_as_nothing() {
+    fn every_class_present_is_in_the_legend() {
         let classes: Vec<String> = (0..200).map(|i| format!("class {i}")).collect();
         let palette = super::super::palette::of(&classes);
         let size = Size::new(60, 100);
@@ -511,8 +331,6 @@ mod tests {
         for class in 0..200 {
             assert_eq!(contains(palette[class]), class < 100, "class {class}");
         }
-        let found = [percent(0, 9), percent(1, 9999), percent(1, 1000), percent(3, 4)];
-        assert_eq!(found, ["0.0 %", "< 0.1 %", "0.1 %", "75.0 %"]);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! explains their colours: a bar for numbers, a legend for classes.
 
 use super::canvas::Canvas;
-use super::overlay::{FAINT, INK, PAPER, Scale, Ticks};
+use super::overlay::{FAINT, INK, PAPER, Scale};
 use super::text;
+use super::ticks::Ticks;
 use crate::data::Image;
 use crate::ops::Size;
 

@@ -6,6 +6,7 @@ use ddu::data::{self, Image, Input};
 use ddu::engine::ScoreMap;
 use ddu::ops::Size;
 use ddu::report::overlay::{Scale, class_map, scalar_map};
+use ddu::report::page::MASK;
 use ddu::score::{Score, Worry};
 use ddu::{Error, Result};
 
@@ -14,14 +15,17 @@ use ddu::{Error, Result};
 pub enum Kind {
     Label,
     Map(Score),
+    /// Certain, ambiguous, unfamiliar.
+    Mask,
     ClassPicture,
     Picture(Score),
 }
 
 impl Kind {
-    pub fn all(overlay: bool, scores: &[Score]) -> Vec<Kind> {
+    pub fn all(overlay: bool, mask: bool, scores: &[Score]) -> Vec<Kind> {
         let mut all = vec![Kind::Label];
         all.extend(scores.iter().map(|score| Kind::Map(*score)));
+        all.extend(mask.then_some(Kind::Mask));
         if overlay {
             all.push(Kind::ClassPicture);
             all.extend(scores.iter().map(|score| Kind::Picture(*score)));
@@ -33,6 +37,7 @@ impl Kind {
         match self {
             Kind::Label => ".label.png".into(),
             Kind::Map(score) => format!(".{}.npy", score.info().name),
+            Kind::Mask => ".mask.png".into(),
             Kind::ClassPicture => ".overlay.png".into(),
             Kind::Picture(score) => format!(".{}.png", score.info().name),
         }
@@ -46,6 +51,8 @@ pub struct Segmented {
     pub label: Vec<u8>,
     /// In the order of [`Files::scores`].
     pub scores: Vec<ScoreMap>,
+    /// [`Limits::mask`](super::attention::Limits::mask); empty without limits.
+    pub mask: Vec<u8>,
 }
 
 /// Which files, where, and how their pictures look.
@@ -88,6 +95,9 @@ impl Files<'_> {
                 Some((_, values)) => data::write_npy(path, maps.size, values),
                 None => Ok(()),
             },
+            Kind::Mask => {
+                data::write_label_png(path, maps.size, &maps.mask, &MASK.map(|(_, color)| color))
+            }
             Kind::ClassPicture => {
                 let picture = class_map(&title, &maps.image, &maps.label, classes, palette);
                 data::write_rgb_png(path, &picture)

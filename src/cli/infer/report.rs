@@ -11,6 +11,7 @@ use ddu::report::json::{Host, Summary};
 use serde::Serialize;
 
 use super::Args;
+use super::attention::{Attention, Limits};
 use crate::cli::devices::Device;
 
 /// Milliseconds of each stage, for one image. A batch runs through preprocess and network together:
@@ -47,6 +48,9 @@ pub struct Written {
     /// that needs a density.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub non_finite_cells: Option<usize>,
+    /// With --thresholds or --page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<Attention>,
     pub stages_ms: Stages,
 }
 
@@ -80,6 +84,9 @@ pub struct Report {
     host: Host,
     device: String,
     pub model: ModelReport,
+    /// What `attention` counts by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits_nats: Option<Limits>,
     images: Vec<Written>,
     failed: Vec<Failed>,
     totals: Totals,
@@ -128,7 +135,14 @@ impl ModelReport {
 }
 
 impl Report {
-    pub fn new(args: &Args, model: &Model, device: Device, done: Done, wall: Duration) -> Self {
+    pub fn new(
+        args: &Args,
+        model: &Model,
+        device: Device,
+        limits: Option<Limits>,
+        done: Done,
+        wall: Duration,
+    ) -> Self {
         let stage = |pick: fn(&Stages) -> f64| {
             let values: Vec<f64> = done.written.iter().map(|w| pick(&w.stages_ms)).collect();
             Summary::of(&values)
@@ -159,6 +173,7 @@ impl Report {
             host: Host::here(),
             device: device.to_string(),
             model: ModelReport::new(&args.model, model),
+            limits_nats: limits,
             images: done.written,
             failed: done.failed,
             totals,

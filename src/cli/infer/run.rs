@@ -6,13 +6,16 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use ddu::data::{self, Image, Input};
+use ddu::density::Percentiles;
 use ddu::engine::{Engine, Output};
 use ddu::ops::Size;
 use ddu::score::{Needs, Score};
 use ddu::{Error, Result};
 use indicatif::ProgressBar;
 
+use super::attention::{Attention, Limits};
 use super::files::{Files, Segmented};
+use super::page::Gallery;
 use super::report::{Done, Failed, Stages, Written};
 use crate::cli::pipeline::{self, Event, Item, List, behind, send};
 use crate::cli::warn;
@@ -25,6 +28,9 @@ pub struct Task<'a> {
     pub batch: usize,
     pub max_pixels: u64,
     pub fail_fast: bool,
+    /// By what pixels are judged, where they are.
+    pub limits: Option<Limits>,
+    pub fitted: Option<&'a Percentiles>,
     pub bar: &'a ProgressBar,
 }
 
@@ -38,7 +44,8 @@ struct Decoded {
 /// Index and result of an image.
 type Outcome = (usize, Result<(Segmented, Written)>);
 
-pub fn run(task: &Task, engine: &mut Engine) -> Done {
+/// `gallery` is offered what was judged.
+pub fn run(task: &Task, engine: &mut Engine, gallery: &mut Option<Gallery>) -> Done {
     let name = |index: usize| task.inputs[index].path.display().to_string();
     let list = List {
         len: task.inputs.len(),
@@ -55,7 +62,7 @@ pub fn run(task: &Task, engine: &mut Engine) -> Done {
             Event::Ran(output, items) => {
                 items.into_iter().enumerate().try_for_each(|(at, item)| {
                     let index = item.index;
-                    let made = segment(task, output, at, item, &scores);
+                    let made = segment(task, output, at, item, &scores, gallery.as_mut());
                     let made = made.map_err(|error| pipeline::of_item(name(index), error));
                     send(&to, (index, made))
                 })
@@ -91,9 +98,20 @@ fn segment(
     at: usize,
     item: Item<Decoded>,
     scores: &[Score],
+    gallery: Option<&mut Gallery>,
 ) -> Result<(Segmented, Written)> {
     let start = Instant::now();
     let (label, maps) = pipeline::maps(output, at, scores)?;
+    let map = |score| {
+        let found = scores.iter().zip(&maps).find(|(s, _)| **s == score);
+        found.map(|(_, map)| map.values.as_slice())
+    };
+    let (entropy, density) = (map(Score::Entropy).unwrap_or(&[]), map(Score::Density));
+    let mask = task.limits.map_or(Vec::new(), |limits| limits.mask(entropy, density));
+    let attention = task.limits.map(|_| {
+        let density = density.zip(task.fitted);
+        Attention::of(&mask, &label, entropy, density, task.files.classes)
+    });
     let share = |time: Duration| milliseconds(time) / output.batch() as f64;
     let record = Written {
         path: task.inputs[item.index].path.display().to_string(),
@@ -114,6 +132,7 @@ fn segment(
             .filter(|(score, _)| score.info().needs != Needs::Logits)
             .map(|(_, map)| map.non_finite)
             .max(),
+        attention,
         stages_ms: Stages {
             decode: milliseconds(item.data.time),
             preprocess: share(output.preprocess),
@@ -122,7 +141,11 @@ fn segment(
             write: 0.0,
         },
     };
-    Ok((Segmented { image: item.image, size: output.size, label, scores: maps }, record))
+    let maps = Segmented { image: item.image, size: output.size, label, scores: maps, mask };
+    if let (Some(gallery), Some(attention)) = (gallery, &record.attention) {
+        gallery.offer(&record.path, output, at, &maps, attention)?;
+    }
+    Ok((maps, record))
 }
 
 fn milliseconds(time: Duration) -> f64 {
