@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ddu::data::{self, Image, Input};
 use ddu::engine::{Engine, Output};
 use ddu::ops::Size;
-use ddu::score::{Needs, Score};
+use ddu::score::Score;
 use ddu::{Error, Result};
 use indicatif::ProgressBar;
 
@@ -93,7 +93,7 @@ fn segment(
     scores: &[Score],
 ) -> Result<(Segmented, Written)> {
     let start = Instant::now();
-    let (label, maps) = pipeline::maps(output, at, scores)?;
+    let (label, maps) = output.scored(at, scores)?;
     let share = |time: Duration| milliseconds(time) / output.batch() as f64;
     let record = Written {
         path: task.inputs[item.index].path.display().to_string(),
@@ -111,7 +111,7 @@ fn segment(
         non_finite_cells: scores
             .iter()
             .zip(&maps)
-            .filter(|(score, _)| score.info().needs != Needs::Logits)
+            .filter(|(score, _)| score.info().needs.log_density())
             .map(|(_, map)| map.non_finite)
             .max(),
         stages_ms: Stages {

@@ -23,7 +23,7 @@ use crate::scene::CamVid;
 const SCORES: [Score; 2] = [Score::Density, Score::Relative];
 
 fn of_model(model: &Model, gaussians: &Gaussians) -> ModelGaussians {
-    ModelGaussians { model: model.hash(), gaussians: gaussians.clone() }
+    ModelGaussians { model: model.hash(), gaussians: gaussians.clone(), weighted: None }
 }
 
 fn allowed(value: f64) -> f64 {
