@@ -162,7 +162,8 @@ impl Args {
                 return Err(Error::Usage(match density {
                     None => format!("--score {name} needs --density DENSITY"),
                     Some(Loaded { source, .. }) => format!(
-                        "--score {name}: {source} has no weighted moments; fit it with `ddu fit --weight confidence`"
+                        "--score {name}: {source} has no weighted moments of pixels that the network is sure of; \
+                         `ddu fit --weight confidence` stores them"
                     ),
                 }));
             }

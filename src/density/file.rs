@@ -127,13 +127,11 @@ impl Density {
         stored.extend(weighted.iter().flat_map(|weighted| moment_tensors(WEIGHTED, weighted)));
         stored.push(("sample".into(), Dtype::F16, vec![sample.len(), channels], rows));
         stored.push(("sample_hash".into(), Dtype::U64, vec![sample.len()], hash));
-        let view = |(name, dtype, shape, bytes): &Stored| {
+        let views = stored.iter().map(|(name, dtype, shape, bytes)| {
             let view = TensorView::new(*dtype, shape.clone(), bytes);
-            (name.clone(), view.expect("bytes of the tensor's size"))
-        };
-        let views: Vec<(String, TensorView)> = stored.iter().map(view).collect();
-        let tensors: Vec<_> =
-            views.iter().map(|(name, view)| (name.as_str(), view.clone())).collect();
+            (name.as_str(), view.expect("bytes of the tensor's size"))
+        });
+        let tensors: Vec<_> = views.collect();
         let metadata = HashMap::from([(KEY.to_owned(), text)]);
         let bytes = content_hash::serialize(&path.display().to_string(), &tensors, metadata)?;
         crate::data::write_atomic(path, |file| file.write_all(&bytes))

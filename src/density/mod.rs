@@ -67,7 +67,7 @@ pub struct ModelGaussians {
     /// [`crate::model::Model::hash`]
     pub model: String,
     pub gaussians: Gaussians,
-    /// From the weighted moments, where the density has them.
+    /// From the weighted moments, where the density has them and the network is sure of some pixels.
     pub weighted: Option<Gaussians>,
 }
 
@@ -84,8 +84,17 @@ impl Density {
         let (gaussians, mut warnings) = Gaussians::new(&self.moments, covariance, prior)?;
         let mut weighted = None;
         if let Some(moments) = &self.weighted {
-            let (made, more) = Gaussians::new(moments, covariance, prior)?;
-            weighted = Some(made);
+            let classes = 0..moments.classes();
+            let left_out =
+                |class| Warning::LeftOut { class, count: moments.effective(class) as i64 };
+            let more = match classes.clone().any(|class| moments.effective(class) >= 2.0) {
+                false => classes.map(left_out).collect(),
+                true => {
+                    let (made, more) = Gaussians::new(moments, covariance, prior)?;
+                    weighted = Some(made);
+                    more
+                }
+            };
             warnings.extend(more.into_iter().map(|warning| Warning::Weighted(Box::new(warning))));
         }
         Ok((ModelGaussians { model: self.origin.model.clone(), gaussians, weighted }, warnings))
