@@ -85,7 +85,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let model = Model::load(&args.model)?;
     let config = model.config().clone();
     let resize = args.running.resize();
-    let mut scores = args.scoring.scores(|score| score == Score::Density)?;
+    let density = args.scoring.load(&model)?;
+    let mut scores = args.scoring.scores(density.as_ref(), |score| score == Score::Density)?;
     if !scores.contains(&Score::Entropy) {
         scores.insert(0, Score::Entropy);
     }
@@ -95,15 +96,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         scores.push(Score::Density);
         scores.sort_by_key(|score| *score as usize);
     }
-    let density = args.scoring.load(&model)?;
     if let (Some(thresholds), Some(file)) = (&thresholds, &args.thresholds) {
         check_thresholds(thresholds, file, &model, args.scoring.density.as_deref())?;
     }
     let mut engine = device.engine(model)?;
     if let Some(density) = &density {
         density.check_resize(resize);
-        density.attach(&mut engine, &scores)?;
     }
+    scoring::attach(density.as_ref(), &mut engine, &scores)?;
     let mut inputs = data::resolve(&args.inputs, &args.output, std::io::stdin().lock())?;
     if args.fail_fast && !inputs.failed.is_empty() {
         return Err(inputs.failed.swap_remove(0).1.into());

@@ -138,7 +138,7 @@ impl Ascending {
                 at = thresholds.next()?;
             }
             curve.percentile.push(percentile);
-            curve.threshold.push(in_unit(score, at.0));
+            curve.threshold.push(turned(score, at.0));
             curve.certain_share.push(at.1.certain_share()?);
             curve.p_accurate_certain.push(at.1.p_accurate_certain());
             curve.p_uncertain_inaccurate.push(at.1.p_uncertain_inaccurate());
@@ -159,7 +159,7 @@ impl Ascending {
                 rate.is_some_and(|rate| rate <= most)
             }),
         };
-        found.map(|(threshold, counts)| (in_unit(score, threshold), counts))
+        found.map(|(threshold, counts)| (turned(score, threshold), counts))
     }
 
     /// How many of the second side are above a threshold; values that share a bin with it count as below.
@@ -200,11 +200,13 @@ fn harmonic(n: u64) -> f64 {
     x.ln() + EULER + 1.0 / (2.0 * x) - 1.0 / (12.0 * x * x) + 1.0 / (120.0 * x.powi(4))
 }
 
-/// An uncertainty as the value that the score has.
-pub fn in_unit(score: Score, uncertainty: f32) -> f32 {
+/// A score's value as an uncertainty, high where it is uncertain, and back: a probability p becomes 1 - p, so
+/// that bins are narrow where the network is sure, another score of which low values are uncertain is negated.
+pub fn turned(score: Score, value: f32) -> f32 {
     match score.info().worry {
-        Worry::High => uncertainty,
-        Worry::Low => -uncertainty,
+        Worry::High => value,
+        Worry::Low if score == Score::MaxSoftmax => 1.0 - value,
+        Worry::Low => -value,
     }
 }
 

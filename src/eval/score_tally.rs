@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::bootstrap::{ImageCounts, Interval, Replicate, WeightedHistogram, Weights};
-use super::curves::{Ascending, Counts, in_unit};
+use super::curves::{Ascending, Counts, turned};
 use super::evaluation::{Options, Truth};
 use super::patches::patches;
 use super::results::{AurocReplicates, Found, ImageMedian, ScoreResults};
@@ -59,8 +59,7 @@ impl ScoreTally {
             by_label: BTreeMap::new(),
             image_auroc: Histogram::default(),
             image_auroc_error: 0.0,
-            // Turning it is turning it back.
-            threshold: given.map(|(_, threshold)| in_unit(score, *threshold)),
+            threshold: given.map(|(_, threshold)| turned(score, *threshold)),
             certain: [0; KINDS],
         }
     }
@@ -73,7 +72,7 @@ impl ScoreTally {
             if *kind == Kind::Ignored || (*kind == Kind::Void && !self.void_as_inaccurate) {
                 continue;
             }
-            let uncertainty = in_unit(self.score, *value);
+            let uncertainty = turned(self.score, *value);
             self.values[*kind as usize].push(uncertainty);
             self.image[*kind as usize].push(uncertainty);
             if self.threshold.is_some_and(|threshold| uncertainty <= threshold) {
@@ -99,7 +98,7 @@ impl ScoreTally {
             Kind::Void if self.void_as_inaccurate => Some(false),
             _ => None,
         };
-        let uncertainty = |pixel: usize| f64::from(in_unit(self.score, map[pixel]));
+        let uncertainty = |pixel: usize| f64::from(turned(self.score, map[pixel]));
         for (width, sides) in &mut self.patches {
             patches(truth.size, *width, correct, uncertainty, |accurate, mean| {
                 sides[usize::from(!accurate)].push(mean as f32);
@@ -117,7 +116,7 @@ impl ScoreTally {
         let (threshold, counts) = self.accuracy().recommend(self.score, target)?;
         let [right, wrong, unknown, _] = &self.values;
         let found = Ascending::of(&[right, wrong], &[unknown]);
-        let uncertain = found.other_above(in_unit(self.score, threshold));
+        let uncertain = found.other_above(turned(self.score, threshold));
         let achieved = counts.achieved(self.score, unknown.count(), uncertain);
         Some(Threshold { threshold, achieved })
     }
@@ -150,7 +149,7 @@ impl ScoreTally {
             let counts = Counts::new(sum(&count), sum(&self.certain));
             let uncertain = count[Kind::Unknown as usize] - self.certain[Kind::Unknown as usize];
             let achieved = counts.achieved(self.score, count[Kind::Unknown as usize], uncertain);
-            Threshold { threshold: in_unit(self.score, threshold), achieved }
+            Threshold { threshold: turned(self.score, threshold), achieved }
         });
         let patch_curves = self.patches.iter().filter_map(|(width, [accurate, inaccurate])| {
             Some((*width, Ascending::of(&[accurate], &[inaccurate]).curve(self.score)?))

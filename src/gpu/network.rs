@@ -9,16 +9,17 @@ use std::sync::Arc;
 use half::f16;
 
 use super::density_scores::DensityScores;
+use super::logit_scores::{Classifier, LogitScores};
 use super::step::Step;
 use crate::data::Image;
-use crate::density::Gaussians;
+use crate::density::ModelGaussians;
 use crate::device::launch::conv2d::{ConvTiling, Operands};
 use crate::device::launch::density::Precision;
 use crate::device::{Buffer, Device, Element, Slice, Tensor, grow, launch};
 use crate::error::{Error, Result};
-use crate::ops::Conv2d;
+use crate::ops::{Conv2d, LogitScore};
 use crate::plan::{CHANNEL_ALIGN, ConvWeights, Folded, Node, Op, Plan, View};
-use crate::score::Score;
+use crate::score::{Needs, Score};
 
 pub struct Network {
     device: Arc<dyn Device>,
@@ -31,6 +32,9 @@ pub struct Network {
     /// Those of [`Buffers`], empty before the first plan.
     buffers: Vec<Buffer>,
     density_scores: Option<DensityScores>,
+    /// Those of the weighted moments' Gaussians.
+    weighted_scores: Option<DensityScores>,
+    logit_scores: LogitScores,
 }
 
 struct Weights {
@@ -73,6 +77,8 @@ impl Network {
             classes,
             buffers: Vec::new(),
             density_scores: None,
+            weighted_scores: None,
+            logit_scores: LogitScores::default(),
         })
     }
 
@@ -104,10 +110,11 @@ impl Network {
             batch * pixels * 4,
         ];
         grow(&*self.device, &mut self.buffers, &needed)?;
-        match &mut self.density_scores {
-            Some(scores) => scores.prepare(&*self.device, plan.batch, &plan.head()),
-            None => Ok(()),
+        let head = plan.head();
+        for scores in self.density_scores.iter_mut().chain(&mut self.weighted_scores) {
+            scores.prepare(&*self.device, plan.batch, &head)?;
         }
+        self.logit_scores.prepare(&*self.device, plan.batch, &head, padded(self.classes))
     }
 
     /// From now on every run scores its features, and keeps a map of each of `scores`.
@@ -116,13 +123,28 @@ impl Network {
     /// As [`DensityScores::new`].
     pub fn score_with(
         &mut self,
-        gaussians: &Gaussians,
+        density: &ModelGaussians,
         scores: &[Score],
         precision: Precision,
     ) -> Result<()> {
-        self.density_scores =
-            Some(DensityScores::new(&*self.device, gaussians, scores, precision)?);
+        let (device, ours) = (&*self.device, &density.gaussians);
+        let padded = self.folded.classifier().conv.in_channels;
+        let made = |gaussians, weighted| {
+            DensityScores::new(device, gaussians, weighted, scores, precision)
+        };
+        let asked =
+            |needs: &[Needs]| scores.iter().any(|score| needs.contains(&score.info().needs));
+        let plain = asked(&[Needs::Density, Needs::Background]).then(|| made(ours, false));
+        let weighted = density.weighted.as_ref().filter(|_| asked(&[Needs::Weighted]));
+        let (plain, weighted) = (plain.transpose()?, weighted.map(|w| made(w, true)).transpose()?);
+        let logits = LogitScores::with_limits(device, ours, padded, scores)?;
+        (self.density_scores, self.weighted_scores, self.logit_scores) = (plain, weighted, logits);
         Ok(())
+    }
+
+    /// From now on every run keeps a map of those of `scores` that come from the logits.
+    pub fn score_logits(&mut self, scores: &[Score]) {
+        self.logit_scores = LogitScores::new(scores);
     }
 
     pub fn density_scores(&self) -> Option<&DensityScores> {
@@ -136,9 +158,10 @@ impl Network {
             steps.push(self.step(plan, node)?);
         }
         steps.push(self.head(plan)?);
-        if let Some(scores) = &self.density_scores {
-            let (logits, features) = (self.tensor(plan, plan.logits)?, self.features(plan)?);
-            let op = plan.head();
+        let (logits, features) = (self.tensor(plan, plan.logits)?, self.features(plan)?);
+        let op = plan.head();
+        steps.extend(self.logit_scores.steps(&op, features, logits, self.classifier(plan))?);
+        for scores in self.density_scores.iter().chain(&self.weighted_scores) {
             steps.extend(scores.steps(&*self.device, &op, logits, features)?);
         }
         Ok(steps)
@@ -156,7 +179,14 @@ impl Network {
         let pixels = plan.batch * plan.image.pixels();
         let label = self.buffers().label.slice(0, pixels)?;
         let entropy = self.buffers().entropy.slice(0, pixels * 4)?;
-        let launch = launch::head(&op, self.tensor(plan, plan.logits)?, label, entropy)?;
+        let logits = self.tensor(plan, plan.logits)?;
+        let mut maps: Vec<_> = self.logit_scores.maps().collect();
+        let launch = if maps.is_empty() {
+            launch::head(&op, logits, label, entropy)?
+        } else {
+            maps.push((LogitScore::Entropy, entropy));
+            launch::logit_scores(&op, logits, Some(label), &maps)?
+        };
         Ok(Step { name: "head", launches: vec![launch] })
     }
 
@@ -258,15 +288,25 @@ impl Network {
         }
     }
 
+    /// Class of every pixel of one image after the head has run.
+    pub fn labels(&self, plan: &Plan, image: usize) -> Result<Vec<u8>> {
+        let pixels = plan.image.pixels();
+        let mut label = vec![0u8; pixels];
+        self.device.read(self.buffers().label.slice(image * pixels, pixels)?, &mut label)?;
+        Ok(label)
+    }
+
+    fn entropy(&self, plan: &Plan, image: usize) -> Result<Vec<f32>> {
+        let pixels = plan.image.pixels();
+        let mut entropy = vec![0f32; pixels];
+        let from = self.buffers().entropy.slice(image * pixels * 4, pixels * 4)?;
+        self.device.read(from, bytemuck::cast_slice_mut(&mut entropy))?;
+        Ok(entropy)
+    }
+
     /// Class and entropy (nats) of every pixel of one image after the head has run.
     pub fn maps(&self, plan: &Plan, image: usize) -> Result<(Vec<u8>, Vec<f32>)> {
-        let pixels = plan.image.pixels();
-        let (mut label, mut entropy) = (vec![0u8; pixels], vec![0f32; pixels]);
-        let Buffers { label: labels, entropy: entropies, .. } = self.buffers();
-        self.device.read(labels.slice(image * pixels, pixels)?, &mut label)?;
-        let bytes = bytemuck::cast_slice_mut(&mut entropy);
-        self.device.read(entropies.slice(image * pixels * 4, pixels * 4)?, bytes)?;
-        Ok((label, entropy))
+        Ok((self.labels(plan, image)?, self.entropy(plan, image)?))
     }
 
     /// The features of a prepared plan, after a run.
@@ -274,18 +314,41 @@ impl Network {
         self.tensor(plan, plan.features)
     }
 
-    /// One image's map after a run with [`Self::score_with`], and its cells that are not finite; None
-    /// where this score was not asked for.
-    pub fn density(
+    /// One image's map after a run, and, of a log-density, its cells that are not finite; None where this
+    /// score was not asked for.
+    pub fn score(
         &self,
         plan: &Plan,
         image: usize,
         score: Score,
     ) -> Result<Option<(Vec<f32>, usize)>> {
-        let op = plan.head();
-        match &self.density_scores {
-            Some(scores) => scores.map(&*self.device, &op, image, score),
+        let (op, device) = (plan.head(), &*self.device);
+        let scores = match score.info().needs {
+            _ if score == Score::Entropy => return Ok(Some((self.entropy(plan, image)?, 0))),
+            Needs::Logits | Needs::Limits => {
+                let map = self.logit_scores.map(device, &op, image, score)?;
+                return Ok(map.map(|map| (map, 0)));
+            }
+            Needs::Density | Needs::Background => &self.density_scores,
+            Needs::Weighted => &self.weighted_scores,
+        };
+        match scores {
+            Some(scores) => scores.map(device, &op, image, score),
             None => Ok(None),
+        }
+    }
+
+    /// The network's last convolution, to run it once more.
+    fn classifier(&self, plan: &Plan) -> Classifier<'_> {
+        let conv = &self.folded.classifier().conv;
+        let Weights { weight, bias } = &self.weights[self.weights.len() - 1];
+        let pixels = plan.batch * plan.grid().pixels();
+        Classifier {
+            conv,
+            weight: weight.all(),
+            bias: bias.all(),
+            partial: self.buffers().partial.all(),
+            tiling: ConvTiling::choose(conv, pixels, self.device.multiprocessors()),
         }
     }
 

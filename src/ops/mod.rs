@@ -8,7 +8,7 @@ mod pool;
 mod resize;
 
 pub use conv2d::Conv2d;
-pub use head::Head;
+pub use head::{Head, LogitScore};
 pub use label_rule::LabelRule;
 pub use pool::MaxPool;
 pub use resize::{Resize, Tap};

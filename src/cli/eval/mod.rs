@@ -6,6 +6,7 @@ mod json;
 mod predict;
 mod protocol;
 mod read;
+mod report;
 mod table;
 mod thresholds;
 mod timing;
@@ -27,6 +28,7 @@ use indicatif::ProgressBar;
 
 use self::predict::Seen;
 use self::read::Reader;
+use self::report::Fared;
 use super::pipeline::{Event, List, behind, send};
 use super::{
     exit, interrupt, labelled, note, pipeline, prepare_folder, progress_bar, scoring, warn,
@@ -70,7 +72,7 @@ pub struct Args {
     /// Report what these thresholds achieve here, chosen with --target on another split
     #[arg(long, value_name = "FILE")]
     thresholds: Option<PathBuf>,
-    /// Folder for results.json and the tables
+    /// Folder for results.json, report.html and the tables
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     /// Overwrite existing results
@@ -91,8 +93,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = model.config().clone();
     let classes = config.classes.len();
     let named = ood_labels(&args.ood_classes, data.classes.as_deref(), classes)?;
-    let scores = args.scoring.scores(|_| true)?;
     let density = args.scoring.load(&model)?;
+    let scores = args.scoring.scores(density.as_ref(), |_| true)?;
     let density_path = args.scoring.density.as_deref();
     let density_sha256 = density_path.map(content_hash::stored).transpose()?;
     let fitted = density.as_ref().and_then(|loaded| loaded.density.origin.resize);
@@ -121,11 +123,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if let Some(density) = &density {
         density.check_resize(resize);
-        density.attach(&mut engine, &scores)?;
-        if let Some(image) = image.filter(|_| scores.contains(&Score::Density)) {
-            timings.extend(timing::ddu(&mut engine, &image));
-        }
+        scoring::attach(Some(density), &mut engine, &[Score::Density])?;
+        timings.extend(image.and_then(|image| timing::ddu(&mut engine, &image)));
     }
+    scoring::attach(density.as_ref(), &mut engine, &predict::computed(&scores))?;
 
     let colour_range =
         |loaded: &scoring::Loaded| Score::Density.colour_range(classes, Some(loaded.parts()));
@@ -142,12 +143,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         density: density.as_ref(),
         reader: &reader,
         rule: LabelRule::of(config.align_corners),
+        classes,
         batch: args.running.batch(),
         fail_fast: args.fail_fast,
     };
     let positions = Positions::new(classes, config.feature_channels());
     let bar = progress_bar(data.pairs.len(), args.quiet);
-    let Measured { evaluation, positions, skipped, taken } =
+    let Measured { evaluation, positions, skipped, fared, taken } =
         run.measure(&mut engine, evaluation, positions, &bar)?;
     bar.finish_and_clear();
     if interrupt::requested() && taken < data.pairs.len() {
@@ -172,6 +174,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     ddu::report::json::write(&outputs[0], &json::report(&about, &results))?;
     files::write(&args.output, &results, &timings)?;
+    let shown = report::Shown {
+        reader: &reader,
+        scores: &scores,
+        density: density.as_ref(),
+        evaluation: &evaluation,
+    };
+    let viewer = shown.viewer(&about, &mut engine, fared)?;
+    report::write(&args.output.join(report::FILE), &about, &results, viewer)?;
     if let Some(target) = args.target {
         let mut chosen = Thresholds::new(model_sha256.clone(), density_sha256.clone(), target);
         chosen.split = args.labelled.split().map(str::to_owned);
@@ -188,7 +198,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// The files that will be written, results.json first; none is an input, or there without --force.
 fn outputs(args: &Args, data: &Dataset) -> Result<Vec<PathBuf>> {
-    let mut names = vec!["results.json"];
+    let mut names = vec!["results.json", report::FILE];
     names.extend(files::NAMES);
     names.extend(args.target.map(|_| thresholds::FILE));
     let outputs: Vec<PathBuf> = names.iter().map(|name| args.output.join(name)).collect();
@@ -231,6 +241,7 @@ struct Run<'a> {
     density: Option<&'a scoring::Loaded>,
     reader: &'a Reader<'a>,
     rule: LabelRule,
+    classes: usize,
     batch: usize,
     fail_fast: bool,
 }
@@ -239,6 +250,8 @@ struct Measured {
     evaluation: Evaluation,
     positions: Positions,
     skipped: Vec<String>,
+    /// In the order of the list: what the page chooses its images by.
+    fared: Vec<Fared>,
     /// Pairs that were counted or skipped.
     taken: usize,
 }
@@ -282,11 +295,11 @@ impl Run<'_> {
             });
         };
         let consume = |made| self.tally(made, evaluation, bar);
-        let (evaluation, skipped, taken) = behind(produce, consume)?;
+        let (evaluation, skipped, fared, taken) = behind(produce, consume)?;
         if let Some(scale) = scale {
             scale.warn();
         }
-        Ok(Measured { evaluation, positions, skipped, taken })
+        Ok(Measured { evaluation, positions, skipped, fared, taken })
     }
 
     fn tally(
@@ -294,13 +307,15 @@ impl Run<'_> {
         made: Receiver<(usize, Result<Seen>)>,
         mut evaluation: Evaluation,
         bar: &ProgressBar,
-    ) -> Result<(Evaluation, Vec<String>, usize)> {
-        let (mut skipped, mut taken) = (Vec::new(), 0);
+    ) -> Result<(Evaluation, Vec<String>, Vec<Fared>, usize)> {
+        let (mut skipped, mut fared, mut taken) = (Vec::new(), Vec::new(), 0);
         for (index, seen) in made {
             let added = seen.and_then(|seen| {
                 let Seen { hash, mask, predictions } = &seen;
                 let truth = Truth { hash: *hash, size: mask.size, labels: &mask.label };
-                evaluation.add(truth, predictions)
+                evaluation.add(truth, predictions)?;
+                fared.extend(Fared::of(index, &seen, self.classes));
+                Ok(())
             });
             if let Err(error) = added {
                 if self.fail_fast {
@@ -313,6 +328,6 @@ impl Run<'_> {
             taken += 1;
             bar.inc(1);
         }
-        Ok((evaluation, skipped, taken))
+        Ok((evaluation, skipped, fared, taken))
     }
 }

@@ -7,7 +7,7 @@ use ddu::eval::positions::Positions;
 use ddu::eval::{Method, Prediction};
 use ddu::score::Score;
 
-use super::super::pipeline::{self, Item};
+use super::super::pipeline::Item;
 use super::read::Annotation;
 
 /// An image through the network.
@@ -23,35 +23,25 @@ pub fn see(output: &Output, at: usize, item: Item<Annotation>, scores: &[Score])
     Ok(Seen { hash, mask, predictions: vec![softmax(output, at, scores)?] })
 }
 
-fn softmax(output: &Output, at: usize, scores: &[Score]) -> Result<Prediction> {
-    let (label, maps) = pipeline::maps(output, at, scores)?;
-    let maps = maps.into_iter().map(|map| map.values);
-    Ok(Prediction {
-        method: Method::Softmax,
-        label,
-        confidence: confidence(output, at)?,
-        scores: scores.iter().copied().zip(maps).collect(),
-    })
+/// What is computed so that `scores` can be evaluated: the confidence as well.
+pub fn computed(scores: &[Score]) -> Vec<Score> {
+    let mut computed = scores.to_vec();
+    if !computed.contains(&Score::MaxSoftmax) {
+        computed.push(Score::MaxSoftmax);
+    }
+    computed
 }
 
-/// The probability of the predicted class, max_c p_c = 1 / sum_c exp(l_c - max l), p = softmax(l) of the
-/// upsampled logits; NaN where one is not finite.
-fn confidence(output: &Output, at: usize) -> Result<Vec<f32>> {
-    let logits = output.logits(at)?;
-    let pixels = output.size.pixels();
-    let (mut greatest, mut sum) = (vec![f32::NEG_INFINITY; pixels], vec![0f32; pixels]);
-    for class in 0..output.classes {
-        let plane: Vec<f32> = logits.iter().skip(class).step_by(output.classes).copied().collect();
-        for (i, logit) in output.upsample(&plane).into_iter().enumerate() {
-            if logit > greatest[i] {
-                sum[i] = sum[i] * (greatest[i] - logit).exp() + 1.0;
-                greatest[i] = logit;
-            } else {
-                sum[i] += (logit - greatest[i]).exp();
-            }
-        }
-    }
-    Ok(sum.into_iter().map(|sum| 1.0 / sum).collect())
+fn softmax(output: &Output, at: usize, scores: &[Score]) -> Result<Prediction> {
+    let computed = computed(scores);
+    let (label, maps) = output.scored(at, &computed)?;
+    let maps = maps.into_iter().map(|map| map.values);
+    let mut maps: Vec<(Score, Vec<f32>)> = computed.into_iter().zip(maps).collect();
+    let confidence = maps.iter().find(|(score, _)| *score == Score::MaxSoftmax);
+    let confidence = confidence.map(|(_, map)| map.clone()).unwrap_or_default();
+    // Those that were asked for come first.
+    maps.truncate(scores.len());
+    Ok(Prediction { method: Method::Softmax, label, confidence, scores: maps })
 }
 
 /// Adds the features of an image, by place and class.

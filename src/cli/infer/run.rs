@@ -9,7 +9,7 @@ use ddu::data::{self, Image, Input};
 use ddu::density::Percentiles;
 use ddu::engine::{Engine, Output};
 use ddu::ops::Size;
-use ddu::score::{Needs, Score};
+use ddu::score::Score;
 use ddu::{Error, Result};
 use indicatif::ProgressBar;
 
@@ -101,7 +101,7 @@ fn segment(
     gallery: Option<&mut Gallery>,
 ) -> Result<(Segmented, Written)> {
     let start = Instant::now();
-    let (label, maps) = pipeline::maps(output, at, scores)?;
+    let (label, maps) = output.scored(at, scores)?;
     let map = |score| {
         let found = scores.iter().zip(&maps).find(|(s, _)| **s == score);
         found.map(|(_, map)| map.values.as_slice())
@@ -129,7 +129,7 @@ fn segment(
         non_finite_cells: scores
             .iter()
             .zip(&maps)
-            .filter(|(score, _)| score.info().needs != Needs::Logits)
+            .filter(|(score, _)| score.info().needs.log_density())
             .map(|(_, map)| map.non_finite)
             .max(),
         attention,

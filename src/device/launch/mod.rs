@@ -36,6 +36,7 @@ macro_rules! params {
 
 mod address;
 pub(super) mod arg_max;
+pub(super) mod clip;
 pub mod conv2d;
 pub mod density;
 pub(super) mod depthwise;
@@ -51,11 +52,12 @@ pub(super) mod stem;
 pub(super) mod upsample;
 
 pub use arg_max::arg_max;
+pub use clip::clip;
 pub use conv2d::conv2d;
 pub use density::density;
 pub use depthwise::depthwise;
 pub use gather::gather;
-pub use head::head;
+pub use head::{head, logit_scores};
 pub use label_grid::{LabelGrid, label_grid};
 pub use pool::{global_average_pool, max_pool};
 pub use preprocess::preprocess;
@@ -72,7 +74,7 @@ use crate::ops::{Size, Spatial};
 use address::{Address, Addresses};
 
 /// Every `.cu`, one per line.
-pub static SOURCES: [&Source; 14] = [
+pub static SOURCES: [&Source; 15] = [
     &conv2d::SOURCE,
     &stem::SOURCE,
     &depthwise::SOURCE,
@@ -87,6 +89,7 @@ pub static SOURCES: [&Source; 14] = [
     &upsample::SOURCE,
     &arg_max::SOURCE,
     &gather::SOURCE,
+    &clip::SOURCE,
 ];
 
 /// The launch of an op without weights.
