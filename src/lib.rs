@@ -13,7 +13,7 @@
 //! | fit a density to images and masks | [`fit::Fit`], then [`Density::save`] and [`Density::load`] |
 //! | get the density of an image | [`Density::gaussians`], [`Engine::score_with`], then [`score`](engine::Output::score) |
 //! | use features of another network | [`density::Moments`], [`Gaussians::new`](density::Gaussians::new), [`density::Evaluator`] |
-//! | measure what a score finds | [`eval::Detections`], [`eval::Confusion`] |
+//! | measure what a score finds | [`eval::Evaluation`], or a part of it: [`eval::Detections`], [`eval::Confusion`] |
 //!
 //! ```
 //! use ddu::data::Image;

@@ -244,3 +244,125 @@ impl MethodTally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::splitmix64::splitmix64;
+
+    const SIZE: Size = Size { h: 9, w: 14 };
+
+    /// Labels and a prediction drawn from `seed`; label 2 is unknown, 3 neither, 255 void.
+    fn image(seed: u64) -> (Vec<u8>, Prediction) {
+        let mut state = seed;
+        let mut draw = || splitmix64(&mut state);
+        let labels: Vec<u8> =
+            (0..SIZE.pixels()).map(|_| [0, 0, 1, 1, 2, 3, 255][draw() as usize % 7]).collect();
+        let label: Vec<u8> = labels
+            .iter()
+            .map(|l| if draw() % 4 == 0 || *l > 1 { draw() as u8 % 2 } else { *l })
+            .collect();
+        let mut map = |worse: f32| -> Vec<f32> {
+            let pixels = labels.iter().zip(&label);
+            pixels
+                .map(|(l, p)| draw() as u16 as f32 / 65536.0 + if l == p { 0.0 } else { worse })
+                .collect()
+        };
+        let scores = vec![(Score::Entropy, map(0.5)), (Score::Density, map(-0.2))];
+        let confidence = map(-0.1);
+        (labels, Prediction { method: Method::Softmax, label, confidence, scores })
+    }
+
+    fn evaluation(options: Options, seeds: impl Iterator<Item = u64>) -> Evaluation {
+        let mut evaluation = Evaluation::new(options);
+        for seed in seeds {
+            let (labels, prediction) = image(seed);
+            let truth = Truth { hash: seed, size: SIZE, labels: &labels };
+            evaluation.add(truth, &[prediction]).unwrap();
+        }
+        evaluation
+    }
+
+    fn options() -> Options {
+        let unknown = Some(BTreeSet::from([2]));
+        Options { classes: 2, unknown, patches: vec![2, 4], ..Options::default() }
+    }
+
+    /// Neither figures nor intervals depend on the order; copies of the images change no AUROC, and no
+    /// interval of one: they add nothing.
+    #[test]
+    fn order_and_copies_change_nothing() {
+        let once = evaluation(options(), 0..30).results();
+        let back = evaluation(options(), (0..30).rev()).results();
+        assert_eq!(format!("{:?}", once.scores), format!("{:?}", back.scores));
+        let copies = evaluation(options(), (0..90).map(|i| i % 30)).results();
+        for (once, copies) in once.scores.iter().zip(&copies.scores) {
+            for (once, copies) in [(once.errors, copies.errors), (once.unknown, copies.unknown)] {
+                let [once, copies] = [once, copies].map(|found| found.unwrap().auroc);
+                assert_eq!(once, copies);
+            }
+        }
+    }
+
+    #[test]
+    fn pixels_count_where_they_should() {
+        let (labels, prediction) = image(5);
+        let count = |of: &dyn Fn(u8) -> bool| labels.iter().filter(|l| of(**l)).count() as u64;
+        let results = evaluation(options(), 5..6).results();
+        assert_eq!((results.images, results.pixels), (1, count(&|l| l < 2)));
+        assert_eq!(
+            (results.void_pixels, results.unknown_pixels),
+            (count(&|l| l == 255), count(&|l| l == 2))
+        );
+        assert_eq!(results.unknown_labels, [2]);
+        let wrong = labels.iter().zip(&prediction.label).filter(|(l, p)| **l < 2 && l != p).count();
+        let entropy = &results.scores[0];
+        assert_eq!(entropy.errors.unwrap().detection.positives, wrong as u64);
+        assert_eq!(entropy.unknown.unwrap().detection.positives, count(&|l| l == 2));
+        // Every label beyond the classes but void is unknown where none is named.
+        let all = evaluation(Options { unknown: None, ..options() }, 5..6).results();
+        assert_eq!(
+            (all.unknown_pixels, all.unknown_labels),
+            (count(&|l| l == 2 || l == 3), vec![2, 3])
+        );
+        // Void pixels are inaccurate ones of the curves alone.
+        let void = Options { void_as_inaccurate: true, ..options() };
+        let void = evaluation(void, 5..6).results();
+        assert_eq!(void.scores[0].errors, entropy.errors);
+        let last = |r: &Results| r.scores[0].curve.clone().unwrap().p_accurate_certain[99].unwrap();
+        let expected =
+            last(&results) * results.pixels as f64 / (results.pixels + results.void_pixels) as f64;
+        assert!((last(&void) - expected).abs() < 1e-12);
+    }
+
+    /// Thresholds achieve what the recommendation said, counted exactly.
+    #[test]
+    fn thresholds_achieve_on_the_same_images_what_was_said() {
+        let first = evaluation(options(), 0..20);
+        let chosen = [Score::Entropy, Score::Density]
+            .map(|score| (score, first.recommend(score, Target::FalseAlarmRate(0.1)).unwrap()));
+        let thresholds = chosen.map(|(score, found)| (score, found.threshold)).to_vec();
+        let second = evaluation(Options { thresholds, ..options() }, 0..20).results();
+        for (results, (_, chosen)) in second.scores.iter().zip(chosen) {
+            let mut found = results.achieved.unwrap();
+            // Unknown pixels that share the threshold's bin.
+            let off =
+                found.achieved.unknown_found.unwrap() - chosen.achieved.unknown_found.unwrap();
+            assert!(off.abs() < 0.01, "{off}");
+            found.achieved.unknown_found = chosen.achieved.unknown_found;
+            assert_eq!(found, chosen);
+        }
+    }
+
+    #[test]
+    fn maps_of_another_size_add_nothing() {
+        let mut evaluation = Evaluation::new(options());
+        let (labels, mut prediction) = image(1);
+        prediction.scores[1].1.pop();
+        let truth = Truth { hash: 1, size: SIZE, labels: &labels };
+        let error = evaluation.add(truth, &[prediction]).unwrap_err().to_string();
+        assert!(error.contains("expected maps of 126 pixels, found 125"), "{error}");
+        let results = evaluation.results();
+        assert_eq!((results.images, results.pixels, results.scores.len()), (0, 0, 0));
+    }
+}
