@@ -53,7 +53,7 @@ fn verdict(chromium: &Path, width: usize, dark: bool) -> String {
         "moved": counts(0.5, DENSITY),
         // Row 30, column 20.
         "entropy": format!("{:.3} nats", 2.0 * 30.0 / 47.0),
-        "density": "\u{2212}60.0 nats",
+        "density": "\u{2212}60.00 nats",
     });
     let script = include_str!("self_test.js").replace("EXPECTED", &expected.to_string());
     let text = std::fs::read_to_string(&file).unwrap();

@@ -156,14 +156,14 @@ fn mask_view(out: &mut String, viewer: &Viewer, panel: &Panel, id: usize) {
         let [low, high] = scalar.range;
         let (low, high) = (low.min(threshold.value), high.max(threshold.value));
         let step = (f64::from(high) - f64::from(low)) / 1000.0;
-        // Else the browser would move it to a step.
-        let base = f64::from(threshold.value)
-            - ((f64::from(threshold.value) - f64::from(low)) / step.max(1e-12)).floor() * step;
+        // The value is on a step, or the browser would move it; both ends are reached.
+        let steps = ((f64::from(threshold.value) - f64::from(low)) / step.max(1e-12)).ceil();
+        let (base, top) = (f64::from(threshold.value) - steps * step, f64::from(high) + step);
         put(
             out,
             format_args!(
                 "<label class=\"slider\"><span>{name}: {} {side} <output>{} {}</output>{}</span>\
-                 <input type=\"range\" min=\"{base}\" max=\"{high}\" step=\"{step}\" value=\"{}\"></label>",
+                 <input type=\"range\" min=\"{base}\" max=\"{top}\" step=\"{step}\" value=\"{}\"></label>",
                 escape(&lower(&layer.name)),
                 digits::number(f64::from(threshold.value), decimals(scalar.range)),
                 escape(&scalar.unit),
