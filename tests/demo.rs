@@ -70,8 +70,13 @@ fn it_shows_what_the_paper_claims_and_writes_the_same_files_twice() {
     assert_eq!(text, serde_json::to_string_pretty(&summary).unwrap() + "\n");
     let page = std::fs::read_to_string(folders[0].path().join("index.html")).unwrap();
     assert!(summary.findings.iter().all(|finding| page.contains(finding.as_str())));
-    // Self-contained: no address, and the only source is inline.
-    assert!(!page.contains("http") && page.matches("src=").count() == 1);
+    // Self-contained: no address, every source is inline, and the browser is told to load nothing.
+    assert!(
+        !page.contains("http:") && !page.contains("https:") && page.contains("default-src 'none'")
+    );
+    let inline = page.matches("src=\"data:image/").count();
+    assert!(inline == page.matches("src=").count() && inline == EXTENT.pictures * 5, "{inline}");
+    assert!(page.len() < 15 << 20, "{} bytes", page.len());
     // For readers of small and dark screens, and for those who listen.
     assert!(page.contains("prefers-color-scheme: dark") && page.contains("overflow-x: auto"));
     let tables = page.matches("<table>").count();

@@ -1,5 +1,6 @@
 //! The binary as users run it.
 
+mod attention;
 mod commands;
 mod density;
 mod device;

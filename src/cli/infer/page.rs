@@ -110,7 +110,7 @@ impl<'a> Gallery<'a> {
         }
         if self.evaluator.is_some() {
             layers.push(classes("Nearest class"));
-            layers.push(scalar("Distance to it", "Mahalanobis", Bright::High, distance, None));
+            layers.push(scalar("Mahalanobis distance to it", "", Bright::High, distance, None));
         }
         // Sliders start where nothing is marked if there is no limit.
         let threshold = |score: Score, limit: Option<f32>| {
@@ -163,7 +163,9 @@ impl<'a> Gallery<'a> {
                 blocks: vec![Block::Table(table), Block::Text(percentile.into())],
             });
         }
-        Page { title: "What to trust".into(), lead: meaning.into(), sections, notes }.write(path)
+        let images = if ranking.len() == 1 { "image" } else { "images" };
+        let title = format!("What to trust in {} {images}", ranking.len());
+        Page { title, lead: meaning.into(), sections, notes }.write(path)
     }
 
     /// The colour bar of distances: 0 to the greatest of the panels.

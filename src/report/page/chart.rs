@@ -159,10 +159,11 @@ fn draw(out: &mut String, chart: &Chart, index: &dyn Fn(&str) -> usize) {
             let path = path(run, &x, &y);
             if line.shape == Shape::Area {
                 let (first, last) = (x.of(run[0][0]), x.of(run[run.len() - 1][0]));
+                let ground = y.of(0.0);
                 put(
                     out,
                     format_args!(
-                        "<path class=\"area\" style=\"fill:var(--c{})\" d=\"{path}L{last:.1} {bottom}L{first:.1} {bottom}Z\"/>",
+                        "<path class=\"area\" style=\"fill:var(--c{})\" d=\"{path}L{last:.1} {ground:.1}L{first:.1} {ground:.1}Z\"/>",
                         index % COLORS
                     ),
                 );

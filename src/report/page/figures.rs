@@ -139,7 +139,9 @@ pub fn gradient(scalar: &Scalar) -> String {
 fn legends(out: &mut String, layers: &[Layer]) {
     put(out, format_args!("<div class=\"legends\">"));
     let mut shown: Vec<&[(String, [u8; 3])]> = Vec::new();
-    for layer in layers {
+    let (classes, scalars): (Vec<_>, Vec<_>) =
+        layers.iter().partition(|layer| matches!(layer.kind, Kind::Classes(_)));
+    for layer in classes.into_iter().chain(scalars) {
         match &layer.kind {
             Kind::Scalar(scalar) => {
                 let [first, last] = ends(scalar);

@@ -101,7 +101,7 @@ pub struct Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     Line,
-    /// A line whose area down to the axis is tinted: histograms.
+    /// A line whose area down to 0 is tinted: histograms.
     Area,
     /// Thin and gray: what the others are compared with, as the diagonal of a reliability curve.
     Reference,

@@ -8,9 +8,19 @@ const unbase64 = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
 
 // The codes of a map: the inverse of `embed::codes`.
 async function unpack(text, width, height) {
-  const zlib = new Blob([unbase64(text)]).stream().pipeThrough(new DecompressionStream('deflate'));
-  const planes = new Uint8Array(await new Response(zlib).arrayBuffer());
+  const zlib = new DecompressionStream('deflate');
+  const writer = zlib.writable.getWriter();
+  const written = writer.write(unbase64(text)).then(() => writer.close());
   const count = width * height;
+  const planes = new Uint8Array(2 * count);
+  const reader = zlib.readable.getReader();
+  for (let at = 0; ;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    planes.set(value, at);
+    at += value.length;
+  }
+  await written;
   const codes = new Uint16Array(count);
   for (let y = 0, i = 0; y < height; y++) {
     for (let x = 0; x < width; x++, i++) {
@@ -72,6 +82,8 @@ function start(root) {
   const overlay = document.createElement('canvas');
   for (const { scalar } of layers) if (scalar) scalar.table = unbase64(scalar.colors);
 
+  // What a phone shows between the pictures.
+  const firstClasses = Math.max(0, layers.findIndex(({ scalar }) => !scalar));
   let index = -1;
   let maps = [];
   let state = new Uint8Array(0);
@@ -136,8 +148,9 @@ function start(root) {
     thresholds.forEach(({ layer }, i) => {
       const limit = withUnit(layers[layer].scalar, Number(sliders[i].value));
       const { quantiles } = layers[layer].scalar;
-      const where = quantiles ? ' (' + inSample(quantiles, Number(sliders[i].value)) + ')' : '';
-      sliders[i].previousElementSibling.querySelector('output').value = limit + where;
+      const words = sliders[i].previousElementSibling;
+      words.querySelector('output').value = limit;
+      if (quantiles) words.querySelector('small').textContent = inSample(quantiles, Number(sliders[i].value));
       const share = percent(counts[i + 1] / state.length);
       sliders[i].setAttribute('aria-valuetext', limit + '; ' + stateNames[i + 1] + ': ' + share);
     });
@@ -207,6 +220,7 @@ function start(root) {
         cell.lastElementChild.textContent = inSample(scalar.quantiles, value(layer, pixel));
       }
     }
+    if (maskCanvas) find('.here').textContent = inWords(firstClasses, pixel) + ', ' + stateNames[state[pixel]];
     for (const canvas of canvases) {
       const cross = canvas.nextElementSibling;
       cross.hidden = false;

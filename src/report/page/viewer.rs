@@ -10,7 +10,7 @@ use crate::report::digits;
 /// Certain, ambiguous, unfamiliar: names and colours of the mask, in the viewer and in mask files. They
 /// differ in lightness as well, and for colour-blind eyes.
 pub const MASK: [(&str, [u8; 3]); 3] =
-    [("certain", [38, 51, 61]), ("ambiguous", [230, 159, 0]), ("unfamiliar", [213, 60, 190])];
+    [("certain", [60, 75, 87]), ("ambiguous", [230, 159, 0]), ("unfamiliar", [213, 60, 190])];
 
 #[derive(Serialize)]
 struct Data<'a> {
@@ -85,8 +85,10 @@ pub fn viewer(out: &mut String, viewer: &Viewer, id: usize) {
         mask: MASK.map(|(_, color)| color),
         panels,
     };
+    let colors: String =
+        MASK.iter().map(|(name, [r, g, b])| format!("--{name}:rgb({r},{g},{b});")).collect();
     let json = serde_json::to_string(&data).expect("plain data").replace('<', "\\u003c");
-    put(out, format_args!("<div class=\"viewer\" id=\"viewer-{id}\">"));
+    put(out, format_args!("<div class=\"viewer\" id=\"viewer-{id}\" style=\"{colors}\">"));
     put(out, format_args!("<script type=\"application/json\">{json}</script>"));
     put(
         out,
@@ -126,19 +128,21 @@ pub fn viewer(out: &mut String, viewer: &Viewer, id: usize) {
 
 /// The mask and its sliders.
 fn mask_view(out: &mut String, viewer: &Viewer, panel: &Panel, id: usize) {
-    put(out, format_args!("<div class=\"view\"><h3>What to trust</h3>"));
+    put(out, format_args!("<div class=\"view\"><h3>Mask</h3>"));
     canvas(out, panel, "mask", id, "The image with its ambiguous and unfamiliar pixels in colour");
     put(
         out,
-        format_args!("<div class=\"shares\" aria-hidden=\"true\"><i></i><i></i><i></i></div>"),
+        format_args!(
+            "<p class=\"here\" aria-hidden=\"true\">\u{2013}</p><div class=\"shares\" aria-hidden=\"true\"><i></i><i></i><i></i></div>"
+        ),
     );
     put(out, format_args!("<ul class=\"classes states\">"));
     let states = if sliders(viewer).count() == 2 { 3 } else { 2 };
-    for (name, [r, g, b]) in &MASK[..states] {
+    for (name, _) in &MASK[..states] {
         put(
             out,
             format_args!(
-                "<li class=\"{name}\"><i style=\"background:rgb({r},{g},{b})\"></i>{name} <output>\u{2013}</output></li>"
+                "<li class=\"{name}\"><i style=\"background:var(--{name})\"></i>{name} <output>\u{2013}</output></li>"
             ),
         );
     }
@@ -152,17 +156,18 @@ fn mask_view(out: &mut String, viewer: &Viewer, panel: &Panel, id: usize) {
         let [low, high] = scalar.range;
         let (low, high) = (low.min(threshold.value), high.max(threshold.value));
         let step = (f64::from(high) - f64::from(low)) / 1000.0;
-        // Else the browser would move it to a step.
-        let base = f64::from(threshold.value)
-            - ((f64::from(threshold.value) - f64::from(low)) / step.max(1e-12)).floor() * step;
+        // The value is on a step, or the browser would move it; both ends are reached.
+        let steps = ((f64::from(threshold.value) - f64::from(low)) / step.max(1e-12)).ceil();
+        let (base, top) = (f64::from(threshold.value) - steps * step, f64::from(high) + step);
         put(
             out,
             format_args!(
-                "<label class=\"slider\"><span>{name}: {} {side} <output>{} {}</output></span>\
-                 <input type=\"range\" min=\"{base}\" max=\"{high}\" step=\"{step}\" value=\"{}\"></label>",
+                "<label class=\"slider\"><span>{name}: {} {side} <output>{} {}</output>{}</span>\
+                 <input type=\"range\" min=\"{base}\" max=\"{top}\" step=\"{step}\" value=\"{}\"></label>",
                 escape(&lower(&layer.name)),
                 digits::number(f64::from(threshold.value), decimals(scalar.range)),
                 escape(&scalar.unit),
+                if scalar.quantiles.is_some() { "<small>\u{2013}</small>" } else { "" },
                 threshold.value
             ),
         );
