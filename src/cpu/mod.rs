@@ -3,6 +3,7 @@
 
 pub mod conv;
 pub mod depthwise;
+pub mod dropout;
 pub mod gemm;
 pub mod head;
 pub mod lanes;

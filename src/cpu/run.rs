@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use super::conv::Direct;
 use super::depthwise::Depthwise;
 use super::gemm::{Line, aligned};
-use super::spatial;
+use super::{dropout, spatial};
 use super::tensor::{Input, Output, Shape};
 use super::winograd::{self, Winograd};
+use crate::ops::Pass;
 use crate::plan::{Folded, Node, Op, Plan, View};
 
 /// Direct weights (made when first needed, kept for every later size) and the arena.
@@ -85,8 +86,13 @@ impl Runner {
         &mut arena[buffer.offset..][..buffer.len]
     }
 
-    /// Runs one op of a prepared plan.
+    /// Runs one op of a prepared plan; a dropout copies.
     pub fn step(&mut self, plan: &Plan, node: &Node) {
+        self.step_of(plan, node, None);
+    }
+
+    /// The same in a pass of MC Dropout, where a dropout masks.
+    pub fn step_of(&mut self, plan: &Plan, node: &Node, pass: Option<Pass>) {
         let residual = match node.op {
             Op::Conv { residual, .. } => residual,
             _ => None,
@@ -121,6 +127,7 @@ impl Runner {
                 Convolution::Depthwise(kernel) => kernel.run(x, *relu, y),
             },
             Op::Spatial(op) => spatial(op, x, y),
+            Op::Dropout(op) => dropout::dropout(op, pass, x, y),
         }
     }
 
