@@ -5,6 +5,9 @@
 //! name and each part behind its length, so it does not depend on how the container orders them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -64,6 +67,25 @@ pub fn check(
     Err(Error::invalid(source, "the SHA-256 of its content in its metadata", found).fix(fix))
 }
 
+/// The hash that a file carries, from its header alone; it was checked when the file was loaded.
+///
+/// # Errors
+/// A file that cannot be read, or one without a hash.
+pub fn stored(path: &Path) -> Result<String> {
+    let source = path.display();
+    let fail = |e| Error::io(path, "read", e);
+    let none = || Error::invalid(&source, "a SHA-256 in its metadata", "none");
+    let mut file = File::open(path).map_err(fail)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(fail)?;
+    let mut header = Vec::new();
+    // The safetensors crate allows no larger header.
+    let length = u64::from_le_bytes(length).min(100_000_000);
+    file.take(length).read_to_end(&mut header).map_err(fail)?;
+    let header: serde_json::Value = serde_json::from_slice(&header).map_err(|_| none())?;
+    header["__metadata__"][KEY].as_str().map(str::to_owned).ok_or_else(none)
+}
+
 fn hash<'a>(
     tensors: impl Iterator<Item = (&'a str, &'a TensorView<'a>)>,
     metadata: &HashMap<String, String>,
@@ -117,6 +139,18 @@ mod tests {
             assert_eq!(file(3), file(3));
         }
         checked(&file(3)).unwrap();
+    }
+
+    #[test]
+    fn the_stored_hash_is_that_of_the_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, file(3)).unwrap();
+        let found = stored(&path).unwrap();
+        let text = String::from_utf8_lossy(&file(3)).into_owned();
+        assert!(found.len() == 64 && text.contains(&found), "{found}");
+        std::fs::write(&path, [1, 2, 3]).unwrap();
+        assert!(stored(&path).is_err());
     }
 
     /// Whatever byte changes, the file no longer loads, but for spaces behind the header.

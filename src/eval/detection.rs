@@ -2,6 +2,7 @@
 //! positive rate at 95 % true positives, from histograms of the scores.
 
 use super::Histogram;
+use super::histogram::Step;
 
 /// A higher score says "positive"; equal scores are ties. Each figure is exact, but for different scores
 /// that share a bin of their [`Histogram`]: there positives and negatives count as evenly mixed, and
@@ -25,9 +26,21 @@ pub struct Detection {
 impl Detection {
     /// Each side is the union of several sets. `None` where there is no positive or no negative:
     /// nothing is defined then. A NaN score ranks above every number.
-    pub fn of(positives: &[&Histogram], negatives: &[&Histogram]) -> Option<Detection> {
-        let count = |sets: &[&Histogram]| sets.iter().map(|set| set.count()).sum::<u64>();
-        let (all_positives, all_negatives) = (count(positives), count(negatives));
+    pub fn of<const DROPPED: u32>(
+        positives: &[&Histogram<DROPPED>],
+        negatives: &[&Histogram<DROPPED>],
+    ) -> Option<Detection> {
+        let count = |sets: &[&Histogram<DROPPED>]| sets.iter().map(|set| set.count()).sum::<u64>();
+        let all = [count(positives), count(negatives)];
+        Detection::of_steps(all, |each| Histogram::steps([positives, negatives], each))
+    }
+
+    /// From the numbers of positives and negatives, and a function that gives their scores from the greatest
+    /// to the least.
+    pub(super) fn of_steps(
+        [all_positives, all_negatives]: [u64; 2],
+        steps: impl FnOnce(&mut dyn FnMut(Step)),
+    ) -> Option<Detection> {
         if all_positives == 0 || all_negatives == 0 {
             return None;
         }
@@ -38,7 +51,7 @@ impl Detection {
         let (mut ordered, mut unordered) = (0u128, 0u128);
         let (mut precision_sum, mut precision_error) = (0f64, 0f64);
         let (mut fpr95, mut fpr95_error) = (None, 0f64);
-        Histogram::steps([positives, negatives], |step| {
+        steps(&mut |step| {
             let [p, n] = step.counts;
             // Each negative is below every positive above it, and ties with those of its step.
             ordered += u128::from(n) * u128::from(2 * hits + p);
@@ -91,7 +104,7 @@ mod tests {
     use super::*;
 
     fn detect(scores: &[(f32, bool)]) -> Option<Detection> {
-        let mut sides = [Histogram::default(), Histogram::default()];
+        let mut sides: [Histogram; 2] = Default::default();
         scores.iter().for_each(|&(score, positive)| sides[usize::from(positive)].push(score));
         Detection::of(&[&sides[1]], &[&sides[0]])
     }

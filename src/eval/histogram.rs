@@ -5,49 +5,61 @@
 //! mantissa, so values of a bin differ by at most 2^-15 of their size. 4096 bins make a page, which is
 //! allocated when its first value comes: 40 KiB, and 16 of them for each power of two that the scores
 //! span. A bin that met one value alone remembers it, so that nothing is lost of such a bin.
+//! [`CoarseHistogram`] drops 14 bits instead of 8: values of a bin differ by at most 2^-9 of their size, and
+//! a page holds 8 powers of two.
 
 /// Bins of a page, and pages.
 const PAGE: usize = 4096;
 
 /// In [`Page::low`]: no value yet, and several.
 const EMPTY: u16 = u16::MAX;
-const SEVERAL: u16 = 256;
+const SEVERAL: u16 = u16::MAX - 1;
 
-/// A multiset of f32. -0.0 counts as 0.0, and every NaN as one value above all numbers.
+/// A multiset of f32. -0.0 counts as 0.0, and every NaN as one value above all numbers. `DROPPED` is the
+/// number of bits that the values of a bin do not share.
 #[derive(Clone, Debug, Default)]
-pub struct Histogram {
-    /// By the first 12 bits; empty as long as there is no value.
+pub struct Histogram<const DROPPED: u32 = 8> {
+    /// By the first bits; empty as long as there is no value.
     pages: Vec<Option<Box<Page>>>,
     count: u64,
     sum: f64,
 }
 
+/// For sets of which there are many: 5 KiB for each power of two.
+pub type CoarseHistogram = Histogram<14>;
+
 #[derive(Clone, Debug)]
 struct Page {
     count: [u64; PAGE],
-    /// The last 8 bits of a bin's only value.
+    /// The dropped bits of a bin's only value.
     low: [u16; PAGE],
 }
 
 /// Values of two multisets that cannot be told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Step {
     pub counts: [u64; 2],
-    /// They are equal; else they differ by at most 2^-15 of their size.
+    /// They are equal; else they share a bin.
     pub tie: bool,
+    /// No value of the step is greater, and no smaller one of another step is.
+    pub greatest: f32,
 }
 
-impl Histogram {
+impl<const DROPPED: u32> Histogram<DROPPED> {
+    const PAGES: usize = (1 << (32 - DROPPED)) / PAGE;
+    const MASK: u32 = (1 << DROPPED) - 1;
+
     pub fn push(&mut self, value: f32) {
         let key = key(value);
-        let (page, bin) = place(key);
+        let bin = (key >> DROPPED) as usize;
+        let (page, bin) = (bin / PAGE, bin % PAGE);
         if self.pages.is_empty() {
-            self.pages.resize_with(PAGE, || None);
+            self.pages.resize_with(Self::PAGES, || None);
         }
         let page = self.pages[page]
             .get_or_insert_with(|| Box::new(Page { count: [0; PAGE], low: [EMPTY; PAGE] }));
         page.count[bin] += 1;
-        let low = (key & 0xff) as u16;
+        let low = (key & Self::MASK) as u16;
         page.low[bin] = match page.low[bin] {
             EMPTY => low,
             known if known == low => low,
@@ -67,42 +79,50 @@ impl Histogram {
         self.sum
     }
 
-    /// The value that `rank` others of all `sets` exceed, within 2^-15 of its size (exact if its bin
+    /// The value that `rank` others of all `sets` exceed, within its bin (exact if that
     /// has no other value); None if there are not as many.
-    pub fn descending(sets: &[&Histogram], rank: u64) -> Option<f32> {
+    pub fn descending(sets: &[&Self], rank: u64) -> Option<f32> {
         let mut seen = 0;
         for (page, bin) in bins(sets) {
             seen += sets.iter().map(|set| set.bin(page, bin).0).sum::<u64>();
             if seen > rank {
                 let one = sets.iter().map(|set| set.bin(page, bin).1).find(|low| *low != EMPTY);
                 let low = one.filter(|low| *low < SEVERAL).map(u32::from);
-                let first = ((page * PAGE + bin) as u32) << 8;
+                let first = Self::first(page, bin);
                 // Where unknown, the end next to zero: infinities stay what they are.
-                let zero = if first >> 31 == 1 { 0 } else { 0xff };
+                let zero = if first >> 31 == 1 { 0 } else { Self::MASK };
                 return Some(value(first | low.unwrap_or(zero)));
             }
         }
         None
     }
 
+    /// The key of the least value of a bin.
+    fn first(page: usize, bin: usize) -> u32 {
+        ((page * PAGE + bin) as u32) << DROPPED
+    }
+
     /// The values of two multisets, each the union of several, from the greatest to the least.
-    pub(super) fn steps(unions: [&[&Histogram]; 2], mut each: impl FnMut(Step)) {
+    pub(super) fn steps(unions: [&[&Self]; 2], mut each: impl FnMut(Step)) {
         let all = [unions[0], unions[1]].concat();
         for (page, bin) in bins(&all) {
-            let of = |set: &&Histogram| set.bin(page, bin);
+            let of = |set: &&Self| set.bin(page, bin);
+            let first = Self::first(page, bin);
             if all.iter().map(of).any(|(_, low)| low == SEVERAL) {
-                let count = |sets: &[&Histogram]| sets.iter().map(|s| of(s).0).sum();
-                each(Step { counts: [count(unions[0]), count(unions[1])], tie: false });
+                let count = |sets: &[&Self]| sets.iter().map(|s| of(s).0).sum();
+                let counts = [count(unions[0]), count(unions[1])];
+                each(Step { counts, tie: false, greatest: value(first | Self::MASK) });
                 continue;
             }
             let mut lows: Vec<u16> = all.iter().map(|s| of(s).1).filter(|l| *l != EMPTY).collect();
             lows.sort_unstable_by(|a, b| b.cmp(a));
             lows.dedup();
             for low in lows {
-                let count = |sets: &[&Histogram]| {
+                let count = |sets: &[&Self]| {
                     sets.iter().map(of).filter(|(_, l)| *l == low).map(|(count, _)| count).sum()
                 };
-                each(Step { counts: [count(unions[0]), count(unions[1])], tie: true });
+                let counts = [count(unions[0]), count(unions[1])];
+                each(Step { counts, tie: true, greatest: value(first | u32::from(low)) });
             }
         }
     }
@@ -117,18 +137,16 @@ impl Histogram {
 }
 
 /// Page and bin of every value of `sets`, from the greatest to the least.
-fn bins<'a>(sets: &'a [&'a Histogram]) -> impl Iterator<Item = (usize, usize)> + 'a {
-    let there = |set: &&Histogram, page: usize| matches!(set.pages.get(page), Some(Some(_)));
-    (0..PAGE)
+fn bins<'a, const DROPPED: u32>(
+    sets: &'a [&'a Histogram<DROPPED>],
+) -> impl Iterator<Item = (usize, usize)> + 'a {
+    let there =
+        |set: &&Histogram<DROPPED>, page: usize| matches!(set.pages.get(page), Some(Some(_)));
+    (0..Histogram::<DROPPED>::PAGES)
         .rev()
         .filter(move |page| sets.iter().any(|set| there(set, *page)))
         .flat_map(|page| (0..PAGE).rev().map(move |bin| (page, bin)))
         .filter(|(page, bin)| sets.iter().any(|set| set.bin(*page, *bin).0 > 0))
-}
-
-fn place(key: u32) -> (usize, usize) {
-    let bin = (key >> 8) as usize;
-    (bin / PAGE, bin % PAGE)
 }
 
 /// An integer that is greater where the value is.
@@ -147,7 +165,7 @@ mod tests {
     use super::*;
 
     fn histogram(values: &[f32]) -> Histogram {
-        let mut histogram = Histogram::default();
+        let mut histogram: Histogram = Histogram::default();
         values.iter().for_each(|value| histogram.push(*value));
         histogram
     }

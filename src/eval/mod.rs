@@ -4,9 +4,12 @@
 mod confusion;
 mod detection;
 mod histogram;
+mod prediction;
 mod scores;
+pub mod thresholds;
 
 pub use confusion::Confusion;
 pub use detection::Detection;
-pub use histogram::Histogram;
+pub use histogram::{CoarseHistogram, Histogram};
+pub use prediction::{Method, Prediction};
 pub use scores::{Detections, Scores};
