@@ -87,7 +87,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (data, map) = args.labelled.open(&model)?;
     let config = model.config().clone();
     let named = ood_labels(&args.ood_classes, data.classes.as_deref(), config.classes.len())?;
-    let scores = args.scoring.scores(|_| true)?;
+    let scores = args.scoring.scores(&[], |_| true)?;
     let density = args.scoring.load(&model)?;
     let fitted = density.as_ref().and_then(|loaded| loaded.density.origin.resize);
     let resize = args.running.resize().or(fitted);

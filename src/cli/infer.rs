@@ -11,11 +11,14 @@ use std::time::Instant;
 
 use ddu::Result;
 use ddu::data::{self, Input, Reads, regular_target};
+use ddu::eval::Method;
 use ddu::model::Model;
 use ddu::report::{json, palette};
-use ddu::score::Score;
+use ddu::score::{Needs, Score};
 
-use super::{exit, interrupt, note, pipeline, prepare_folder, progress_bar, scoring, warn};
+use super::{
+    exit, interrupt, methods, note, pipeline, prepare_folder, progress_bar, scoring, warn,
+};
 use files::{Files, Kind};
 use run::Task;
 
@@ -23,7 +26,9 @@ use run::Task;
 ///
 /// Writes STEM.label.png (class indices, with a palette) and STEM.entropy.npy (f32 [H, W]) for each
 /// image, and with --density STEM.density.npy (f32 [H, W], nats; low = unfamiliar); other scores are
-/// named as --score names them. JPEG, PNG, BMP, TIFF and WebP are told by their content; gray is
+/// named as --score names them. With --method mc-dropout or ensemble the class is that of the mean
+/// prediction, and instead of the softmax entropy there are STEM.METHOD-pe.npy (its entropy) and
+/// STEM.METHOD-mi.npy (mutual information); a density stays that of MODEL itself. JPEG, PNG, BMP, TIFF and WebP are told by their content; gray is
 /// repeated, alpha is dropped, 16-bit samples are rounded to 8, EXIF orientation is respected, of
 /// several frames the first is taken. An image that cannot be processed is named and skipped.
 #[derive(clap::Args)]
@@ -39,6 +44,12 @@ pub struct Args {
     output: PathBuf,
     #[command(flatten)]
     scoring: scoring::Args,
+    /// Which prediction gives the class: that of MODEL, the mean of --passes (5) with dropout, or of MODEL and
+    /// --members
+    #[arg(long, default_value = "softmax", value_parser = scoring::one_of(&METHODS))]
+    method: Method,
+    #[command(flatten)]
+    methods: methods::Args,
     /// Also write pictures: STEM.overlay.png (classes), and of each score, as STEM.entropy.png
     #[arg(long)]
     overlay: bool,
@@ -64,14 +75,42 @@ pub struct Args {
     quiet: bool,
 }
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+static METHODS: [(&str, Method); 3] = [
+    ("softmax", Method::Softmax),
+    ("mc-dropout", Method::McDropout),
+    ("ensemble", Method::Ensemble),
+];
+
+/// The passes of the paper, where MC Dropout is asked for and their number is not.
+const PASSES: u32 = 5;
+
+pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
+    // The score that comes with the class.
+    let first = match args.method {
+        Method::Softmax => Score::Entropy,
+        Method::McDropout => Score::McDropoutPe,
+        Method::Ensemble => Score::EnsemblePe,
+    };
+    if args.method == Method::McDropout {
+        args.methods.passes.get_or_insert(PASSES);
+    }
+    if args.method == Method::Ensemble && args.methods.members.is_empty() {
+        let text =
+            "--method ensemble needs --members MODEL ...: an ensemble has at least 2 members";
+        return Err(ddu::Error::Usage(text.into()).into());
+    }
     let device = args.running.device.resolve()?;
     let model = Model::load(&args.model)?;
     let config = model.config().clone();
     let resize = args.running.resize();
-    let mut scores = args.scoring.scores(|score| score == Score::Density)?;
-    if !scores.contains(&Score::Entropy) {
-        scores.insert(0, Score::Entropy);
+    let mut scores =
+        args.scoring.scores(&args.methods.needs(), |score| match score.info().needs {
+            Needs::Passes => args.method == Method::McDropout,
+            Needs::Members => args.method == Method::Ensemble,
+            _ => score == Score::Density,
+        })?;
+    if !scores.contains(&first) {
+        scores.insert(0, first);
     }
     let density = args.scoring.load(&model)?;
     let mut engine = device.engine(model)?;
@@ -79,6 +118,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         density.check_resize(resize);
         density.attach(&mut engine, &scores)?;
     }
+    let mut ensemble = args.methods.attach(&mut engine)?;
     let mut inputs = data::resolve(&args.inputs, &args.output, std::io::stdin().lock())?;
     if args.fail_fast && !inputs.failed.is_empty() {
         return Err(inputs.failed.swap_remove(0).1.into());
@@ -92,7 +132,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let kinds = &Kind::all(args.overlay, &scores);
     if args.dry_run {
-        return dry_run::run(&args, &mut engine, device, &inputs, kinds);
+        return dry_run::run(&args, &mut engine, ensemble.as_mut(), device, &inputs, kinds);
     }
 
     let listed = inputs.images.len();
@@ -125,13 +165,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             classes: &config.classes,
             palette: &palette::of(&config.classes),
         },
+        method: args.method,
         resize,
         batch: args.running.batch(),
         max_pixels: args.running.max_pixels,
         fail_fast: args.fail_fast,
         bar: &bar,
     };
-    let mut done = run::run(&task, &mut engine);
+    let mut done = run::run(&task, &mut engine, ensemble.as_mut());
     bar.finish_and_clear();
     let wall = start.elapsed();
 
@@ -151,7 +192,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         scale.warn();
     }
     if let Some(target) = &args.json {
-        json::write(target, &report::Report::new(&args, engine.model(), device, done, wall))?;
+        json::write(
+            target,
+            &report::Report::new(&args, engine.model(), ensemble.as_mut(), device, done, wall),
+        )?;
     }
     if interrupted {
         warn("interrupted: the same command with --skip-existing goes on");
@@ -178,6 +222,7 @@ fn refuse_inputs(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
     let mut reads = Reads::new(images.iter().map(|input| &*input.path));
     reads.extend([&*args.model]);
     reads.extend(args.scoring.density.as_deref());
+    reads.extend(args.methods.members.iter().map(PathBuf::as_path));
     for input in images {
         for kind in kinds {
             reads.refuse(&input.output(&args.output, &kind.suffix()))?;

@@ -36,7 +36,7 @@ pub struct Args {
 }
 
 /// Parses one of a list of names to its value.
-fn one_of<T: Copy + Send + Sync + 'static>(
+pub fn one_of<T: Copy + Send + Sync + 'static>(
     names: &'static [(&'static str, T)],
 ) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(names.iter().map(|(name, _)| *name)).map(|word| {
@@ -134,18 +134,26 @@ impl ScaleCheck<'_> {
 
 impl Args {
     /// The scores to compute, in the order of [`SCORES`]: those that were named, else those of `default`
-    /// that can be computed.
+    /// that can be computed. `methods` says whether passes with dropout and other members are there.
     ///
     /// # Errors
-    /// One that was named and needs a density, without --density.
-    pub fn scores(&self, default: impl Fn(Score) -> bool) -> Result<Vec<Score>> {
-        let possible = |info: &ScoreInfo| info.needs == Needs::Logits || self.density.is_some();
+    /// One that was named and cannot be computed.
+    pub fn scores(&self, methods: &[Needs], default: impl Fn(Score) -> bool) -> Result<Vec<Score>> {
+        let possible = |info: &ScoreInfo| match info.needs {
+            Needs::Logits => true,
+            Needs::Density | Needs::Background => self.density.is_some(),
+            Needs::Passes | Needs::Members => methods.contains(&info.needs),
+        };
         let mut scores = Vec::new();
         for info in &SCORES {
             let named = self.score.contains(&info.score);
             if named && !possible(info) {
-                let name = info.name;
-                return Err(Error::Usage(format!("--score {name} needs --density DENSITY")));
+                let option = match info.needs {
+                    Needs::Passes => "--passes N",
+                    Needs::Members => "--members MODEL ...",
+                    _ => "--density DENSITY",
+                };
+                return Err(Error::Usage(format!("--score {} needs {option}", info.name)));
             }
             if named || (self.score.is_empty() && default(info.score) && possible(info)) {
                 scores.push(info.score);

@@ -15,7 +15,9 @@ pub fn dropout(op: &Dropout, pass: Option<Pass>, x: Input, y: Output) {
         let Some(pass) = pass else { return to.copy_from_slice(from) };
         let pixel = (index % pixels) as u32;
         for (quad, (from, to)) in from.chunks_exact(4).zip(to.chunks_exact_mut(4)).enumerate() {
-            for ((to, x), factor) in to.iter_mut().zip(from).zip(op.factors(pass, pixel, quad as u32)) {
+            for ((to, x), factor) in
+                to.iter_mut().zip(from).zip(op.factors(pass, pixel, quad as u32))
+            {
                 *to = x * factor;
             }
         }

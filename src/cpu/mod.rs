@@ -7,6 +7,7 @@ pub mod dropout;
 pub mod gemm;
 pub mod head;
 pub mod lanes;
+pub mod mixture;
 pub mod pool;
 pub mod preprocess;
 pub mod resize;

@@ -39,7 +39,11 @@ impl Grid {
     /// None for a score that is no output of the density's kernel.
     fn of(score: Score) -> Option<Grid> {
         match score {
-            Score::Entropy => None,
+            Score::Entropy
+            | Score::McDropoutPe
+            | Score::McDropoutMi
+            | Score::EnsemblePe
+            | Score::EnsembleMi => None,
             Score::Density => Some(Grid::LOG_Q),
             Score::Relative => Some(Grid::RELATIVE),
         }

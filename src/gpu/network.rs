@@ -9,6 +9,7 @@ use std::sync::Arc;
 use half::f16;
 
 use super::density_scores::DensityScores;
+use super::mixture::Mixture;
 use super::step::Step;
 use crate::data::Image;
 use crate::density::Gaussians;
@@ -16,7 +17,8 @@ use crate::device::launch::conv2d::{ConvTiling, Operands};
 use crate::device::launch::density::Precision;
 use crate::device::{Buffer, Device, Element, Slice, Tensor, grow, launch};
 use crate::error::{Error, Result};
-use crate::ops::Conv2d;
+use crate::ops::mixture::Mixed;
+use crate::ops::{Conv2d, Pass, Passes};
 use crate::plan::{CHANNEL_ALIGN, ConvWeights, Folded, Node, Op, Plan, View};
 use crate::score::Score;
 
@@ -31,6 +33,7 @@ pub struct Network {
     /// Those of [`Buffers`], empty before the first plan.
     buffers: Vec<Buffer>,
     density_scores: Option<DensityScores>,
+    mc_dropout: Option<(Passes, Mixture)>,
 }
 
 struct Weights {
@@ -55,13 +58,12 @@ impl Network {
     /// # Errors
     /// A weight that fp16 cannot hold.
     pub fn new(
-        device: Box<dyn Device>,
+        device: Arc<dyn Device>,
         folded: Folded,
         mean: [f32; 3],
         std: [f32; 3],
         classes: usize,
     ) -> Result<Self> {
-        let device: Arc<dyn Device> = device.into();
         let upload = |conv| Weights::new(&*device, conv);
         let weights = folded.convs.iter().map(upload).collect::<Result<_>>()?;
         Ok(Network {
@@ -73,6 +75,7 @@ impl Network {
             classes,
             buffers: Vec::new(),
             density_scores: None,
+            mc_dropout: None,
         })
     }
 
@@ -104,6 +107,9 @@ impl Network {
             batch * pixels * 4,
         ];
         grow(&*self.device, &mut self.buffers, &needed)?;
+        if let Some((_, mixture)) = &mut self.mc_dropout {
+            mixture.prepare(&*self.device, batch, &plan.head())?;
+        }
         match &mut self.density_scores {
             Some(scores) => scores.prepare(&*self.device, plan.batch, &plan.head()),
             None => Ok(()),
@@ -125,14 +131,40 @@ impl Network {
         Ok(())
     }
 
+    /// From now on every run, of a plan with dropout, also makes these passes.
+    pub fn sample_dropout(&mut self, passes: Passes) {
+        self.mc_dropout = Some((passes, Mixture::default()));
+    }
+
+    /// The mean of the passes of a run, of one image; None without [`Self::sample_dropout`].
+    pub fn mc_dropout(&self, plan: &Plan, image: usize) -> Result<Option<Mixed>> {
+        let read = |(_, mixture): &(_, Mixture)| mixture.read(&*self.device, &plan.head(), image);
+        self.mc_dropout.as_ref().map(read).transpose()
+    }
+
     pub fn density_scores(&self) -> Option<&DensityScores> {
         self.density_scores.as_ref()
     }
 
-    /// The whole run of a prepared plan, in order: preprocessing, nodes, head, density.
+    /// The whole run of a prepared plan, in order: preprocessing, nodes, head, density. The passes of MC Dropout
+    /// come before the nodes that they repeat, so that logits and features stay those of the network itself.
     pub fn steps<'a>(&'a self, plan: &'a Plan) -> Result<Vec<Step<'a>>> {
         let mut steps = vec![self.preprocess(plan)?];
-        for node in &plan.nodes {
+        let (once, again) = plan.nodes.split_at(plan.once);
+        for node in once {
+            steps.push(self.step(plan, node)?);
+        }
+        if let Some((passes, mixture)) = &self.mc_dropout {
+            let op = plan.head();
+            for pass in passes.iter() {
+                for node in again {
+                    steps.push(self.step_of(plan, node, Some(pass))?);
+                }
+                steps.push(mixture.add(&op, self.logits(plan)?, pass.index == 0)?);
+            }
+            steps.push(mixture.finish(&op, plan.batch, passes.count())?);
+        }
+        for node in again {
             steps.push(self.step(plan, node)?);
         }
         steps.push(self.head(plan)?);
@@ -160,7 +192,18 @@ impl Network {
         Ok(Step { name: "head", launches: vec![launch] })
     }
 
+    /// A node; a dropout copies.
     pub fn step<'a>(&'a self, plan: &'a Plan, node: &'a Node) -> Result<Step<'a>> {
+        self.step_of(plan, node, None)
+    }
+
+    /// The same in a pass of MC Dropout, where a dropout masks.
+    fn step_of<'a>(
+        &'a self,
+        plan: &'a Plan,
+        node: &'a Node,
+        pass: Option<Pass>,
+    ) -> Result<Step<'a>> {
         let (x, y) = (self.tensor(plan, node.input)?, self.tensor(plan, node.output)?);
         let launches = match &node.op {
             Op::Conv { conv, weights, residual, relu } => {
@@ -191,6 +234,7 @@ impl Network {
                 }
             }
             Op::Spatial(op) => vec![launch::spatial(op, x, y)?],
+            Op::Dropout(op) => vec![launch::dropout(op, pass, x, y)?],
         };
         Ok(Step { name: &node.name, launches })
     }
@@ -267,6 +311,11 @@ impl Network {
         let bytes = bytemuck::cast_slice_mut(&mut entropy);
         self.device.read(entropies.slice(image * pixels * 4, pixels * 4)?, bytes)?;
         Ok((label, entropy))
+    }
+
+    /// The logits of a prepared plan, after a run.
+    pub fn logits(&self, plan: &Plan) -> Result<Tensor<'_>> {
+        self.tensor(plan, plan.logits)
     }
 
     /// The features of a prepared plan, after a run.

@@ -143,8 +143,10 @@ mod tests {
                 ("a seed of other high bits", field(op, Pass { seed: 1 << 32, index: 0 })),
             ];
             let row = (W * CHANNELS) as usize;
-            let lags = [("channel", 1), ("fourth channel", 4), ("pixel", CHANNELS as usize), ("row", row)];
-            let lagged = lags.map(|(what, lag)| (what, correlation(&here[lag..], &here[..here.len() - lag])));
+            let lags =
+                [("channel", 1), ("fourth channel", 4), ("pixel", CHANNELS as usize), ("row", row)];
+            let lagged = lags
+                .map(|(what, lag)| (what, correlation(&here[lag..], &here[..here.len() - lag])));
             let others = others.iter().map(|(what, there)| (*what, correlation(&here, there)));
             for (what, found) in others.chain(lagged) {
                 assert!(found.abs() < 5.0 / (n - row as f64).sqrt(), "p {p}, {what}: {found}");

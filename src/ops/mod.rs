@@ -5,6 +5,7 @@ mod conv2d;
 mod dropout;
 mod head;
 mod label_rule;
+pub mod mixture;
 mod pool;
 mod resize;
 

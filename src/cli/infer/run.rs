@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
+use ddu::baseline::{self, Ensemble};
 use ddu::data::{self, Image, Input};
-use ddu::engine::{Engine, Output};
+use ddu::engine::{Engine, Output, ScoreMap};
+use ddu::eval::{Method, Prediction};
 use ddu::ops::Size;
 use ddu::score::{Needs, Score};
 use ddu::{Error, Result};
@@ -21,6 +23,7 @@ use crate::cli::warn;
 pub struct Task<'a> {
     pub inputs: &'a [Input],
     pub files: Files<'a>,
+    pub method: Method,
     pub resize: Option<usize>,
     pub batch: usize,
     pub max_pixels: u64,
@@ -38,7 +41,7 @@ struct Decoded {
 /// Index and result of an image.
 type Outcome = (usize, Result<(Segmented, Written)>);
 
-pub fn run(task: &Task, engine: &mut Engine) -> Done {
+pub fn run(task: &Task, engine: &mut Engine, mut ensemble: Option<&mut Ensemble>) -> Done {
     let name = |index: usize| task.inputs[index].path.display().to_string();
     let list = List {
         len: task.inputs.len(),
@@ -53,9 +56,16 @@ pub fn run(task: &Task, engine: &mut Engine) -> Done {
         let _ = pipeline::run(engine, &list, |event| match event {
             Event::Failed(index, error) => send(&to, (index, Err(error))),
             Event::Ran(output, items) => {
+                let start = Instant::now();
+                let members = ensemble.as_mut().map(|e| together(e, output, &items));
+                let mut members = members.map(Vec::into_iter);
+                let time = start.elapsed() / items.len() as u32;
                 items.into_iter().enumerate().try_for_each(|(at, item)| {
                     let index = item.index;
-                    let made = segment(task, output, at, item, &scores);
+                    let members = members.as_mut().and_then(Iterator::next).transpose();
+                    let made = members.and_then(|members| {
+                        segment(task, output, at, item, &scores, members, time)
+                    });
                     let made = made.map_err(|error| pipeline::of_item(name(index), error));
                     send(&to, (index, made))
                 })
@@ -84,16 +94,65 @@ fn decode(task: &Task, index: usize) -> Result<(Image, Decoded)> {
     Ok((image, Decoded { size, time: start.elapsed() }))
 }
 
-/// The maps of image `at` of a run, and what the report says of it.
+/// What an ensemble says about the images of a run, each by itself where they are too much together.
+fn together(
+    ensemble: &mut Ensemble,
+    output: &Output,
+    items: &[Item<Decoded>],
+) -> Vec<Result<Prediction>> {
+    let images: Vec<&Image> = items.iter().map(|item| &item.image).collect();
+    if let Ok(all) = ensemble.predict(output, 0, &images) {
+        return all.into_iter().map(Ok).collect();
+    }
+    let mut alone = |at: usize| {
+        let found = ensemble.predict(output, at, &images[at..=at])?.pop();
+        Ok(found.expect("a prediction for each image"))
+    };
+    (0..images.len()).map(&mut alone).collect()
+}
+
+/// The class by the method, and a map for each score.
+fn maps(
+    task: &Task,
+    output: &Output,
+    at: usize,
+    scores: &[Score],
+    members: Option<Prediction>,
+) -> Result<(Vec<u8>, Vec<ScoreMap>)> {
+    let passes = scores.iter().any(|score| score.info().needs == Needs::Passes);
+    let passes = passes.then(|| baseline::mc_dropout(output, at)).transpose()?;
+    let mut means: Vec<Prediction> = passes.into_iter().chain(members).collect();
+    let of_mean = |score: &&Score| matches!(score.info().needs, Needs::Passes | Needs::Members);
+    let rest: Vec<Score> = scores.iter().filter(|score| !of_mean(score)).copied().collect();
+    let (mut label, rest) = pipeline::maps(output, at, &rest)?;
+    let mut rest = rest.into_iter();
+    if let Some(mean) = means.iter_mut().find(|mean| mean.method == task.method) {
+        label = std::mem::take(&mut mean.label);
+    }
+    let mut made = means.into_iter().flat_map(|mean| mean.scores);
+    let map = |score: &Score| match of_mean(&score) {
+        true => {
+            let (_, values) = made.find(|(of, _)| of == score).expect("in the order of SCORES");
+            ScoreMap { values, non_finite: 0 }
+        }
+        false => rest.next().expect("a map for each score"),
+    };
+    Ok((label, scores.iter().map(map).collect()))
+}
+
+/// The maps of image `at` of a run, and what the report says of it. `members`: what the ensemble said, in
+/// `time`.
 fn segment(
     task: &Task,
     output: &Output,
     at: usize,
     item: Item<Decoded>,
     scores: &[Score],
+    members: Option<Prediction>,
+    time: Duration,
 ) -> Result<(Segmented, Written)> {
     let start = Instant::now();
-    let (label, maps) = pipeline::maps(output, at, scores)?;
+    let (label, maps) = maps(task, output, at, scores, members)?;
     let share = |time: Duration| milliseconds(time) / output.batch() as f64;
     let record = Written {
         path: task.inputs[item.index].path.display().to_string(),
@@ -106,23 +165,27 @@ fn segment(
         non_finite_pixels: scores
             .iter()
             .zip(&maps)
-            .find(|(score, _)| **score == Score::Entropy)
+            .find(|(score, _)| !is_density(**score))
             .map_or(0, |(_, map)| map.values.iter().filter(|value| !value.is_finite()).count()),
         non_finite_cells: scores
             .iter()
             .zip(&maps)
-            .filter(|(score, _)| score.info().needs != Needs::Logits)
+            .filter(|(score, _)| is_density(**score))
             .map(|(_, map)| map.non_finite)
             .max(),
         stages_ms: Stages {
             decode: milliseconds(item.data.time),
             preprocess: share(output.preprocess),
-            network: share(output.network),
+            network: share(output.network) + milliseconds(time),
             maps: milliseconds(start.elapsed()),
             write: 0.0,
         },
     };
     Ok((Segmented { image: item.image, size: output.size, label, scores: maps }, record))
+}
+
+fn is_density(score: Score) -> bool {
+    matches!(score.info().needs, Needs::Density | Needs::Background)
 }
 
 fn milliseconds(time: Duration) -> f64 {

@@ -39,9 +39,11 @@ pub(super) mod arg_max;
 pub mod conv2d;
 pub mod density;
 pub(super) mod depthwise;
+pub(super) mod dropout;
 pub(super) mod gather;
 pub(super) mod head;
 pub(super) mod label_grid;
+pub(super) mod mixture;
 // Its kernels index by what the previous ones wrote to scratch memory: only the complete list is safe to launch.
 pub(crate) mod moments;
 pub(super) mod pool;
@@ -54,9 +56,11 @@ pub use arg_max::arg_max;
 pub use conv2d::conv2d;
 pub use density::density;
 pub use depthwise::depthwise;
+pub use dropout::dropout;
 pub use gather::gather;
 pub use head::head;
 pub use label_grid::{LabelGrid, label_grid};
+pub use mixture::{MixtureMaps, mixture_add, mixture_finish};
 pub use pool::{global_average_pool, max_pool};
 pub use preprocess::preprocess;
 pub use resize::resize;
@@ -72,7 +76,7 @@ use crate::ops::{Size, Spatial};
 use address::{Address, Addresses};
 
 /// Every `.cu`, one per line.
-pub static SOURCES: [&Source; 14] = [
+pub static SOURCES: [&Source; 16] = [
     &conv2d::SOURCE,
     &stem::SOURCE,
     &depthwise::SOURCE,
@@ -87,6 +91,8 @@ pub static SOURCES: [&Source; 14] = [
     &upsample::SOURCE,
     &arg_max::SOURCE,
     &gather::SOURCE,
+    &dropout::SOURCE,
+    &mixture::SOURCE,
 ];
 
 /// The launch of an op without weights.
