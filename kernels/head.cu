@@ -6,17 +6,26 @@
 // NaN and the label the first arg max of those that are not NaN (0 where none is above -inf). logits [batch, in_h, in_w, in_stride] f32,
 // in_stride a multiple of 4; label u8 and entropy f32 [batch, crop_h, crop_w], the upper left of the out_h x out_w picture.
 // Grid ceil(pixels / 256), blocks of 256; a thread has one pixel.
+//
+// logit_scores: any of these outputs (null: not wanted) and, in the same pass,
+//
+//   max_softmax = 1 / s,   energy = -(m + ln s),   entropy_t2 = ln s2 - t2 / s2 of (x_c - m) / 2
+//
+// each NaN where some x_c is not finite: t is.
 #include "common/bilinear.cuh"
 
 struct HeadParams {
     const float* logits;
     uint8_t* label;
     float* entropy;
+    float* max_softmax;
+    float* energy;
+    float* entropy_t2;
     int32_t batch, classes, in_h, in_w, in_stride, out_h, out_w, crop_h, crop_w;
     int32_t align_corners;
 };
 
-DEVICE void maps(const HeadParams& p) {
+template <bool SCORES> DEVICE void maps(const HeadParams& p) {
     const int64_t pixel = int64_t(blockIdx.x) * 256 + threadIdx.x;
     if (pixel >= int64_t(p.batch) * p.crop_h * p.crop_w) return;
     const Neighbours y = neighbours(pixel / p.crop_w % p.crop_h, p.in_h, p.out_h, p.align_corners != 0);
@@ -28,7 +37,7 @@ DEVICE void maps(const HeadParams& p) {
         image + (int64_t(y.high) * p.in_w + x.low) * p.in_stride,
         image + (int64_t(y.high) * p.in_w + x.high) * p.in_stride,
     };
-    float max_logit = 0.0f, s = 0.0f, t = 0.0f;
+    float max_logit = 0.0f, s = 0.0f, t = 0.0f, s2 = 0.0f, t2 = 0.0f;
     int label = 0;
     for (int c = 0; c < p.classes; c += 4) {
         Float4 v[4];
@@ -43,9 +52,16 @@ DEVICE void maps(const HeadParams& p) {
                 max_logit = logit == logit ? logit : -INFINITY;
                 s = 1.0f;
                 t = logit - logit;
+                s2 = s;
+                t2 = t;
                 continue;
             }
             const float above = logit - max_logit, e = expf(-fabsf(above));
+            if (SCORES) {
+                const float half_above = 0.5f * above, e2 = expf(-fabsf(half_above));
+                t2 = half_above > 0.0f ? (t2 - half_above * s2) * e2 : t2 + half_above * e2;
+                s2 = half_above > 0.0f ? s2 * e2 + 1.0f : s2 + e2;
+            }
             if (above > 0.0f) {
                 // The sums so far, seen from the new maximum.
                 t = (t - above * s) * e;
@@ -58,8 +74,13 @@ DEVICE void maps(const HeadParams& p) {
             }
         }
     }
-    p.label[pixel] = uint8_t(label);
-    p.entropy[pixel] = logf(s) - t / s;
+    if (!SCORES || p.label) p.label[pixel] = uint8_t(label);
+    if (!SCORES || p.entropy) p.entropy[pixel] = logf(s) - t / s;
+    if (!SCORES) return;
+    if (p.max_softmax) p.max_softmax[pixel] = (1.0f + 0.0f * t) / s;
+    if (p.energy) p.energy[pixel] = 0.0f * t - (max_logit + logf(s));
+    if (p.entropy_t2) p.entropy_t2[pixel] = logf(s2) - t2 / s2;
 }
 
-KERNEL(head, HeadParams, 256, maps)
+KERNEL(head, HeadParams, 256, maps<false>)
+KERNEL(logit_scores, HeadParams, 256, maps<true>)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cpu;
+use crate::cpu::clip::ClippedClassifier;
 use crate::data::Image;
 use crate::density::{Evaluator, ModelGaussians, Options};
 use crate::device::Device;
@@ -15,7 +16,7 @@ use crate::gpu::network::Network;
 use crate::host;
 use crate::model::Model;
 use crate::ops::mixture::Mixed;
-use crate::ops::{Head, Passes, Size};
+use crate::ops::{Head, LogitScore, Passes, Size};
 use crate::plan::{Folded, Plan, View, compile, compile_with_dropout};
 use crate::score::{Needs, Score};
 
@@ -34,9 +35,11 @@ enum Backend {
     Device(Box<Network>),
 }
 
-/// A density on the CPU, and the scores to compute with it.
+/// What a density's scores are computed with on the CPU; each part is there if one of the scores needs it.
 struct CpuDensity {
-    evaluator: Evaluator,
+    evaluator: Option<Evaluator>,
+    weighted: Option<Evaluator>,
+    clipped: Option<ClippedClassifier>,
     scores: Vec<Score>,
 }
 
@@ -54,7 +57,7 @@ pub struct ScoreMap {
     /// `[H, W]`, in the score's unit.
     pub values: Vec<f32>,
     /// Cells of the feature grid with a feature that is not finite, whose density is -inf; 0 for a score
-    /// that needs no density.
+    /// that is no log-density: it is NaN there.
     pub non_finite: usize,
 }
 
@@ -136,11 +139,11 @@ impl Engine {
         }
     }
 
-    /// From now on [`Output::score`] also gives those of `scores` that need a density. A device computes
-    /// them as part of each run.
+    /// From now on [`Output::score`] also gives those of `scores` that need a density, and those of the logits as
+    /// after [`Self::score_logits`]. A device computes them as part of each run.
     ///
     /// # Errors
-    /// A density of another model, [`Precision::Fast`] on the CPU, and on a device as
+    /// A density of another model or without the weighted moments that a score needs, [`Precision::Fast`] on the CPU, and on a device as
     /// [`DeviceDensity::new`](crate::gpu::density::DeviceDensity::new).
     pub fn score_with(
         &mut self,
@@ -149,6 +152,11 @@ impl Engine {
         precision: Precision,
     ) -> Result<()> {
         density.check_model(&self.model.hash())?;
+        if density.weighted.is_none() && scores.contains(&Score::WeightedDensity) {
+            let name = Score::WeightedDensity.info().name;
+            let expected = "a density with weighted moments";
+            return Err(Error::invalid(name, expected, "one without").fix(REFIT));
+        }
         let gaussians = &density.gaussians;
         let channels = self.model.config().feature_channels();
         if gaussians.channels != channels {
@@ -156,16 +164,38 @@ impl Engine {
             return Err(Error::invalid("density", expected, gaussians.channels));
         }
         match &mut self.backend {
-            Backend::Cpu { density, .. } => {
+            Backend::Cpu { runner, density: scoring } => {
                 if precision == Precision::Fast {
                     return Err(Error::invalid("--precision fast", "a device with kernels", "cpu")
                         .fix("the CPU path computes in f32: leave it out"));
                 }
-                let evaluator = Evaluator::new(gaussians);
-                *density = Some(CpuDensity { evaluator, scores: scores.to_vec() });
+                let asked = |wanted: &dyn Fn(Needs) -> bool| {
+                    scores.iter().any(|score| wanted(score.info().needs))
+                };
+                let classifier = runner.weights().classifier();
+                let clipped = || ClippedClassifier::new(gaussians.limits.clone(), classifier);
+                *scoring = Some(CpuDensity {
+                    evaluator: asked(&|n| matches!(n, Needs::Density | Needs::Background))
+                        .then(|| Evaluator::new(gaussians)),
+                    weighted: density
+                        .weighted
+                        .as_ref()
+                        .filter(|_| asked(&|n| n == Needs::Weighted))
+                        .map(Evaluator::new),
+                    clipped: asked(&|n| n == Needs::Limits).then(clipped),
+                    scores: scores.to_vec(),
+                });
                 Ok(())
             }
-            Backend::Device(network) => network.score_with(gaussians, scores, precision),
+            Backend::Device(network) => network.score_with(density, scores, precision),
+        }
+    }
+
+    /// From now on [`Output::score`] also gives those of `scores` that come from the logits. The CPU path
+    /// always does; a device computes them as part of each run.
+    pub fn score_logits(&mut self, scores: &[Score]) {
+        if let Backend::Device(network) = &mut self.backend {
+            network.score_logits(scores);
         }
     }
 
@@ -379,62 +409,60 @@ impl Output<'_> {
 
     /// The class and entropy maps at the images' size.
     pub fn maps(&self, image: usize) -> Result<Maps> {
-        if let Results::Device(network) = &self.results {
-            let (label, entropy) = network.maps(&self.plan, image)?;
-            return Ok(Maps { size: self.size, label, entropy });
-        }
-        let head = self.plan.head();
-        let pixels = self.size.pixels();
-        let (mut label, mut entropy) = (vec![0; pixels], vec![0.0; pixels]);
-        cpu::head::head(&head, &self.logits(image)?, &mut label, &mut entropy);
+        let (label, mut scores) = self.scored(image, &[Score::Entropy])?;
+        let entropy = scores.pop().map_or(Vec::new(), |map| map.values);
         Ok(Maps { size: self.size, label, entropy })
     }
 
     /// A score of every pixel, at the images' size.
     ///
     /// # Errors
-    /// One that needs a density and that [`Engine::score_with`] was not asked for, one of MC Dropout without
-    /// [`Engine::sample_dropout`], or one of an ensemble, which more than this network is asked for.
+    /// As [`Self::scored`].
     pub fn score(&self, image: usize, score: Score) -> Result<ScoreMap> {
-        let computed = match (&self.results, score) {
-            (_, Score::Entropy) => Some((self.maps(image)?.entropy, 0)),
-            (Results::Cpu { density, .. }, Score::Density | Score::Relative) => {
-                match density.filter(|density| density.scores.contains(&score)) {
-                    Some(density) => Some(self.evaluate(&density.evaluator, image, score)?),
-                    None => None,
-                }
-            }
-            (Results::Device(network), Score::Density | Score::Relative) => {
-                network.density(&self.plan, image, score)?
-            }
-            (_, Score::McDropoutPe) => Some((self.mc_dropout(image)?.entropy, 0)),
-            (_, Score::McDropoutMi) => Some((self.mc_dropout(image)?.mutual_information, 0)),
-            (_, Score::EnsemblePe | Score::EnsembleMi) => None,
-        };
-        match computed {
-            Some((values, non_finite)) => Ok(ScoreMap { values, non_finite }),
-            None => {
-                let expected = "one that Engine::score_with was asked for";
-                Err(Error::invalid("score", expected, score.info().name))
-            }
-        }
+        let (_, mut maps) = self.scored(image, &[score])?;
+        Ok(maps.pop().expect("a map for each score"))
     }
 
-    fn evaluate(
-        &self,
-        evaluator: &Evaluator,
-        image: usize,
-        score: Score,
-    ) -> Result<(Vec<f32>, usize)> {
-        let predicted: Vec<u8> = self
-            .logits(image)?
-            .chunks_exact(self.classes)
-            .map(|l| (0..l.len()).max_by(|&a, &b| l[a].total_cmp(&l[b])).unwrap_or(0) as u8)
+    /// The class of every pixel and a map of each of `scores`, at the images' size. On the CPU those of the logits
+    /// come from one pass.
+    ///
+    /// # Errors
+    /// A score that needs a density and that [`Engine::score_with`] was not asked for; on a device one of the
+    /// logits other than the entropy that neither that nor [`Engine::score_logits`] was asked for.
+    pub fn scored(&self, image: usize, scores: &[Score]) -> Result<(Vec<u8>, Vec<ScoreMap>)> {
+        let missing = |score: Score| {
+            let expected = "one that Engine::score_with was asked for";
+            Error::invalid("score", expected, score.info().name)
+        };
+        let map = |(values, non_finite)| ScoreMap { values, non_finite };
+        let Results::Cpu { density, .. } = &self.results else {
+            let (network, plan) = self.on_device().expect("the results lie on a device");
+            let of = |score: &Score| {
+                network.score(plan, image, *score)?.map(map).ok_or_else(|| missing(*score))
+            };
+            let maps = scores.iter().map(of).collect::<Result<_>>()?;
+            return Ok((network.labels(plan, image)?, maps));
+        };
+        let pixels = self.size.pixels();
+        let (mut label, mut maps) = (vec![0; pixels], Vec::new());
+        for score in scores {
+            maps.push(match score.from_logits() {
+                // Filled in below.
+                Some(_) => map((vec![0.0; pixels], 0)),
+                None => {
+                    let asked = (*density).filter(|density| density.scores.contains(score));
+                    let made =
+                        asked.map(|density| density.score(self, image, *score)).transpose()?;
+                    map(made.flatten().ok_or_else(|| missing(*score))?)
+                }
+            });
+        }
+        let from_logits = scores.iter().zip(&mut maps);
+        let mut from_logits: Vec<_> = from_logits
+            .filter_map(|(score, map)| Some((score.from_logits()?, &mut map.values[..])))
             .collect();
-        let relative = score.info().needs == Needs::Background;
-        let options = Options { relative, ..Options::default() };
-        let found = evaluator.evaluate(&self.features(image)?, Some(&predicted), options);
-        Ok((self.upsample(&found.score), found.non_finite))
+        cpu::head::scores(&self.plan.head(), &self.logits(image)?, &mut label, &mut from_logits);
+        Ok((label, maps))
     }
 
     /// Upsamples a map from the feature grid to the images' size by the model's rule.
@@ -442,3 +470,42 @@ impl Output<'_> {
         cpu::upsample(grid, self.grid, self.padded, self.size, self.plan.align_corners)
     }
 }
+
+impl CpuDensity {
+    /// The map of a score of an image of a run, and its cells that are not finite; None where it lacks what
+    /// the score needs.
+    fn score(
+        &self,
+        output: &Output,
+        image: usize,
+        score: Score,
+    ) -> Result<Option<(Vec<f32>, usize)>> {
+        let features = output.features(image)?;
+        if score.info().needs == Needs::Limits {
+            let Some(clipped) = &self.clipped else { return Ok(None) };
+            let logits = clipped.logits(&features, output.grid);
+            let pixels = output.size.pixels();
+            let (mut label, mut map) = (vec![0; pixels], vec![0.0; pixels]);
+            let wanted = &mut [(LogitScore::EntropyT2, &mut map[..])];
+            cpu::head::scores(&output.plan.head(), &logits, &mut label, wanted);
+            return Ok(Some((map, 0)));
+        }
+        let evaluator = match score.info().needs {
+            Needs::Weighted => &self.weighted,
+            _ => &self.evaluator,
+        };
+        let Some(evaluator) = evaluator else { return Ok(None) };
+        let predicted: Vec<u8> = output
+            .logits(image)?
+            .chunks_exact(output.classes)
+            .map(|l| (0..l.len()).max_by(|&a, &b| l[a].total_cmp(&l[b])).unwrap_or(0) as u8)
+            .collect();
+        let relative = score.info().needs == Needs::Background;
+        let options = Options { relative, ..Options::default() };
+        let found = evaluator.evaluate(&features, Some(&predicted), options);
+        Ok(Some((output.upsample(&found.score), found.non_finite)))
+    }
+}
+
+/// How a density gets weighted moments.
+const REFIT: &str = "fit it with ddu fit --weight confidence";

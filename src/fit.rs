@@ -46,8 +46,13 @@ impl Fit {
     /// Continues `density` with the features of `engine`.
     ///
     /// # Errors
-    /// On a device as [`DeviceMoments::new`].
+    /// On a device as [`DeviceMoments::new`], and for weighted moments, which are for the CPU path alone.
     pub fn new(density: Density, engine: &Engine) -> Result<Self> {
+        if density.weighted.is_some() && engine.device().is_some() {
+            let expected = "the CPU path (no kernel weights moments)";
+            return Err(Error::invalid("fit --weight confidence", expected, "a device")
+                .fix("fit with --device cpu; a device evaluates the density that comes out"));
+        }
         let on = |device: Arc<dyn Device>| {
             Ok(OnDevice {
                 moments: DeviceMoments::new(&*device, &density.moments)?,
@@ -98,7 +103,14 @@ impl Fit {
                 let add = |(at, annotation): (usize, &Option<Annotation>)| {
                     let Some(Annotation { hash, mask }) = annotation else { return Ok(false) };
                     let labels = label_grid(mask, output.size, output.padded, output.grid, rule);
-                    Ok(self.density.add(*hash, &output.features(at)?, &labels))
+                    let features = output.features(at)?;
+                    Ok(match self.density.weighted {
+                        None => self.density.add(*hash, &features, &labels),
+                        Some(_) => {
+                            let logits = output.logits(at)?;
+                            self.density.add_weighted(*hash, &features, &logits, &labels)
+                        }
+                    })
                 };
                 annotations.iter().enumerate().map(add).collect()
             }

@@ -37,7 +37,7 @@
 //! # What is computed
 //! C classes, D feature channels; z the feature of a pixel (`[D]`), the input of the network's last 1 x 1
 //! convolution, rounded to fp16. All maps are row-major `[H, W]`; logarithms are natural, so entropies and
-//! log-densities are in nats. Scores are computed on the feature grid and upsampled as the logits are.
+//! log-densities are in nats. Log-densities are computed on the feature grid and upsampled as the logits are.
 //!
 //! **Head.** With l the logits `[C]`, upsampled bilinearly to the image, and p = softmax(l): class = arg max l (the
 //! lowest index of equals), entropy H = -sum_c p_c ln p_c, from 0 to ln C.
@@ -58,6 +58,18 @@
 //!
 //! **Relative log-density.** log q(z) - ln N(z; mu_0, Sigma_0), with one Gaussian over the pixels of all classes
 //! (Ren et al. 2021, [arXiv 2106.09022](https://arxiv.org/abs/2106.09022)).
+//!
+//! **Scores of the logits.** max_c p_c (Hendrycks and Gimpel 2017); the energy -ln sum_c exp l_c (Liu et al. 2020); the entropy
+//! of softmax(l / 2). All on the upsampled logits of a pixel.
+//!
+//! **Clipped entropy.** z'_k = min(z_k, m_k + s_k), with mean m and standard deviation s of each feature channel over the fitted pixels of
+//! all classes (they follow from the moments; m + s is rounded to fp16); l = W z' + b with the network's last convolution,
+//! upsampled; the entropy of softmax(l / 2). After ReAct (Sun et al. 2021, [arXiv 2111.12797](https://arxiv.org/abs/2111.12797)),
+//! with a limit for each channel.
+//!
+//! **Weighted density.** As log q(z), from moments in which a pixel weighs w = p_y^32, p_y the network's own probability of its true
+//! label: W_c = sum w, V_c = sum w^2, mu_c = sum w z / W_c, Sigma_c = sum w (z - mu_c)(z - mu_c)^T / (W_c - V_c / W_c) + eps_c I,
+//! pi_c = W_c / sum W. A fit stores them on request.
 //!
 //! # Errors
 //! Everything that can fail returns [`Error`]: one line that says which file or value, what was expected, what was

@@ -3,19 +3,27 @@
 //!
 //! To add a score, touch at most four files:
 //! 1. this one: a variant of [`Score`], a row of [`SCORES`], its range in [`Score::colour_range`];
-//! 2. `src/engine.rs`: a line of `Output::score`, which computes it on the CPU (or a file in `src/cpu/`
+//! 2. `src/engine.rs`: a line of `Output::scored`, which computes it on the CPU (or a file in `src/cpu/`
 //!    that this line calls);
 //! 3. `src/gpu/density_scores.rs`: a line of `Grid::of`, the grid that a device computes it in;
 //! 4. the test that holds both to a reference.
+//!
+//! A score of the logits alone is a [`LogitScore`] instead of 2 and 3: `src/cpu/head.rs`, `kernels/head.cu`.
 
-use crate::density::{Gaussians, Sample, colour_range};
+use crate::density::{ModelGaussians, Sample, colour_range};
+use crate::ops::LogitScore;
 
 /// Names a row of [`SCORES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Score {
     Entropy,
+    MaxSoftmax,
+    Energy,
+    EntropyT2,
+    ClippedEntropy,
     Density,
     Relative,
+    WeightedDensity,
     McDropoutPe,
     McDropoutMi,
     EnsemblePe,
@@ -34,14 +42,25 @@ pub enum Worry {
 pub enum Needs {
     /// The logits of the network: nothing has to be fitted.
     Logits,
+    /// The features, and the limits that the density's moments set them.
+    Limits,
     /// The features, and the Gaussians of the classes.
     Density,
     /// Those, and the one Gaussian over all classes.
     Background,
+    /// The features, and the Gaussians of the weighted moments.
+    Weighted,
     /// Several passes with dropout ([`crate::ops::mixture`]).
     Passes,
     /// Several networks ([`crate::ops::mixture`]).
     Members,
+}
+
+impl Needs {
+    /// Whether the value is a log-density, -inf where the feature is not finite.
+    pub fn log_density(self) -> bool {
+        matches!(self, Needs::Density | Needs::Background | Needs::Weighted)
+    }
 }
 
 /// The description of a score.
@@ -60,7 +79,7 @@ pub struct ScoreInfo {
 }
 
 /// In the order of [`Score`].
-pub static SCORES: [ScoreInfo; 7] = [
+pub static SCORES: [ScoreInfo; 12] = [
     ScoreInfo {
         score: Score::Entropy,
         name: "entropy",
@@ -70,6 +89,47 @@ pub static SCORES: [ScoreInfo; 7] = [
         source: "Shannon 1948",
         worry: Worry::High,
         needs: Needs::Logits,
+    },
+    ScoreInfo {
+        score: Score::MaxSoftmax,
+        name: "max-softmax",
+        label: "Largest softmax probability",
+        unit: "probability",
+        equation: "max_c p_c, p = softmax(logits)",
+        source: "Hendrycks and Gimpel 2017, arXiv 1610.02136",
+        worry: Worry::Low,
+        needs: Needs::Logits,
+    },
+    ScoreInfo {
+        score: Score::Energy,
+        name: "energy",
+        label: "Energy",
+        unit: "nats",
+        equation: "-ln sum_c exp(logit_c)",
+        source: "Liu et al. 2020, arXiv 2010.03759",
+        worry: Worry::High,
+        needs: Needs::Logits,
+    },
+    ScoreInfo {
+        score: Score::EntropyT2,
+        name: "entropy-t2",
+        label: "Softmax entropy, T = 2",
+        unit: "nats",
+        equation: "-sum_c p_c ln p_c, p = softmax(logits / 2)",
+        source: "the temperature of Liang et al. 2018, arXiv 1706.02690",
+        worry: Worry::High,
+        needs: Needs::Logits,
+    },
+    ScoreInfo {
+        score: Score::ClippedEntropy,
+        name: "clipped-entropy",
+        label: "Clipped entropy",
+        unit: "nats",
+        equation: "entropy of softmax(l / 2), l = W z' + b, z'_k = min(z_k, m_k + s_k): m and s are mean and \
+                   standard deviation of the fitted features",
+        source: "ReAct, Sun et al. 2021, arXiv 2111.12797, here a limit for each channel",
+        worry: Worry::High,
+        needs: Needs::Limits,
     },
     ScoreInfo {
         score: Score::Density,
@@ -90,6 +150,16 @@ pub static SCORES: [ScoreInfo; 7] = [
         source: "Ren et al. 2021, arXiv 2106.09022",
         worry: Worry::Low,
         needs: Needs::Background,
+    },
+    ScoreInfo {
+        score: Score::WeightedDensity,
+        name: "weighted-density",
+        label: "Weighted log-density",
+        unit: "nats",
+        equation: "log q(z) from moments weighted by p_y^32, p_y the probability of the true label",
+        source: "as density; the weights are ours",
+        worry: Worry::Low,
+        needs: Needs::Weighted,
     },
     ScoreInfo {
         score: Score::McDropoutPe,
@@ -138,17 +208,38 @@ impl Score {
         &SCORES[self as usize]
     }
 
+    /// The score that the head computes from the logits; None where it takes more than them.
+    pub fn from_logits(self) -> Option<LogitScore> {
+        match self {
+            Score::Entropy => Some(LogitScore::Entropy),
+            Score::MaxSoftmax => Some(LogitScore::MaxSoftmax),
+            Score::Energy => Some(LogitScore::Energy),
+            Score::EntropyT2 => Some(LogitScore::EntropyT2),
+            _ => None,
+        }
+    }
+
     /// The ends of the colour bar of pictures, the same for every picture: from the number of classes
-    /// and the density alone. None if the score needs a density and there is none.
+    /// and the density alone. None if the score needs a density, or weighted moments, and there are none.
     pub fn colour_range(
         self,
         classes: usize,
-        density: Option<(&Sample, &Gaussians)>,
+        density: Option<(&Sample, &ModelGaussians)>,
     ) -> Option<[f32; 2]> {
         match self {
-            Score::Entropy => Some([0.0, (classes as f32).ln()]),
-            Score::Density => density.map(|(sample, g)| colour_range(sample, g, false)),
-            Score::Relative => density.map(|(sample, g)| colour_range(sample, g, true)),
+            Score::Entropy | Score::EntropyT2 | Score::ClippedEntropy => {
+                Some([0.0, (classes as f32).ln()])
+            }
+            Score::MaxSoftmax => Some([1.0 / classes as f32, 1.0]),
+            // It has no bounds of its own: from a sure pixel of large logits to equal logits of 0.
+            Score::Energy => Some([-20.0, -(classes as f32).ln()]),
+            Score::Density => density.map(|(sample, g)| colour_range(sample, &g.gaussians, false)),
+            Score::Relative => density.map(|(sample, g)| colour_range(sample, &g.gaussians, true)),
+            Score::WeightedDensity => {
+                let (sample, weighted) =
+                    density.and_then(|(sample, g)| Some((sample, g.weighted.as_ref()?)))?;
+                Some(colour_range(sample, weighted, false))
+            }
             Score::McDropoutPe | Score::EnsemblePe => Some([0.0, (classes as f32).ln()]),
             // ln 2: half of the networks are sure of one class, half of another. Few pixels have more.
             Score::McDropoutMi | Score::EnsembleMi => Some([0.0, std::f32::consts::LN_2]),

@@ -18,13 +18,18 @@ fn empty(model: &str) -> Density {
 
 /// One image of 40 cells, a few of which are unusable.
 fn add(density: &mut Density, image: u64) -> bool {
+    let (features, labels) = image_of(image);
+    density.add(image, &features, &labels)
+}
+
+fn image_of(image: u64) -> (Vec<f32>, Vec<u8>) {
     let value = |i: u64| {
         let x = (i ^ (image << 20)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (x >> 40) as f32 / 1e6
     };
     let features: Vec<f32> = (0..40 * CHANNELS as u64).map(value).collect();
     let labels: Vec<u8> = (0..40).map(|i| [0, 1, 2, 255, 7][i % 5]).collect();
-    density.add(image, &features, &labels)
+    (features, labels)
 }
 
 fn fitted(images: impl IntoIterator<Item = u64>) -> Density {
@@ -33,6 +38,103 @@ fn fitted(images: impl IntoIterator<Item = u64>) -> Density {
         assert!(add(&mut density, image));
     }
     density
+}
+
+/// As [`fitted`], with weighted moments.
+fn weighted(images: impl IntoIterator<Item = u64>) -> Density {
+    let mut density = empty("model a").with_weights();
+    images.into_iter().for_each(|image| assert!(add_weighted(&mut density, image)));
+    density
+}
+
+fn add_weighted(density: &mut Density, image: u64) -> bool {
+    let (features, labels) = image_of(image);
+    let logits: Vec<f32> = features.chunks_exact(CHANNELS).flat_map(|z| z[..3].to_vec()).collect();
+    density.add_weighted(image, &features, &logits, &labels)
+}
+
+/// Files, checkpoints and merges of weighted moments; the ordinary moments are what they are without.
+#[test]
+fn weighted_moments_are_kept_continued_and_merged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d.safetensors");
+    let density = weighted(1..4);
+    assert_eq!(density.moments, fitted(1..4).moments);
+    let sure = density.weighted.as_ref().unwrap();
+    assert!((0..3).all(|class| sure.effective(class) >= 2.0), "{sure:?}");
+    density.save(&path).unwrap();
+    assert_eq!(Density::load(&path).unwrap(), density);
+    let bytes = std::fs::read(&path).unwrap();
+    Density::load(&path).unwrap().save(&path).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    let (ready, _) = density.gaussians(Default::default(), Default::default()).unwrap();
+    assert!(ready.weighted.is_some());
+
+    let progress =
+        Progress { inputs: "list".into(), files: "state".into(), done: 2, skipped: Vec::new() };
+    weighted(1..3).checkpoint(&path, &progress).unwrap();
+    let (mut continued, _) = Density::resume(&path).unwrap();
+    add_weighted(&mut continued, 3);
+    assert_eq!(continued, density, "to the same bits");
+
+    let mut merged = weighted(1..3);
+    merged.merge("b", &weighted(3..4)).unwrap();
+    let (ours, theirs) = (merged.weighted.as_ref().unwrap(), sure);
+    assert_eq!(ours.count(), theirs.count());
+    assert!((ours.weight(1) - theirs.weight(1)).abs() <= 1e-12 * theirs.weight(1));
+    for (mut one, other) in [(weighted(1..3), fitted(3..4)), (fitted(1..3), weighted(3..4))] {
+        let before = one.clone();
+        let error = one.merge("b", &other).unwrap_err().to_string();
+        assert!(error.contains("b: weight: ") && error.contains("confidence"), "{error}");
+        assert_eq!(one, before);
+    }
+
+    // A network that is sure of nothing: no weighted Gaussians, and the others as ever.
+    let mut unsure = empty("model a").with_weights();
+    let (features, labels) = image_of(1);
+    unsure.add_weighted(1, &features, &[0.0; 120], &labels);
+    unsure.weighted = Some(ddu::density::Moments::weighted(3, CHANNELS));
+    let (ready, warnings) = unsure.gaussians(Default::default(), Default::default()).unwrap();
+    assert!(ready.weighted.is_none());
+    assert_eq!(warnings.iter().filter(|w| w.message("x").contains("weighted")).count(), 3);
+}
+
+#[test]
+fn weighted_moments_that_no_fit_gives_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d.safetensors");
+    weighted(1..4).save(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let origin = header.metadata().clone().unwrap()["ddu.density"].clone();
+    let refused = |origin: &str, edit: &dyn Fn(&mut Tensors), words: &[&str]| {
+        write_of(&weighted(1..4), &path, &[("ddu.density", origin)], edit);
+        let error = Density::load(&path).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
+        assert!(error.contains("d.safetensors") && !error.contains('\n'), "{error}");
+    };
+    for name in ["count", "sum", "squares", "mean", "scatter"] {
+        let name = format!("weighted.{name}");
+        refused(&origin, &|t| drop(t.remove(&name)), &[&name, "no such tensor"]);
+    }
+    let patch = |name: &'static str, value: f64| {
+        move |t: &mut Tensors| {
+            t.get_mut(name).unwrap().2[..8].copy_from_slice(&value.to_le_bytes());
+        }
+    };
+    for value in [f64::NAN, f64::INFINITY, -1.0, 0.0, 1e9] {
+        for name in ["weighted.sum", "weighted.squares"] {
+            refused(&origin, &patch(name, value), &["weighted", "class 0"]);
+        }
+    }
+    refused(&origin, &patch("weighted.mean", f64::NAN), &["weighted", "NaN"]);
+    refused(&origin, &patch("weighted.scatter", -1.0), &["weighted", "diagonal"]);
+    let count = |t: &mut Tensors| {
+        t.get_mut("weighted.count").unwrap().2[..8].copy_from_slice(&25i64.to_le_bytes());
+    };
+    refused(&origin, &count, &["weighted", "of others"]);
+    let other = origin.replace("\"confidence\"", "\"hope\"");
+    refused(&other, &|_| (), &["weight", "hope", "confidence"]);
 }
 
 #[test]
@@ -145,8 +247,17 @@ fn a_density_of_another_model_is_refused() {
 /// A file with this metadata and, of the tensors of a density, those that `edit` leaves; its hash is
 /// right, as that of a faulty writer would be.
 fn write(path: &Path, metadata: &[(&str, &str)], edit: impl Fn(&mut Tensors)) {
+    write_of(&fitted(1..4), path, metadata, &edit);
+}
+
+fn write_of(
+    density: &Density,
+    path: &Path,
+    metadata: &[(&str, &str)],
+    edit: &dyn Fn(&mut Tensors),
+) {
     let good = path.with_extension("good");
-    fitted(1..4).save(&good).unwrap();
+    density.save(&good).unwrap();
     let bytes = std::fs::read(&good).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let mut tensors: Tensors = file

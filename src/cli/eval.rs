@@ -87,8 +87,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (data, map) = args.labelled.open(&model)?;
     let config = model.config().clone();
     let named = ood_labels(&args.ood_classes, data.classes.as_deref(), config.classes.len())?;
-    let scores = args.scoring.scores(&[], |_| true)?;
     let density = args.scoring.load(&model)?;
+    let scores = args.scoring.scores(density.as_ref(), &[], |_| true)?;
     let fitted = density.as_ref().and_then(|loaded| loaded.density.origin.resize);
     let resize = args.running.resize().or(fitted);
     let path = args.output.join("eval.json");
@@ -103,8 +103,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut engine = device.engine(model)?;
     if let Some(density) = &density {
         density.check_resize(resize);
-        density.attach(&mut engine, &scores)?;
     }
+    scoring::attach(density.as_ref(), &mut engine, &scores)?;
     prepare_folder(&args.output)?;
     if !args.quiet {
         note(format_args!("device {device}: {}", device.describe()));
@@ -217,7 +217,7 @@ fn segment(output: &Output, at: usize, item: Item<Mask>, scores: &[Score]) -> Re
         // A pixel of a scaled image has the mask's label at its middle, as in a fit.
         false => label_grid(&mask, size, size, size, LabelRule::HalfPixel),
     };
-    let (predictions, maps) = pipeline::maps(output, at, scores)?;
+    let (predictions, maps) = output.scored(at, scores)?;
     Ok(Segmented { labels, predictions, maps })
 }
 

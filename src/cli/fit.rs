@@ -33,6 +33,10 @@ pub struct Args {
     /// Density file to write
     #[arg(short, long, value_name = "DENSITY")]
     output: PathBuf,
+    /// Also store moments weighted by how sure the network is of a pixel's true label, p^32: for
+    /// --score weighted-density (on the CPU path)
+    #[arg(long, value_name = "BY", conflicts_with = "merge")]
+    weight: Option<Weight>,
     /// Continue an interrupted fit from its checkpoint
     #[arg(long)]
     resume: bool,
@@ -48,6 +52,12 @@ pub struct Args {
     /// Print warnings, errors and the table only
     #[arg(short, long)]
     quiet: bool,
+}
+
+/// What pixels are weighted by.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Weight {
+    Confidence,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -130,7 +140,7 @@ fn start(
     }
     let (density, progress) = Density::resume(&path)?;
     if progress.inputs != inputs {
-        let found = "that of another model, list of pairs, --resize or --class-map";
+        let found = "that of another model, list of pairs, --resize, --weight or --class-map";
         return Err(Error::invalid(path.display(), "the checkpoint of this fit", found)
             .fix("repeat the options it was started with, or drop it with --force"));
     }

@@ -103,21 +103,21 @@ pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
     let model = Model::load(&args.model)?;
     let config = model.config().clone();
     let resize = args.running.resize();
-    let mut scores =
-        args.scoring.scores(&args.methods.needs(), |score| match score.info().needs {
-            Needs::Passes => args.method == Method::McDropout,
-            Needs::Members => args.method == Method::Ensemble,
-            _ => score == Score::Density,
-        })?;
+    let density = args.scoring.load(&model)?;
+    let default = |score: Score| match score.info().needs {
+        Needs::Passes => args.method == Method::McDropout,
+        Needs::Members => args.method == Method::Ensemble,
+        _ => score == Score::Density,
+    };
+    let mut scores = args.scoring.scores(density.as_ref(), &args.methods.needs(), default)?;
     if !scores.contains(&first) {
         scores.insert(0, first);
     }
-    let density = args.scoring.load(&model)?;
     let mut engine = device.engine(model)?;
     if let Some(density) = &density {
         density.check_resize(resize);
-        density.attach(&mut engine, &scores)?;
     }
+    scoring::attach(density.as_ref(), &mut engine, &scores)?;
     let mut ensemble = args.methods.attach(&mut engine)?;
     let mut inputs = data::resolve(&args.inputs, &args.output, std::io::stdin().lock())?;
     if args.fail_fast && !inputs.failed.is_empty() {

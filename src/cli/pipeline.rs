@@ -12,9 +12,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use ddu::data::{Image, MAX_PIXELS};
-use ddu::engine::{Engine, Maps, Output, ScoreMap, check_memory};
+use ddu::engine::{Engine, Output, check_memory};
 use ddu::ops::Size;
-use ddu::score::Score;
 use ddu::{Error, Result};
 
 use super::{devices, interrupt};
@@ -222,18 +221,6 @@ pub fn send<M>(to: &SyncSender<M>, message: M) -> ControlFlow<()> {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
     }
-}
-
-/// The classes of an image of a run, and its `scores`, in their order.
-pub fn maps(output: &Output, image: usize, scores: &[Score]) -> Result<(Vec<u8>, Vec<ScoreMap>)> {
-    let Maps { label, entropy, .. } = output.maps(image)?;
-    // The head made it together with the classes.
-    let mut entropy = Some(ScoreMap { values: entropy, non_finite: 0 });
-    let map = |score: &Score| match (score, entropy.take_if(|_| *score == Score::Entropy)) {
-        (_, Some(entropy)) => Ok(entropy),
-        (score, None) => output.score(image, *score),
-    };
-    Ok((label, scores.iter().map(map).collect::<Result<_>>()?))
 }
 
 #[cfg(test)]

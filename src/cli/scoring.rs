@@ -64,12 +64,18 @@ pub struct Loaded {
     pub precision: Precision,
 }
 
-impl Loaded {
-    /// Lets the engine compute these scores of what it runs.
-    pub fn attach(&self, engine: &mut Engine, scores: &[Score]) -> Result<()> {
-        engine.score_with(&self.ready, scores, self.precision)
+/// Lets the engine compute these scores of what it runs.
+pub fn attach(density: Option<&Loaded>, engine: &mut Engine, scores: &[Score]) -> Result<()> {
+    match density {
+        Some(loaded) => engine.score_with(&loaded.ready, scores, loaded.precision),
+        None => {
+            engine.score_logits(scores);
+            Ok(())
+        }
     }
+}
 
+impl Loaded {
     /// Warns if the density was fitted at another scale than that of a run.
     pub fn check_resize(&self, resize: Option<usize>) {
         if self.density.origin.resize != resize {
@@ -93,8 +99,8 @@ impl Loaded {
     }
 
     /// What colour ranges are made from.
-    pub fn parts(&self) -> (&ddu::density::Sample, &ddu::density::Gaussians) {
-        (&self.density.sample, &self.ready.gaussians)
+    pub fn parts(&self) -> (&ddu::density::Sample, &ModelGaussians) {
+        (&self.density.sample, &self.ready)
     }
 }
 
@@ -137,23 +143,34 @@ impl Args {
     /// that can be computed. `methods` says whether passes with dropout and other members are there.
     ///
     /// # Errors
-    /// One that was named and cannot be computed.
-    pub fn scores(&self, methods: &[Needs], default: impl Fn(Score) -> bool) -> Result<Vec<Score>> {
+    /// One that was named and cannot be computed: it needs a density, weighted moments that `density` lacks, or a
+    /// method.
+    pub fn scores(
+        &self,
+        density: Option<&Loaded>,
+        methods: &[Needs],
+        default: impl Fn(Score) -> bool,
+    ) -> Result<Vec<Score>> {
         let possible = |info: &ScoreInfo| match info.needs {
             Needs::Logits => true,
-            Needs::Density | Needs::Background => self.density.is_some(),
+            Needs::Limits | Needs::Density | Needs::Background => density.is_some(),
+            Needs::Weighted => density.is_some_and(|loaded| loaded.ready.weighted.is_some()),
             Needs::Passes | Needs::Members => methods.contains(&info.needs),
         };
         let mut scores = Vec::new();
         for info in &SCORES {
             let named = self.score.contains(&info.score);
             if named && !possible(info) {
-                let option = match info.needs {
-                    Needs::Passes => "--passes N",
-                    Needs::Members => "--members MODEL ...",
-                    _ => "--density DENSITY",
-                };
-                return Err(Error::Usage(format!("--score {} needs {option}", info.name)));
+                let name = info.name;
+                return Err(Error::Usage(match (info.needs, density) {
+                    (Needs::Passes, _) => format!("--score {name} needs --passes N"),
+                    (Needs::Members, _) => format!("--score {name} needs --members MODEL ..."),
+                    (_, None) => format!("--score {name} needs --density DENSITY"),
+                    (_, Some(Loaded { source, .. })) => format!(
+                        "--score {name}: {source} has no weighted moments of pixels that the network is sure of; \
+                         `ddu fit --weight confidence` stores them"
+                    ),
+                }));
             }
             if named || (self.score.is_empty() && default(info.score) && possible(info)) {
                 scores.push(info.score);

@@ -1,22 +1,41 @@
-//! Logits on the feature grid to class and entropy at image size, a row of pixels at a time: the
+//! Logits on the feature grid to class and scores at image size, a row of pixels at a time: the
 //! upsampled logits of a row stay in the cache, class by class, so that the pixels are the lanes.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::simd::arch;
-use crate::ops::{Head, Tap};
+use crate::ops::{Head, LogitScore, Tap};
 
 /// `logits` are `[grid.h, grid.w, classes]` of one image; `label` and `entropy` (nats) have the
 /// crop's pixels. See [`Head`] for the equation.
 pub fn head(head: &Head, logits: &[f32], label: &mut [u8], entropy: &mut [f32]) {
+    scores(head, logits, label, &mut [(LogitScore::Entropy, entropy)]);
+}
+
+/// As [`head`], with any scores of the logits: one pass makes them all.
+pub fn scores(
+    head: &Head,
+    logits: &[f32],
+    label: &mut [u8],
+    scores: &mut [(LogitScore, &mut [f32])],
+) {
     let up = Upsampling::new(head, logits);
     let width = head.crop.w;
-    let outputs = label.par_chunks_mut(width).zip(entropy.par_chunks_mut(width)).enumerate();
-    outputs.for_each_init(Vec::new, |scratch, (row, (label, entropy))| {
-        arch().dispatch(Row { up: &up, row, scratch, label, entropy })
+    let mut maps: Vec<_> = scores.iter_mut().map(|(s, map)| (*s, map.chunks_mut(width))).collect();
+    let lines = label.chunks_mut(width).map(|label| {
+        let scores = maps.iter_mut().filter_map(|(score, lines)| Some((*score, lines.next()?)));
+        (label, scores.collect())
+    });
+    let lines: Vec<(&mut [u8], Scores)> = lines.collect();
+    let lines = lines.into_par_iter().enumerate();
+    lines.for_each_init(Vec::new, |scratch, (row, (label, scores))| {
+        arch().dispatch(Row { up: &up, row, scratch, label, scores })
     });
 }
+
+/// Scores, and where they go.
+type Scores<'a> = Vec<(LogitScore, &'a mut [f32])>;
 
 /// Pixels done together: their logits (C x 64 x 4 bytes) stay in the L1 cache.
 pub(super) const BLOCK: usize = 64;
@@ -73,7 +92,7 @@ struct Row<'a> {
     row: usize,
     scratch: &'a mut Vec<f32>,
     label: &'a mut [u8],
-    entropy: &'a mut [f32],
+    scores: Scores<'a>,
 }
 
 impl WithSimd for Row<'_> {
@@ -81,19 +100,20 @@ impl WithSimd for Row<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Row { up, row, scratch, label, entropy } = self;
+        let Row { up, row, scratch, label, mut scores } = self;
         up.blocks(row, scratch, |first, pixels, block| {
-            finish(block, &mut label[first..][..pixels], &mut entropy[first..][..pixels]);
+            finish(block, &mut label[first..][..pixels], first, &mut scores);
         });
     }
 }
 
-/// Arg max and entropy of each pixel of a block.
+/// Arg max and scores of each pixel of a block, whose first has the place `first` in the row.
 ///
-/// With m = max l and e_c = exp(l_c - m): H = ln sum e_c - sum (l_c - m) e_c / sum e_c. NaN is never
-/// the maximum; H is NaN where a logit is not finite, since (l_c - m) e_c then is.
+/// With m = max l, d_c = (l_c - m) / T, e_c = exp(d_c) and s = sum e_c: the entropy at temperature T is
+/// ln s - sum d_c e_c / s, the maximum of the softmax 1 / s, the energy -(m + ln s). NaN is never the
+/// maximum; sum d_c e_c is NaN where a logit is not finite, and so is every score.
 #[inline(always)]
-fn finish(block: &[f32], label: &mut [u8], entropy: &mut [f32]) {
+fn finish(block: &[f32], label: &mut [u8], first: usize, scores: &mut Scores) {
     let mut best = [f32::NEG_INFINITY; BLOCK];
     let mut class = [0u8; BLOCK];
     for (c, logits) in block.chunks_exact(BLOCK).enumerate() {
@@ -103,21 +123,60 @@ fn finish(block: &[f32], label: &mut [u8], entropy: &mut [f32]) {
             class[i] = if higher { c as u8 } else { class[i] };
         }
     }
-    let mut sum = [0f32; BLOCK];
-    let mut weighted = [0f32; BLOCK];
+    label.copy_from_slice(&class[..label.len()]);
+    if scores.iter().any(|(score, _)| *score != LogitScore::EntropyT2) {
+        let Sums { sum, weighted } = sums(block, &best, 1.0);
+        for (score, map) in scores.iter_mut() {
+            let out = &mut map[first..][..label.len()];
+            match score {
+                LogitScore::Entropy => entropy(&sum, &weighted, out),
+                LogitScore::MaxSoftmax => {
+                    for (i, out) in out.iter_mut().enumerate() {
+                        *out = (1.0 + 0.0 * weighted[i]) / sum[i];
+                    }
+                }
+                LogitScore::Energy => {
+                    for (i, out) in out.iter_mut().enumerate() {
+                        *out = 0.0 * weighted[i] - (best[i] + sum[i].ln());
+                    }
+                }
+                LogitScore::EntropyT2 => {}
+            }
+        }
+    }
+    for (_, map) in scores.iter_mut().filter(|(score, _)| *score == LogitScore::EntropyT2) {
+        let Sums { sum, weighted } = sums(block, &best, 0.5);
+        entropy(&sum, &weighted, &mut map[first..][..label.len()]);
+    }
+}
+
+/// sum e_c and sum d_c e_c of each pixel.
+struct Sums {
+    sum: [f32; BLOCK],
+    weighted: [f32; BLOCK],
+}
+
+/// d_c = (l_c - m) `scale`
+#[inline(always)]
+fn sums(block: &[f32], best: &[f32; BLOCK], scale: f32) -> Sums {
+    let (mut sum, mut weighted) = ([0f32; BLOCK], [0f32; BLOCK]);
     for logits in block.chunks_exact(BLOCK) {
         for i in 0..BLOCK {
-            let d = logits[i] - best[i];
+            let d = (logits[i] - best[i]) * scale;
             let e = exp(d);
             sum[i] += e;
             weighted[i] += d * e;
         }
     }
-    for i in 0..label.len() {
-        label[i] = class[i];
+    Sums { sum, weighted }
+}
+
+#[inline(always)]
+fn entropy(sum: &[f32; BLOCK], weighted: &[f32; BLOCK], out: &mut [f32]) {
+    for (i, out) in out.iter_mut().enumerate() {
         let h = sum[i].ln() - weighted[i] / sum[i];
         // Rounding can leave a sure pixel a hair below 0. Not `max`, which makes 0 of NaN.
-        entropy[i] = if h < 0.0 { 0.0 } else { h };
+        *out = if h < 0.0 { 0.0 } else { h };
     }
 }
 

@@ -1,6 +1,7 @@
 //! The reference path: f32, NHWC, rayon over the cores, explicit SIMD through `pulp` (AVX-512, AVX2
 //! or NEON, whichever the machine has).
 
+pub mod clip;
 pub mod conv;
 pub mod depthwise;
 pub mod dropout;

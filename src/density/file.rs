@@ -3,6 +3,9 @@
 //! as JSON under the metadata key `ddu.density`. A SHA-256 over all of it (`data::content_hash`) detects
 //! damage; the values are checked for plausibility as well, since a faulty writer can hash nonsense.
 //!
+//! A fit with `--weight confidence` adds the weighted moments: `weighted.count [C] i64`, `weighted.sum` and
+//! `weighted.squares [C] f64` (of the weights), `weighted.mean` and `weighted.scatter`.
+//!
 //! It holds moments, not Gaussians: they merge, and covariance, prior and score are chosen when they
 //! are evaluated. Equal content gives equal bytes.
 
@@ -15,7 +18,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{Density, Moments, Origin, Sample, Tally};
+use super::{Density, Moments, Origin, Sample, Tally, WeightSums};
 use crate::data::{LabelRule, content_hash, read_file};
 use crate::error::{Error, Result};
 
@@ -23,8 +26,10 @@ const FORMAT: &str = "ddu-density-2";
 const KEY: &str = "ddu.density";
 const EXPECTED: &str = "a density written by `ddu fit`";
 const FIT: &str = "fit one: ddu fit --model M --data VOC_ROOT --split train -o density.safetensors";
-/// 256 classes of 2048 channels would be 8 GiB.
-const MAX_FILE_BYTES: u64 = 1 << 34;
+/// 256 classes of 2048 channels would be 8 GiB, twice that with weighted moments.
+const MAX_FILE_BYTES: u64 = 1 << 35;
+/// The weights that there are.
+const CONFIDENCE: &str = "confidence";
 
 /// Where an unfinished fit stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +56,9 @@ struct Header {
     image_count: usize,
     /// First 64 bits, in hex, of the SHA-256 of each image's decoded pixels, sorted.
     images: Vec<String>,
+    /// What the weighted moments are weighted by, where there are some.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    weight: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     progress: Option<Progress>,
 }
@@ -97,7 +105,7 @@ impl Density {
 
     fn write(&self, path: &Path, progress: Option<Progress>) -> Result<()> {
         self.check(&path.display().to_string())?;
-        let Density { moments, sample, origin } = self;
+        let Density { moments, weighted, sample, origin } = self;
         let header = Header {
             format: FORMAT.into(),
             model: origin.model.clone(),
@@ -108,35 +116,60 @@ impl Density {
             pixels: origin.pixels.clone(),
             image_count: origin.images.len(),
             images: origin.images.iter().map(|hash| format!("{hash:016x}")).collect(),
+            weight: weighted.as_ref().map(|_| CONFIDENCE.into()),
             progress,
         };
         let text = serde_json::to_string(&header).expect("a header is plain data");
-        let (classes, channels) = (moments.classes(), moments.channels());
-        let count = le_bytes(moments.count().iter().map(|v| v.to_le_bytes()));
-        let mean = le_bytes((0..classes).flat_map(|c| moments.mean(c)).map(|v| v.to_le_bytes()));
-        let scatter = le_bytes((0..classes).flat_map(|c| {
-            let lower = moments.scatter(c);
-            (0..channels * channels).map(move |at| {
-                let (i, j) = (at / channels, at % channels);
-                lower[i.max(j) * channels + i.min(j)].to_le_bytes()
-            })
-        }));
+        let channels = moments.channels();
         let hash = le_bytes(sample.rows().map(|(hash, _)| hash.to_le_bytes()));
         let rows = le_bytes(sample.rows().flat_map(|(_, row)| row).map(|v| v.to_le_bytes()));
-        let view = |dtype, shape: &[usize], bytes| {
-            TensorView::new(dtype, shape.to_vec(), bytes).expect("bytes of the tensor's size")
-        };
-        let tensors = [
-            ("count", view(Dtype::I64, &[classes], &count)),
-            ("mean", view(Dtype::F64, &[classes, channels], &mean)),
-            ("scatter", view(Dtype::F64, &[classes, channels, channels], &scatter)),
-            ("sample", view(Dtype::F16, &[sample.len(), channels], &rows)),
-            ("sample_hash", view(Dtype::U64, &[sample.len()], &hash)),
-        ];
+        let mut stored = moment_tensors("", moments);
+        stored.extend(weighted.iter().flat_map(|weighted| moment_tensors(WEIGHTED, weighted)));
+        stored.push(("sample".into(), Dtype::F16, vec![sample.len(), channels], rows));
+        stored.push(("sample_hash".into(), Dtype::U64, vec![sample.len()], hash));
+        let views = stored.iter().map(|(name, dtype, shape, bytes)| {
+            let view = TensorView::new(*dtype, shape.clone(), bytes);
+            (name.as_str(), view.expect("bytes of the tensor's size"))
+        });
+        let tensors: Vec<_> = views.collect();
         let metadata = HashMap::from([(KEY.to_owned(), text)]);
         let bytes = content_hash::serialize(&path.display().to_string(), &tensors, metadata)?;
         crate::data::write_atomic(path, |file| file.write_all(&bytes))
     }
+}
+
+/// Before the names of the tensors of weighted moments.
+const WEIGHTED: &str = "weighted.";
+
+/// A tensor's name, type, shape and bytes.
+type Stored = (String, Dtype, Vec<usize>, Vec<u8>);
+
+fn moment_tensors(prefix: &str, moments: &Moments) -> Vec<Stored> {
+    let (classes, channels) = (moments.classes(), moments.channels());
+    let count = le_bytes(moments.count().iter().map(|v| v.to_le_bytes()));
+    let mean = le_bytes((0..classes).flat_map(|c| moments.mean(c)).map(|v| v.to_le_bytes()));
+    let scatter = le_bytes((0..classes).flat_map(|c| {
+        let lower = moments.scatter(c);
+        (0..channels * channels).map(move |at| {
+            let (i, j) = (at / channels, at % channels);
+            lower[i.max(j) * channels + i.min(j)].to_le_bytes()
+        })
+    }));
+    let of = |name: &str, dtype, shape: &[usize], bytes| {
+        (format!("{prefix}{name}"), dtype, shape.to_vec(), bytes)
+    };
+    let mut tensors = vec![
+        of("count", Dtype::I64, &[classes], count),
+        of("mean", Dtype::F64, &[classes, channels], mean),
+        of("scatter", Dtype::F64, &[classes, channels, channels], scatter),
+    ];
+    if let Some(WeightSums { sum, squares }) = moments.weights() {
+        for (name, values) in [("sum", sum), ("squares", squares)] {
+            let bytes = le_bytes(values.iter().map(|v| v.to_le_bytes()));
+            tensors.push(of(name, Dtype::F64, &[classes], bytes));
+        }
+    }
+    tensors
 }
 
 fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
@@ -165,27 +198,20 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
     content_hash::check(&source, &file, &metadata, "copy it again, or fit again with `ddu fit`")?;
     let tensors = Tensors { source: &source, file };
     let classes = header.classes.len();
-    let count = tensors.values("count", Dtype::I64, &[Some(classes)], i64::from_le_bytes)?.1;
-    let (shape, mean) =
-        tensors.values("mean", Dtype::F64, &[Some(classes), None], f64::from_le_bytes)?;
-    let channels = shape[1];
-    let square = [Some(classes), Some(channels), Some(channels)];
-    let scatter = tensors.values("scatter", Dtype::F64, &square, f64::from_le_bytes)?.1;
-    for (class, square) in scatter.chunks_exact((channels * channels).max(1)).enumerate() {
-        let places = (0..channels).flat_map(|i| (0..i).map(move |j| (i, j)));
-        let mut pairs = places.map(|(i, j)| (square[i * channels + j], square[j * channels + i]));
-        // NaN is named below.
-        if let Some((lower, upper)) = pairs.find(|(a, b)| a != b && !a.is_nan()) {
-            let expected = "the same value at [i, j] and [j, i]";
-            let found = format!("{lower} and {upper} in class {class}");
-            return Err(Error::invalid(format!("{source}: scatter"), expected, found));
+    let moments = tensors.moments("", classes)?;
+    let weighted = match header.weight.as_deref() {
+        None => None,
+        Some(CONFIDENCE) => Some(tensors.moments(WEIGHTED, classes)?),
+        Some(other) => {
+            let what = format!("{source}: {KEY}: weight");
+            return Err(Error::invalid(what, CONFIDENCE, other).fix("a newer ddu wrote it"));
         }
-    }
+    };
+    let channels = moments.channels();
     let (shape, hash) = tensors.values("sample_hash", Dtype::U64, &[None], u64::from_le_bytes)?;
     let two = [Some(shape[0]), Some(channels)];
     let rows = tensors.values("sample", Dtype::F16, &two, f16::from_le_bytes)?.1;
 
-    let moments = Moments::from_parts(&source, count, mean, scatter)?;
     if let Some(v) = rows.iter().find(|v| !v.is_finite()) {
         return Err(Error::invalid(format!("{source}: tensor sample"), "finite values", v));
     }
@@ -210,7 +236,7 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
         pixels: header.pixels,
         images,
     };
-    let density = Density { moments, sample, origin };
+    let density = Density { moments, weighted, sample, origin };
     density.check(&source)?;
     Ok((density, header.progress))
 }
@@ -225,6 +251,44 @@ struct Tensors<'a> {
 }
 
 impl Tensors<'_> {
+    /// Moments of `classes` classes, weighted ones where the names of their tensors begin with `prefix`.
+    fn moments(&self, prefix: &str, classes: usize) -> Result<Moments> {
+        let name = |name: &str| format!("{prefix}{name}");
+        let count =
+            self.values(&name("count"), Dtype::I64, &[Some(classes)], i64::from_le_bytes)?.1;
+        let vector = |part: &str| {
+            self.values(&name(part), Dtype::F64, &[Some(classes)], f64::from_le_bytes).map(|v| v.1)
+        };
+        let weights = match prefix {
+            "" => None,
+            _ => Some(WeightSums { sum: vector("sum")?, squares: vector("squares")? }),
+        };
+        let (shape, mean) =
+            self.values(&name("mean"), Dtype::F64, &[Some(classes), None], f64::from_le_bytes)?;
+        let channels = shape[1];
+        let square = [Some(classes), Some(channels), Some(channels)];
+        let scatter = self.values(&name("scatter"), Dtype::F64, &square, f64::from_le_bytes)?.1;
+        for (class, square) in scatter.chunks_exact((channels * channels).max(1)).enumerate() {
+            let places = (0..channels).flat_map(|i| (0..i).map(move |j| (i, j)));
+            let mut pairs =
+                places.map(|(i, j)| (square[i * channels + j], square[j * channels + i]));
+            // NaN is named below.
+            if let Some((lower, upper)) = pairs.find(|(a, b)| a != b && !a.is_nan()) {
+                let expected = "the same value at [i, j] and [j, i]";
+                let found = format!("{lower} and {upper} in class {class}");
+                let what = format!("{}: {}", self.source, name("scatter"));
+                return Err(Error::invalid(what, expected, found));
+            }
+        }
+        match weights {
+            None => Moments::from_parts(self.source, count, mean, scatter),
+            Some(weights) => {
+                let source = format!("{}: weighted", self.source);
+                Moments::from_weighted_parts(&source, count, weights, mean, scatter)
+            }
+        }
+    }
+
     /// Shape and values of a tensor; `shape` holds the extents that are known.
     fn values<T, const N: usize>(
         &self,

@@ -1,6 +1,7 @@
 //! Gaussians from moments: what makes a density ready to evaluate, in f64.
 //!
-//! `Sigma_c = S_c / (n_c - 1) + eps_c I = L_c L_c^T`, `W_c = L_c^-1`, so that
+//! `Sigma_c = S_c / (n_c - 1) + eps_c I = L_c L_c^T`, `W_c = L_c^-1` (for weighted moments n_c - 1 is what
+//! [`Moments::freedom`] says, and n_c elsewhere the sum of the weights), so that
 //! `ln N(z; mu_c, Sigma_c) = -(D ln 2 pi + ln|Sigma_c| + ||W_c (z - mu_c)||^2) / 2`.
 //!
 //! `eps_c = r tr(Sigma_c) / D` with the first r of 0, 1e-8, 1e-7 .. 1e-1, 1 that brings the condition
@@ -15,7 +16,7 @@ use faer::linalg::{cholesky, evd, triangular_inverse};
 use faer::{Mat, Par};
 use rayon::prelude::*;
 
-use super::Moments;
+use super::{Moments, round_to_half};
 use crate::error::{Error, Result};
 
 /// Largest lambda_max / lambda_min of a regularised covariance.
@@ -45,7 +46,7 @@ impl Covariance {
 /// The weight pi_c of each class in q(z).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Prior {
-    /// n_c over the sum of n of the fitted classes.
+    /// n_c, or the sum of the weights, over that of all fitted classes.
     #[default]
     Empirical,
     /// No prior: pi_c = 1, as the authors' code has it. A prior of 1 / C would lower every value by ln C.
@@ -113,6 +114,9 @@ pub struct Gaussians {
     pub covariance: Covariance,
     pub classes: Vec<ClassGaussian>,
     pub background: Gaussian,
+    /// m + s `[D]`: mean and standard deviation of each channel over the pixels of all fitted classes
+    /// together, the sum rounded to fp16. The clipped entropy cuts features there.
+    pub limits: Vec<f32>,
 }
 
 /// What is doubtful about the Gaussian of a class.
@@ -124,6 +128,8 @@ pub enum Warning {
     FewSamples { class: usize, count: i64, channels: usize },
     /// All samples are the same.
     Constant { class: usize },
+    /// The same of a class of the weighted moments; their counts are effective ones.
+    Weighted(Box<Warning>),
 }
 
 impl Warning {
@@ -143,14 +149,16 @@ impl Warning {
                     "class {name}: all samples are the same: it gets the pooled covariance's eps"
                 )
             }
+            Warning::Weighted(warning) => format!("weighted density: {}", warning.message(name)),
         }
     }
 
     pub fn class(&self) -> usize {
-        match *self {
+        match self {
             Warning::LeftOut { class, .. }
             | Warning::FewSamples { class, .. }
-            | Warning::Constant { class } => class,
+            | Warning::Constant { class } => *class,
+            Warning::Weighted(warning) => warning.class(),
         }
     }
 }
@@ -165,13 +173,14 @@ impl Gaussians {
     ) -> Result<(Gaussians, Vec<Warning>)> {
         let channels = moments.channels();
         let fitted: Vec<usize> =
-            (0..moments.classes()).filter(|c| moments.count()[*c] >= 2).collect();
+            (0..moments.classes()).filter(|c| moments.effective(*c) >= 2.0).collect();
         if fitted.is_empty() {
             return Err(Error::invalid("density", "a class with at least 2 samples", "none")
                 .fix("fit more images, or check that masks and model count classes alike"));
         }
         let mut warnings = Vec::new();
-        for (class, &count) in moments.count().iter().enumerate() {
+        for class in 0..moments.classes() {
+            let count = moments.effective(class) as i64;
             if count < 2 {
                 warnings.push(Warning::LeftOut { class, count });
             } else if covariance == Covariance::Full && count < channels as i64 + 1 {
@@ -179,15 +188,19 @@ impl Gaussians {
             }
         }
         let diagonal = covariance == Covariance::Diagonal;
-        let (total, pooled_mean, mut pooled) = moments.pooled(&fitted);
-        pooled.iter_mut().for_each(|s| *s /= (total - 1) as f64);
-        let background = gaussian(pooled_mean, pooled, diagonal, None)?;
+        let pool = moments.pooled(&fitted);
+        let mean = pool.mean(0).to_vec();
+        let pooled: Vec<f64> = pool.scatter(0).iter().map(|s| s / pool.freedom(0)).collect();
+        let variances = pooled.iter().step_by(channels + 1);
+        let limit = |(m, v): (&f64, &f64)| round_to_half((m + v.max(0.0).sqrt()) as f32);
+        let limits = mean.iter().zip(variances).map(limit).collect();
+        let background = gaussian(mean, pooled, diagonal, None)?;
         let fallback = background.fallback_eps();
 
         let tied = (covariance == Covariance::Tied).then(|| within(moments, &fitted));
         let make = |&class: &usize| {
             let sigma = tied.clone().unwrap_or_else(|| {
-                let freedom = (moments.count()[class] - 1) as f64;
+                let freedom = moments.freedom(class);
                 moments.scatter(class).iter().map(|s| s / freedom).collect()
             });
             gaussian(moments.mean(class).to_vec(), sigma, diagonal, Some(fallback))
@@ -200,14 +213,14 @@ impl Gaussians {
                 warnings.push(Warning::Constant { class });
             }
             let log_prior = match prior {
-                Prior::Empirical => (count as f64 / total as f64).ln(),
+                Prior::Empirical => (moments.weight(class) / pool.weight(0)).ln(),
                 Prior::Uniform => 0.0,
             };
             classes.push(ClassGaussian { class, count, log_prior, gaussian });
         }
         warnings.sort_by_key(Warning::class);
         let background = background.gaussian;
-        Ok((Gaussians { channels, covariance, classes, background }, warnings))
+        Ok((Gaussians { channels, covariance, classes, background, limits }, warnings))
     }
 
     /// ln q(z) = LSE_c [ ln pi_c + ln N(z; mu_c, Sigma_c) ] in f64, for one feature `[D]` that is
@@ -232,16 +245,16 @@ impl Gaussians {
     }
 }
 
-/// The within-class covariance: sum of S_c over the sum of n_c - 1.
+/// The within-class covariance: sum of S_c over the sum of n_c - 1 (of what [`Moments::freedom`] says).
 fn within(moments: &Moments, classes: &[usize]) -> Vec<f64> {
     let mut sigma = vec![0.0; moments.channels() * moments.channels()];
-    let freedom: i64 = classes.iter().map(|c| moments.count()[*c] - 1).sum();
+    let freedom: f64 = classes.iter().map(|c| moments.freedom(*c)).sum();
     for &class in classes {
         for (sum, s) in sigma.iter_mut().zip(moments.scatter(class)) {
             *sum += s;
         }
     }
-    sigma.iter_mut().for_each(|s| *s /= freedom as f64);
+    sigma.iter_mut().for_each(|s| *s /= freedom);
     sigma
 }
 

@@ -9,6 +9,7 @@
 //! Source: Mukhoti et al. 2021, "Deep Deterministic Uncertainty for Semantic Segmentation"
 //! (arXiv 2111.00079).
 
+mod confidence;
 mod evaluate;
 mod file;
 mod gaussian;
@@ -21,11 +22,12 @@ mod syrk;
 use crate::data::LabelRule;
 use crate::error::{Error, Result};
 use crate::ops::Size;
+pub use confidence::weight_roots;
 pub use evaluate::{Evaluation, Evaluator, Options, TAU};
 pub use file::Progress;
 pub use gaussian::{CONDITION_CAP, ClassGaussian, Covariance, Gaussian, Gaussians, Prior, Warning};
 pub use half::{finite_in_half, round_to_half};
-pub use moments::{Moments, Tally, VOID};
+pub use moments::{Moments, Tally, VOID, WeightSums};
 pub use sample::Sample;
 pub use scale::colour_range;
 
@@ -53,6 +55,8 @@ pub struct Origin {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Density {
     pub moments: Moments,
+    /// The same pixels weighted by [`weight_roots`], where they were asked for.
+    pub weighted: Option<Moments>,
     pub sample: Sample,
     pub origin: Origin,
 }
@@ -63,6 +67,8 @@ pub struct ModelGaussians {
     /// [`crate::model::Model::hash`]
     pub model: String,
     pub gaussians: Gaussians,
+    /// From the weighted moments, where the density has them and the network is sure of some pixels.
+    pub weighted: Option<Gaussians>,
 }
 
 impl Density {
@@ -75,8 +81,23 @@ impl Density {
         covariance: Covariance,
         prior: Prior,
     ) -> Result<(ModelGaussians, Vec<Warning>)> {
-        let (gaussians, warnings) = Gaussians::new(&self.moments, covariance, prior)?;
-        Ok((ModelGaussians { model: self.origin.model.clone(), gaussians }, warnings))
+        let (gaussians, mut warnings) = Gaussians::new(&self.moments, covariance, prior)?;
+        let mut weighted = None;
+        if let Some(moments) = &self.weighted {
+            let classes = 0..moments.classes();
+            let left_out =
+                |class| Warning::LeftOut { class, count: moments.effective(class) as i64 };
+            let more = match classes.clone().any(|class| moments.effective(class) >= 2.0) {
+                false => classes.map(left_out).collect(),
+                true => {
+                    let (made, more) = Gaussians::new(moments, covariance, prior)?;
+                    weighted = Some(made);
+                    more
+                }
+            };
+            warnings.extend(more.into_iter().map(|warning| Warning::Weighted(Box::new(warning))));
+        }
+        Ok((ModelGaussians { model: self.origin.model.clone(), gaussians, weighted }, warnings))
     }
 
     /// An empty density: no images yet.
@@ -89,6 +110,7 @@ impl Density {
     ) -> Self {
         Density {
             moments: Moments::new(classes.len(), channels),
+            weighted: None,
             sample: Sample::new(channels),
             origin: Origin {
                 model,
@@ -102,9 +124,43 @@ impl Density {
         }
     }
 
+    /// An empty density like this one that also takes weighted moments.
+    pub fn with_weights(mut self) -> Self {
+        self.weighted = Some(Moments::weighted(self.moments.classes(), self.moments.channels()));
+        self
+    }
+
     /// Folds one image in: its content's hash, features `[cells, D]` (rounded to fp16 here) and labels
     /// `[cells]`. False, and nothing done, if an image of this content is already in.
+    ///
+    /// # Panics
+    /// If the lengths do not agree, or for a density with weighted moments.
     pub fn add(&mut self, image: u64, features: &[f32], labels: &[u8]) -> bool {
+        assert!(self.weighted.is_none(), "weighted moments need logits");
+        self.fold(image, features, labels)
+    }
+
+    /// As [`Self::add`], to weighted moments too; `logits` `[cells, C]` say how sure the network is.
+    ///
+    /// # Panics
+    /// If the lengths do not agree, or for a density without weighted moments.
+    pub fn add_weighted(
+        &mut self,
+        image: u64,
+        features: &[f32],
+        logits: &[f32],
+        labels: &[u8],
+    ) -> bool {
+        assert!(self.weighted.is_some(), "a density without weighted moments");
+        let new = self.fold(image, features, labels);
+        if let (true, Some(weighted)) = (new, &mut self.weighted) {
+            let roots = weight_roots(logits, weighted.classes(), labels);
+            weighted.add_weighted(features, labels, &roots);
+        }
+        new
+    }
+
+    fn fold(&mut self, image: u64, features: &[f32], labels: &[u8]) -> bool {
         let new = self.claim(image);
         if new {
             self.origin.pixels += self.moments.add(features, labels);
@@ -156,6 +212,10 @@ impl Density {
             };
             return foreign("label rule", rule(ours), rule(theirs));
         }
+        if self.weighted.is_some() != other.weighted.is_some() {
+            let name = |d: &Density| if d.weighted.is_some() { "confidence" } else { "none" };
+            return foreign("weight", name(self).into(), name(other).into());
+        }
         let shared = theirs.images.iter().filter(|i| ours.images.binary_search(i).is_ok()).count();
         if shared > 0 {
             let found = format!("{shared} of {} already merged", theirs.images.len());
@@ -168,11 +228,16 @@ impl Density {
         }
         let mut moments = self.moments.clone();
         moments.merge(&other.moments);
+        let mut weighted = self.weighted.clone();
+        if let (Some(ours), Some(theirs)) = (&mut weighted, &other.weighted) {
+            ours.merge(theirs);
+            ours.check(&format!("{source}, merged"))?;
+        }
         let mut pixels = ours.pixels.clone();
         pixels += theirs.pixels.clone();
         moments.check(&format!("{source}, merged"))?;
         pixels.check(&format!("{source}, merged"), &moments)?;
-        (self.moments, self.origin.pixels) = (moments, pixels);
+        (self.moments, self.weighted, self.origin.pixels) = (moments, weighted, pixels);
         self.sample.merge(&other.sample);
         self.origin.short_side = range_of([self.origin.short_side, theirs.short_side]);
         self.origin.images.extend(&theirs.images);
@@ -183,6 +248,15 @@ impl Density {
     /// Refuses values that no fit produces; `source` names the file in the message.
     fn check(&self, source: &str) -> Result<()> {
         self.moments.check(source)?;
+        if let Some(weighted) = &self.weighted {
+            weighted.check(&format!("{source}: weighted"))?;
+            let shape = |moments: &Moments| (moments.classes(), moments.channels());
+            let pairs = || weighted.count().iter().zip(self.moments.count());
+            if shape(weighted) != shape(&self.moments) || pairs().any(|(some, all)| some > all) {
+                let what = format!("{source}: weighted");
+                return Err(Error::invalid(what, "moments of the fitted pixels", "of others"));
+            }
+        }
         self.origin.pixels.check(source, &self.moments)?;
         if let Some([least, greatest]) = self.origin.short_side
             && !(1..=greatest).contains(&least)

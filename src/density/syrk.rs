@@ -33,21 +33,29 @@ pub struct Block<'a> {
 }
 
 /// Means of the pixels of each segment, `[C, D]`, f64; zeros for an empty one. The pixels are summed
-/// in order.
-pub fn means(features: &[f32], channels: usize, segments: &[Vec<usize>]) -> Vec<f64> {
+/// in order. `roots` are the square roots of the pixels' weights; without them each weight is 1.
+pub fn means(
+    features: &[f32],
+    channels: usize,
+    segments: &[Vec<usize>],
+    roots: Option<&[f32]>,
+) -> Vec<f64> {
     let arch = arch();
+    let weight = |pixel: usize| roots.map_or(1.0, |roots| super::moments::weight_of(roots[pixel]));
     let mean = |segment: &Vec<usize>| {
         let mut sum = vec![0.0f64; channels];
         arch.dispatch(|| {
             for pixel in segment {
-                let z = &features[pixel * channels..][..channels];
+                let (z, weight) = (&features[pixel * channels..][..channels], weight(*pixel));
                 for (sum, z) in sum.iter_mut().zip(z) {
-                    *sum += f64::from(round_to_half(*z));
+                    *sum += weight * f64::from(round_to_half(*z));
                 }
             }
         });
-        let count = segment.len().max(1) as f64;
-        sum.iter_mut().for_each(|s| *s /= count);
+        if !segment.is_empty() {
+            let weight: f64 = segment.iter().map(|pixel| weight(*pixel)).sum();
+            sum.iter_mut().for_each(|s| *s /= weight);
+        }
         sum
     };
     segments.par_iter().map(mean).collect::<Vec<_>>().concat()
@@ -58,13 +66,14 @@ pub fn block_len(channels: usize) -> usize {
     channels.next_multiple_of(PANEL) * BLOCK
 }
 
-/// Writes z - shift of its class for the pixels of each block, one after the other, [`block_len`]
-/// values apart.
+/// Writes (z - shift of its class) times the root of its weight for the pixels of each block, one after the
+/// other, [`block_len`] values apart. A factor of 1 changes no bit.
 pub fn centre(
     features: &[f32],
     channels: usize,
     blocks: &[Block],
     shift: &[f32],
+    roots: Option<&[f32]>,
     centred: &mut [f32],
 ) {
     let arch = arch();
@@ -77,16 +86,17 @@ pub fn centre(
             for (at, pixel) in block.pixels.iter().enumerate() {
                 let z = &features[pixel * channels..][..channels];
                 let (panels, tail) = z.as_chunks::<PANEL>();
+                let root = roots.map_or(1.0, |roots| roots[*pixel]);
                 for (panel, (z, shift)) in panels.iter().zip(shifts).enumerate() {
                     let out = &mut out[panel * stride + at * PANEL..][..PANEL];
                     for k in 0..PANEL {
-                        out[k] = round_to_half(z[k]) - shift[k];
+                        out[k] = (round_to_half(z[k]) - shift[k]) * root;
                     }
                 }
                 if !tail.is_empty() {
                     let out = &mut out[panels.len() * stride + at * PANEL..][..PANEL];
                     for ((out, z), shift) in out.iter_mut().zip(tail).zip(shift_tail) {
-                        *out = round_to_half(*z) - shift;
+                        *out = (round_to_half(*z) - shift) * root;
                     }
                     // The buffer may hold another block's values.
                     out[tail.len()..].fill(0.0);

@@ -14,6 +14,8 @@ use crate::score::{Needs, Score};
 
 pub struct DensityScores {
     density: DeviceDensity,
+    /// Name of the step that evaluates it.
+    step: &'static str,
     /// Those that the density's kernel computes; each has a map.
     scores: Vec<Score>,
     /// Predicted classes, splits, counters, a grid for each [`Grid`], then a map for each score; each as
@@ -35,33 +37,39 @@ struct Grid {
 impl Grid {
     const LOG_Q: Grid = Grid { index: 0, step: "density map" };
     const RELATIVE: Grid = Grid { index: 1, step: "relative map" };
+    /// log q(z) of the weighted moments' Gaussians, which are a density of their own.
+    const WEIGHTED: Grid = Grid { index: 0, step: "weighted map" };
 
     /// None for a score that is no output of the density's kernel.
     fn of(score: Score) -> Option<Grid> {
         match score {
-            Score::Entropy
-            | Score::McDropoutPe
-            | Score::McDropoutMi
-            | Score::EnsemblePe
-            | Score::EnsembleMi => None,
             Score::Density => Some(Grid::LOG_Q),
             Score::Relative => Some(Grid::RELATIVE),
+            Score::WeightedDensity => Some(Grid::WEIGHTED),
+            _ => None,
         }
     }
 }
 
 impl DensityScores {
+    /// The scores of a density's Gaussians, or of its weighted moments' (`weighted`).
+    ///
     /// # Errors
     /// As [`DeviceDensity::new`].
     pub fn new(
         device: &dyn Device,
         gaussians: &Gaussians,
+        weighted: bool,
         scores: &[Score],
         precision: Precision,
     ) -> Result<Self> {
         let density = DeviceDensity::new(device, gaussians, precision)?;
-        let scores = scores.iter().copied().filter(|score| Grid::of(*score).is_some()).collect();
-        Ok(DensityScores { density, scores, buffers: Vec::new() })
+        let ours = |score: &Score| {
+            Grid::of(*score).is_some() && weighted == (score.info().needs == Needs::Weighted)
+        };
+        let scores = scores.iter().copied().filter(ours).collect();
+        let step = if weighted { "weighted density" } else { "density" };
+        Ok(DensityScores { density, step, scores, buffers: Vec::new() })
     }
 
     /// Whether the kernel evaluates the one Gaussian over all classes too.
@@ -127,7 +135,7 @@ impl DensityScores {
                 launches: vec![launch::arg_max(op.classes, logits, predicted)?],
             },
             Step {
-                name: "density",
+                name: self.step,
                 launches: launch::density(gaussians, features, Some(predicted), TAU, out, tiling)?,
             },
         ];

@@ -9,18 +9,19 @@ use std::sync::Arc;
 use half::f16;
 
 use super::density_scores::DensityScores;
+use super::logit_scores::{Classifier, LogitScores};
 use super::mixture::Mixture;
 use super::step::Step;
 use crate::data::Image;
-use crate::density::Gaussians;
+use crate::density::ModelGaussians;
 use crate::device::launch::conv2d::{ConvTiling, Operands};
 use crate::device::launch::density::Precision;
 use crate::device::{Buffer, Device, Element, Slice, Tensor, grow, launch};
 use crate::error::{Error, Result};
 use crate::ops::mixture::Mixed;
-use crate::ops::{Conv2d, Pass, Passes};
+use crate::ops::{Conv2d, LogitScore, Pass, Passes};
 use crate::plan::{CHANNEL_ALIGN, ConvWeights, Folded, Node, Op, Plan, View};
-use crate::score::Score;
+use crate::score::{Needs, Score};
 
 pub struct Network {
     device: Arc<dyn Device>,
@@ -33,6 +34,9 @@ pub struct Network {
     /// Those of [`Buffers`], empty before the first plan.
     buffers: Vec<Buffer>,
     density_scores: Option<DensityScores>,
+    /// Those of the weighted moments' Gaussians.
+    weighted_scores: Option<DensityScores>,
+    logit_scores: LogitScores,
     mc_dropout: Option<(Passes, Mixture)>,
 }
 
@@ -75,6 +79,8 @@ impl Network {
             classes,
             buffers: Vec::new(),
             density_scores: None,
+            weighted_scores: None,
+            logit_scores: LogitScores::default(),
             mc_dropout: None,
         })
     }
@@ -107,13 +113,14 @@ impl Network {
             batch * pixels * 4,
         ];
         grow(&*self.device, &mut self.buffers, &needed)?;
+        let head = plan.head();
         if let Some((_, mixture)) = &mut self.mc_dropout {
-            mixture.prepare(&*self.device, batch, &plan.head())?;
+            mixture.prepare(&*self.device, batch, &head)?;
         }
-        match &mut self.density_scores {
-            Some(scores) => scores.prepare(&*self.device, plan.batch, &plan.head()),
-            None => Ok(()),
+        for scores in self.density_scores.iter_mut().chain(&mut self.weighted_scores) {
+            scores.prepare(&*self.device, plan.batch, &head)?;
         }
+        self.logit_scores.prepare(&*self.device, plan.batch, &head, padded(self.classes))
     }
 
     /// From now on every run scores its features, and keeps a map of each of `scores`.
@@ -122,13 +129,28 @@ impl Network {
     /// As [`DensityScores::new`].
     pub fn score_with(
         &mut self,
-        gaussians: &Gaussians,
+        density: &ModelGaussians,
         scores: &[Score],
         precision: Precision,
     ) -> Result<()> {
-        self.density_scores =
-            Some(DensityScores::new(&*self.device, gaussians, scores, precision)?);
+        let (device, ours) = (&*self.device, &density.gaussians);
+        let padded = self.folded.classifier().conv.in_channels;
+        let made = |gaussians, weighted| {
+            DensityScores::new(device, gaussians, weighted, scores, precision)
+        };
+        let asked =
+            |needs: &[Needs]| scores.iter().any(|score| needs.contains(&score.info().needs));
+        let plain = asked(&[Needs::Density, Needs::Background]).then(|| made(ours, false));
+        let weighted = density.weighted.as_ref().filter(|_| asked(&[Needs::Weighted]));
+        let (plain, weighted) = (plain.transpose()?, weighted.map(|w| made(w, true)).transpose()?);
+        let logits = LogitScores::with_limits(device, ours, padded, scores)?;
+        (self.density_scores, self.weighted_scores, self.logit_scores) = (plain, weighted, logits);
         Ok(())
+    }
+
+    /// From now on every run keeps a map of those of `scores` that come from the logits.
+    pub fn score_logits(&mut self, scores: &[Score]) {
+        self.logit_scores = LogitScores::new(scores);
     }
 
     /// From now on every run, of a plan with dropout, also makes these passes.
@@ -168,9 +190,10 @@ impl Network {
             steps.push(self.step(plan, node)?);
         }
         steps.push(self.head(plan)?);
-        if let Some(scores) = &self.density_scores {
-            let (logits, features) = (self.tensor(plan, plan.logits)?, self.features(plan)?);
-            let op = plan.head();
+        let (logits, features) = (self.tensor(plan, plan.logits)?, self.features(plan)?);
+        let op = plan.head();
+        steps.extend(self.logit_scores.steps(&op, features, logits, self.classifier(plan))?);
+        for scores in self.density_scores.iter().chain(&self.weighted_scores) {
             steps.extend(scores.steps(&*self.device, &op, logits, features)?);
         }
         Ok(steps)
@@ -188,7 +211,14 @@ impl Network {
         let pixels = plan.batch * plan.image.pixels();
         let label = self.buffers().label.slice(0, pixels)?;
         let entropy = self.buffers().entropy.slice(0, pixels * 4)?;
-        let launch = launch::head(&op, self.tensor(plan, plan.logits)?, label, entropy)?;
+        let logits = self.tensor(plan, plan.logits)?;
+        let mut maps: Vec<_> = self.logit_scores.maps().collect();
+        let launch = if maps.is_empty() {
+            launch::head(&op, logits, label, entropy)?
+        } else {
+            maps.push((LogitScore::Entropy, entropy));
+            launch::logit_scores(&op, logits, Some(label), &maps)?
+        };
         Ok(Step { name: "head", launches: vec![launch] })
     }
 
@@ -302,15 +332,25 @@ impl Network {
         }
     }
 
+    /// Class of every pixel of one image after the head has run.
+    pub fn labels(&self, plan: &Plan, image: usize) -> Result<Vec<u8>> {
+        let pixels = plan.image.pixels();
+        let mut label = vec![0u8; pixels];
+        self.device.read(self.buffers().label.slice(image * pixels, pixels)?, &mut label)?;
+        Ok(label)
+    }
+
+    fn entropy(&self, plan: &Plan, image: usize) -> Result<Vec<f32>> {
+        let pixels = plan.image.pixels();
+        let mut entropy = vec![0f32; pixels];
+        let from = self.buffers().entropy.slice(image * pixels * 4, pixels * 4)?;
+        self.device.read(from, bytemuck::cast_slice_mut(&mut entropy))?;
+        Ok(entropy)
+    }
+
     /// Class and entropy (nats) of every pixel of one image after the head has run.
     pub fn maps(&self, plan: &Plan, image: usize) -> Result<(Vec<u8>, Vec<f32>)> {
-        let pixels = plan.image.pixels();
-        let (mut label, mut entropy) = (vec![0u8; pixels], vec![0f32; pixels]);
-        let Buffers { label: labels, entropy: entropies, .. } = self.buffers();
-        self.device.read(labels.slice(image * pixels, pixels)?, &mut label)?;
-        let bytes = bytemuck::cast_slice_mut(&mut entropy);
-        self.device.read(entropies.slice(image * pixels * 4, pixels * 4)?, bytes)?;
-        Ok((label, entropy))
+        Ok((self.labels(plan, image)?, self.entropy(plan, image)?))
     }
 
     /// The logits of a prepared plan, after a run.
@@ -323,18 +363,42 @@ impl Network {
         self.tensor(plan, plan.features)
     }
 
-    /// One image's map after a run with [`Self::score_with`], and its cells that are not finite; None
-    /// where this score was not asked for.
-    pub fn density(
+    /// One image's map after a run, and, of a log-density, its cells that are not finite; None where this
+    /// score was not asked for.
+    pub fn score(
         &self,
         plan: &Plan,
         image: usize,
         score: Score,
     ) -> Result<Option<(Vec<f32>, usize)>> {
-        let op = plan.head();
-        match &self.density_scores {
-            Some(scores) => scores.map(&*self.device, &op, image, score),
+        let (op, device) = (plan.head(), &*self.device);
+        let scores = match score.info().needs {
+            _ if score == Score::Entropy => return Ok(Some((self.entropy(plan, image)?, 0))),
+            Needs::Logits | Needs::Limits => {
+                let map = self.logit_scores.map(device, &op, image, score)?;
+                return Ok(map.map(|map| (map, 0)));
+            }
+            Needs::Density | Needs::Background => &self.density_scores,
+            Needs::Weighted => &self.weighted_scores,
+            Needs::Passes | Needs::Members => return Ok(None),
+        };
+        match scores {
+            Some(scores) => scores.map(device, &op, image, score),
             None => Ok(None),
+        }
+    }
+
+    /// The network's last convolution, to run it once more.
+    fn classifier(&self, plan: &Plan) -> Classifier<'_> {
+        let conv = &self.folded.classifier().conv;
+        let Weights { weight, bias } = &self.weights[self.weights.len() - 1];
+        let pixels = plan.batch * plan.grid().pixels();
+        Classifier {
+            conv,
+            weight: weight.all(),
+            bias: bias.all(),
+            partial: self.buffers().partial.all(),
+            tiling: ConvTiling::choose(conv, pixels, self.device.multiprocessors()),
         }
     }
 

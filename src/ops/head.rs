@@ -20,6 +20,19 @@ pub struct Head {
     pub resize: Resize,
 }
 
+/// A score per pixel, from its upsampled logits l alone; p = softmax(l). NaN where a logit is not finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogitScore {
+    /// -sum_c p_c ln p_c, in nats.
+    Entropy,
+    /// max_c p_c
+    MaxSoftmax,
+    /// -ln sum_c exp l_c, in nats.
+    Energy,
+    /// The entropy of softmax(l / 2), in nats.
+    EntropyT2,
+}
+
 impl Head {
     pub fn validate(&self) -> Result<()> {
         let Head { classes, grid, padded, crop, .. } = *self;

@@ -11,7 +11,7 @@ mod resize;
 
 pub use conv2d::Conv2d;
 pub use dropout::{Dropout, Pass, Passes};
-pub use head::Head;
+pub use head::{Head, LogitScore};
 pub use label_rule::LabelRule;
 pub use pool::MaxPool;
 pub use resize::{Resize, Tap};

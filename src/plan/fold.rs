@@ -40,6 +40,13 @@ impl Folded {
     }
 }
 
+impl Folded {
+    /// The last convolution: features to logits.
+    pub fn classifier(&self) -> &ConvWeights {
+        self.convs.last().expect("a network ends with its classifier")
+    }
+}
+
 /// Channels in memory of `channels` logical ones.
 pub fn padded(channels: usize) -> usize {
     channels.next_multiple_of(CHANNEL_ALIGN)

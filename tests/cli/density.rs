@@ -59,6 +59,57 @@ fn the_density_map_is_the_upsampled_log_density() {
     }
 }
 
+/// Every score by its name, from a fit with weights, as file and picture; where weights or density are missing it
+/// is said. The ordinary moments are what they are without the weights.
+#[test]
+fn every_score_is_written_and_weights_are_fitted_on_request() {
+    let bench = bench();
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo.safetensors");
+    std::fs::copy(demo, bench.path("model.safetensors")).unwrap();
+    ok(fit(&bench, &format!("{TRAIN} -o d.safetensors --force")));
+    ok(fit(&bench, &format!("{TRAIN} -o w.safetensors --weight confidence --batch 4")));
+    let [plain, weighted] =
+        ["d.safetensors", "w.safetensors"].map(|name| Density::load(bench.path(name)).unwrap());
+    assert_eq!((&plain.moments, &plain.sample), (&weighted.moments, &weighted.sample));
+    assert!(plain.weighted.is_none() && weighted.weighted.is_some());
+
+    let names: Vec<&str> = ddu::score::SCORES.iter().map(|info| info.name).collect();
+    let run = INFER.replace("d.safetensors", "w.safetensors");
+    ok(ddu(&bench, &format!("{run} -o all --overlay --score {}", names.join(","))));
+    for name in &names {
+        let values = map(&bench, &format!("all/s000.{name}.npy"));
+        assert!(values.iter().all(|v| v.is_finite()), "{name}");
+        assert!(bench.path(&format!("all/s000.{name}.png")).exists(), "{name}");
+    }
+    let eval = |density: &str| {
+        let command = format!("eval --model model.safetensors {density} {TRAIN} -o e --force");
+        ok(ddu(&bench, &command)).stdout
+    };
+    let logits = ["entropy", "max-softmax", "energy", "entropy-t2"];
+    for (density, known) in [
+        ("", &logits[..]),
+        ("--density d.safetensors", &names[..names.len() - 1]),
+        ("--density w.safetensors", &names[..]),
+    ] {
+        let stdout = eval(density);
+        for name in &names {
+            let row = stdout.contains(&format!("errors by {name} "));
+            assert_eq!(row, known.contains(name), "{density}: {name} in {stdout}");
+        }
+    }
+    let outcome = ddu(&bench, &format!("{INFER} -o no --score weighted-density"));
+    assert_eq!((outcome.code, outcome.stderr.lines().count()), (2, 1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("--weight confidence"), "{}", outcome.stderr);
+    let none = INFER.replace("--density d.safetensors ", "");
+    assert_eq!(ddu(&bench, &format!("{none} -o no --score clipped-entropy")).code, 2);
+    #[cfg(feature = "simt")]
+    {
+        let outcome = fit(&bench, &format!("{TRAIN} -o s --weight confidence --device simt -q"));
+        assert_eq!((outcome.code, outcome.stderr.lines().count()), (1, 1), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("--device cpu"), "{}", outcome.stderr);
+    }
+}
+
 #[test]
 fn pictures_and_plain_runs() {
     let bench = bench();
@@ -130,7 +181,8 @@ fn eval_measures_both_uncertainties() {
     assert_eq!(report["images"], 6);
     // Blocks of 8 by 8 pixels; one in seven is unknown in every fourth scene.
     assert!(report["unknown"]["density"]["positives"].as_u64().unwrap() > 100);
-    for by in ["entropy", "density", "relative"] {
+    for info in ddu::score::SCORES.iter().filter(|info| info.name != "weighted-density") {
+        let by = info.name;
         for what in ["errors", "unknown"] {
             let auroc = report[what][by]["auroc"].as_f64().unwrap();
             assert!((0.0..=1.0).contains(&auroc));

@@ -8,3 +8,4 @@ mod moments;
 #[path = "../common/shared.rs"]
 mod shared;
 mod support;
+mod weighted;

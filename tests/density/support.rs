@@ -6,6 +6,9 @@ use ddu::density::{Moments, VOID, round_to_half};
 pub struct Random(u64);
 
 impl Random {
+    pub fn new(seed: u64) -> Self {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -25,7 +28,7 @@ impl Random {
 /// Correlated features with means away from zero and variances over several decades, as behind a
 /// ReLU, and labels of which some are void or unknown.
 pub fn scene(seed: u64, pixels: usize, channels: usize, classes: usize) -> (Vec<f32>, Vec<u8>) {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed);
     let labels: Vec<u8> = (0..pixels)
         .map(|_| match random.next() % 10 {
             0 => VOID,

@@ -49,19 +49,21 @@ pub fn camvid(size: Size) -> Option<(Model, Vec<(Image, Mask)>)> {
     Some((model, pictures.into()))
 }
 
-/// The demo's density, of few scenes.
+/// The demo's density, of few scenes, with weighted moments.
 pub fn demo_density() -> Density {
     let mut engine = Engine::new(demo_model());
     let config = engine.model().config();
     let (classes, channels) = (config.classes.clone(), config.feature_channels());
     let rule = LabelRule::AlignCorners;
-    let mut density = Density::new(engine.model().hash(), classes, channels, rule, None);
+    let empty = Density::new(engine.model().hash(), classes, channels, rule, None);
+    let mut density = empty.with_weights();
     for seed in 0..12 {
         let scene = scenes::draw(seed, false);
         let output = engine.run(&[&scene.image]).unwrap();
         let mask = Mask { size: scenes::SIZE, label: scene.label };
         let labels = label_grid(&mask, output.size, output.padded, output.grid, rule);
-        density.add(seed, &output.features(0).unwrap(), &labels);
+        let (features, logits) = (output.features(0).unwrap(), output.logits(0).unwrap());
+        density.add_weighted(seed, &features, &logits, &labels);
     }
     density
 }

@@ -3,10 +3,12 @@
 //! Tolerance of the entropy: the upsampled logits are off by d <= (see resize) about
 //! 12 u (grid + 1) s + 8 u s for logits up to s; dH/dl_c = -p_c (ln p_c + H) and sum |p_c ln p_c| +
 //! H = 2 H <= 2 ln C, so they move H by up to 2 d ln C; exp (2 ulp = 4 u relative), C sums and the
-//! logarithm add (C + 8) u (1 + ln C).
+//! logarithm add (C + 8) u (1 + ln C). The entropy of softmax(l / 2) moves by half of that, its own sums round as
+//! these; |d max p / dl| sums to 2 p (1 - p) <= 1/2, and p rounds as a sum of C terms; the energy moves by d,
+//! its sum by C u and itself by a rounding of its size.
 
-use ddu::cpu::head::head;
-use ddu::ops::{Head, Resize, Size};
+use ddu::cpu::head::{head, scores};
+use ddu::ops::{Head, LogitScore, Resize, Size};
 
 use crate::common::{Rng, U};
 
@@ -42,6 +44,19 @@ fn heads() {
             let mut label = vec![255u8; crop.pixels()];
             let mut entropy = vec![f32::NAN; crop.pixels()];
             head(&params, &logits, &mut label, &mut entropy);
+            let ([mut all, mut softmax, mut energy, mut t2], mut again) =
+                ([(); 4].map(|()| vec![f32::NAN; crop.pixels()]), vec![255u8; crop.pixels()]);
+            let mut wanted = [
+                (LogitScore::EntropyT2, &mut t2[..]),
+                (LogitScore::MaxSoftmax, &mut softmax[..]),
+                (LogitScore::Entropy, &mut all[..]),
+                (LogitScore::Energy, &mut energy[..]),
+            ];
+            scores(&params, &logits, &mut again, &mut wanted);
+            assert_eq!((&all, &again), (&entropy, &label), "the same bits in company");
+            let (mut alone, mut again) = (vec![f32::NAN; crop.pixels()], label.clone());
+            scores(&params, &logits, &mut again, &mut [(LogitScore::EntropyT2, &mut alone[..])]);
+            assert_eq!((&alone, &again), (&t2, &label));
 
             let slip = 12.0 * U * (grid.h.max(grid.w) + 1) as f64 * f64::from(scale)
                 + 8.0 * U * f64::from(scale);
@@ -65,6 +80,22 @@ fn heads() {
                     "case {seed}, pixel {i}: {found} for {exact}"
                 );
                 assert!((0.0..=ln_c + allowed).contains(&found));
+                let rounding = (classes as f64 + 8.0) * U;
+                let half: f64 = l.iter().map(|l| ((l - top) / 2.0).exp()).sum();
+                let p = |l: &f64| ((l - top) / 2.0).exp() / half;
+                let others = [
+                    (softmax[i], 1.0 / sum, slip / 2.0 + rounding),
+                    (energy[i], -(top + sum.ln()), slip + rounding + U * (top + sum.ln()).abs()),
+                    (
+                        t2[i],
+                        l.iter().map(|l| if p(l) > 0.0 { -p(l) * p(l).ln() } else { 0.0 }).sum(),
+                        allowed,
+                    ),
+                ];
+                for (found, exact, allowed) in others {
+                    let off = (f64::from(found) - exact).abs();
+                    assert!(off <= allowed, "case {seed}, pixel {i}: {found} for {exact}");
+                }
                 // The chosen class's logit is the largest up to the upsampling's own rounding.
                 assert!(l[usize::from(label[i])] >= top - 2.0 * slip, "case {seed}, pixel {i}");
             }
@@ -134,6 +165,11 @@ fn logits_that_are_not_finite_give_nan_entropy_and_a_defined_class() {
         assert_eq!(label[4], class, "{cell:?}");
         assert!(label.iter().all(|label| *label < 4), "{cell:?}: {label:?}");
         assert!(entropy.iter().all(|h| h.is_nan()), "{cell:?}: {entropy:?}");
+        for score in [LogitScore::MaxSoftmax, LogitScore::Energy, LogitScore::EntropyT2] {
+            let (mut label, mut map) = ([9; 9], [0.0; 9]);
+            scores(&params, &logits, &mut label, &mut [(score, &mut map[..])]);
+            assert!(map.iter().all(|v| v.is_nan()) && label[4] == class, "{score:?}: {map:?}");
+        }
     }
     // One class: its entropy is 0, or unknown.
     let size = Size::new(1, 1);

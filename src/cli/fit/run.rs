@@ -26,13 +26,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (data, map) = args.labelled.open(&model)?;
     let config = model.config();
     let resize = args.running.resize();
-    let empty = Density::new(
+    let mut empty = Density::new(
         model.hash(),
         config.classes.clone(),
         config.feature_channels(),
         LabelRule::of(config.align_corners),
         resize,
     );
+    if args.weight.is_some() {
+        empty = empty.with_weights();
+    }
     let inputs = inputs_hash(&empty, &data.pairs, &map);
     check_folder(args.output.parent().unwrap_or(Path::new("")))?;
     let (density, progress) = super::start(&args, empty, inputs, &data)?;
@@ -120,6 +123,9 @@ fn inputs_hash(empty: &Density, pairs: &[Pair], map: &ClassMap) -> String {
     let mut hasher = Sha256::new();
     hasher.update(&empty.origin.model);
     hasher.update(format!("{:?} {:?}\0", empty.origin.label_rule, empty.origin.resize));
+    if empty.weighted.is_some() {
+        hasher.update("weighted\0");
+    }
     hasher.update(map.table());
     for pair in pairs {
         hasher.update(&pair.name);

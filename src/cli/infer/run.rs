@@ -124,7 +124,7 @@ fn maps(
     let mut means: Vec<Prediction> = passes.into_iter().chain(members).collect();
     let of_mean = |score: &&Score| matches!(score.info().needs, Needs::Passes | Needs::Members);
     let rest: Vec<Score> = scores.iter().filter(|score| !of_mean(score)).copied().collect();
-    let (mut label, rest) = pipeline::maps(output, at, &rest)?;
+    let (mut label, rest) = output.scored(at, &rest)?;
     let mut rest = rest.into_iter();
     if let Some(mean) = means.iter_mut().find(|mean| mean.method == task.method) {
         label = std::mem::take(&mut mean.label);
@@ -165,12 +165,12 @@ fn segment(
         non_finite_pixels: scores
             .iter()
             .zip(&maps)
-            .find(|(score, _)| !is_density(**score))
+            .find(|(score, _)| !score.info().needs.log_density())
             .map_or(0, |(_, map)| map.values.iter().filter(|value| !value.is_finite()).count()),
         non_finite_cells: scores
             .iter()
             .zip(&maps)
-            .filter(|(score, _)| is_density(**score))
+            .filter(|(score, _)| score.info().needs.log_density())
             .map(|(_, map)| map.non_finite)
             .max(),
         stages_ms: Stages {
@@ -182,10 +182,6 @@ fn segment(
         },
     };
     Ok((Segmented { image: item.image, size: output.size, label, scores: maps }, record))
-}
-
-fn is_density(score: Score) -> bool {
-    matches!(score.info().needs, Needs::Density | Needs::Background)
 }
 
 fn milliseconds(time: Duration) -> f64 {

@@ -5,7 +5,7 @@ use super::{Address, Addresses, Launch, Work, param, param_product, require};
 use crate::device::kernels::Source;
 use crate::device::{Element, Slice, Tensor};
 use crate::error::Result;
-use crate::ops::Head;
+use crate::ops::{Head, LogitScore};
 
 params! {
     /// `kernels/head.cu`
@@ -13,6 +13,9 @@ params! {
         logits: Address,
         label: Address,
         entropy: Address,
+        max_softmax: Address,
+        energy: Address,
+        entropy_t2: Address,
         batch: i32,
         classes: i32,
         in_h: i32,
@@ -29,7 +32,10 @@ params! {
 pub(in crate::device) static SOURCE: Source = Source {
     file: "head",
     parameters: HeadParams::PARAMETERS,
-    kernels: &[HeadParams::kernel("head", "head", 256, 0)],
+    kernels: &[
+        HeadParams::kernel("head", "head", 256, 0),
+        HeadParams::kernel("logit_scores", "head", 256, 0),
+    ],
     constants: &[],
 };
 
@@ -40,7 +46,27 @@ pub fn head<'a>(
     label: Slice<'a>,
     entropy: Slice<'a>,
 ) -> Result<Launch<'a>> {
-    let what = "head";
+    launch("head", op, logits, Some(label), &[(LogitScore::Entropy, entropy)])
+}
+
+/// Any scores of `logits` (f32 on the grid), each f32 `[batch, crop.h, crop.w]`, and the label where there is
+/// one, u8 of that shape. Of two places for one score the last is written.
+pub fn logit_scores<'a>(
+    op: &Head,
+    logits: Tensor<'a>,
+    label: Option<Slice<'a>>,
+    scores: &[(LogitScore, Slice<'a>)],
+) -> Result<Launch<'a>> {
+    launch("logit_scores", op, logits, label, scores)
+}
+
+fn launch<'a>(
+    what: &'static str,
+    op: &Head,
+    logits: Tensor<'a>,
+    label: Option<Slice<'a>>,
+    scores: &[(LogitScore, Slice<'a>)],
+) -> Result<Launch<'a>> {
     op.validate()?;
     let fits = logits.element == Element::F32
         && logits.size == op.grid
@@ -52,10 +78,17 @@ pub fn head<'a>(
     require_ratio(what, op.grid, op.padded)?;
     let p = |value| param(what, value);
     let mut memory = Addresses::new(what);
+    let map = |memory: &mut Addresses, score: LogitScore| {
+        let to = scores.iter().rfind(|(s, _)| *s == score).map(|(_, slice)| *slice);
+        memory.optional(&format!("{score:?}"), to, pixels * 4)
+    };
     let params = HeadParams {
         logits: memory.tensor(&logits)?,
-        label: memory.slice("labels", label, pixels)?,
-        entropy: memory.slice("entropy", entropy, pixels * 4)?,
+        label: memory.optional("labels", label, pixels)?,
+        entropy: map(&mut memory, LogitScore::Entropy)?,
+        max_softmax: map(&mut memory, LogitScore::MaxSoftmax)?,
+        energy: map(&mut memory, LogitScore::Energy)?,
+        entropy_t2: map(&mut memory, LogitScore::EntropyT2)?,
         batch: p(logits.batch)?,
         classes: p(op.classes)?,
         in_h: p(op.grid.h)?,
@@ -69,7 +102,8 @@ pub fn head<'a>(
     };
     let work = Work::moving(
         [logits.batch, op.crop.h, op.crop.w, 1],
-        logits.pixels() * op.classes * logits.element.bytes() + pixels * 5,
+        logits.pixels() * op.classes * logits.element.bytes()
+            + pixels * (usize::from(label.is_some()) + 4 * scores.len()),
     );
     Launch::new(&SOURCE, what, [pixels.div_ceil(256), 1, 1], &params, memory, work)
 }

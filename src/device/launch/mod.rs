@@ -36,6 +36,7 @@ macro_rules! params {
 
 mod address;
 pub(super) mod arg_max;
+pub(super) mod clip;
 pub mod conv2d;
 pub mod density;
 pub(super) mod depthwise;
@@ -53,12 +54,13 @@ pub(super) mod stem;
 pub(super) mod upsample;
 
 pub use arg_max::arg_max;
+pub use clip::clip;
 pub use conv2d::conv2d;
 pub use density::density;
 pub use depthwise::depthwise;
 pub use dropout::dropout;
 pub use gather::gather;
-pub use head::head;
+pub use head::{head, logit_scores};
 pub use label_grid::{LabelGrid, label_grid};
 pub use mixture::{MixtureMaps, mixture_add, mixture_finish};
 pub use pool::{global_average_pool, max_pool};
@@ -76,7 +78,7 @@ use crate::ops::{Size, Spatial};
 use address::{Address, Addresses};
 
 /// Every `.cu`, one per line.
-pub static SOURCES: [&Source; 16] = [
+pub static SOURCES: [&Source; 17] = [
     &conv2d::SOURCE,
     &stem::SOURCE,
     &depthwise::SOURCE,
@@ -91,6 +93,7 @@ pub static SOURCES: [&Source; 16] = [
     &upsample::SOURCE,
     &arg_max::SOURCE,
     &gather::SOURCE,
+    &clip::SOURCE,
     &dropout::SOURCE,
     &mixture::SOURCE,
 ];

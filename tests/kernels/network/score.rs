@@ -9,7 +9,9 @@
 //!   held to the bound of `ddu::compare`.
 
 use ddu::data::Image;
-use ddu::density::{Gaussian, Gaussians, ModelGaussians, Moments, finite_in_half};
+use ddu::density::{
+    Covariance, Gaussian, Gaussians, ModelGaussians, Moments, Prior, finite_in_half,
+};
 use ddu::device::launch::density::Precision;
 use ddu::engine::{Engine, Output};
 use ddu::model::{Backbone, Model};
@@ -23,7 +25,7 @@ use crate::scene::CamVid;
 const SCORES: [Score; 2] = [Score::Density, Score::Relative];
 
 fn of_model(model: &Model, gaussians: &Gaussians) -> ModelGaussians {
-    ModelGaussians { model: model.hash(), gaussians: gaussians.clone() }
+    ModelGaussians { model: model.hash(), gaussians: gaussians.clone(), weighted: None }
 }
 
 fn allowed(value: f64) -> f64 {
@@ -84,6 +86,126 @@ fn maps_are_the_densities_of_the_devices_own_features() {
     for mut engine in plain {
         let output = engine.run(&[&pictures[0]]).unwrap();
         assert!(output.score(0, Score::Density).unwrap_err().to_string().contains("score"));
+    }
+}
+
+/// The other scores, on either path, against f64 on the path's own features and logits: those of the logits; the
+/// entropy of the logits that clipped features give; the density of the weighted moments' Gaussians.
+///
+/// A device rounds the classifier's weights to fp16 and sums in f32, as the CPU does: D terms of 2^-24 of
+/// sum |W z'|. An entropy moves by at most 2 ln C times what its logits are off (`tests/parity/head.rs`), which
+/// upsampling adds to; the rest is that file's bound for the upsampled logits of either path.
+#[test]
+fn scores_of_logits_clipped_features_and_weighted_moments_are_those_of_the_paths_own_features() {
+    let density = demo_density();
+    let (ready, _) = density.gaussians(Covariance::Full, Prior::Empirical).unwrap();
+    let weighted = ready.weighted.clone().expect("the demo's network is sure of some pixels");
+    let size = Size::new(50, 71);
+    let pictures = [crop(910, (80, 40), size).0, crop(911, (100, 150), size).0];
+    let scores: Vec<Score> = ddu::score::SCORES.iter().map(|info| info.score).collect();
+    for (path, mut engine) in
+        [("device", on_device(demo_model())), ("CPU", Engine::new(demo_model()))]
+    {
+        engine.score_with(&ready, &scores, Precision::Exact).unwrap();
+        let units = ddu::model::units(engine.model().config());
+        let last = units.last().unwrap().name.clone();
+        let tensor = |part: &str| engine.model().tensor(&format!("{last}.{part}")).data.clone();
+        let (weight, bias) = (tensor("weight"), tensor("bias"));
+        let weight: Vec<f64> = match path {
+            "device" => weight.iter().map(|w| half::f16::from_f32(*w).to_f64()).collect(),
+            _ => weight.iter().map(|w| f64::from(*w)).collect(),
+        };
+        let plan = engine.plan(2, size).unwrap();
+        let output = engine.run(&[&pictures[0], &pictures[1]]).unwrap();
+        let (classes, channels) = (output.classes, output.channels);
+        let side = output.grid.h.max(output.grid.w) as f64 + 1.0;
+        let u = 2f64.powi(-24);
+        // Largest |logit| to what an entropy of upsampled logits may be off on either path together.
+        let head_bound = |most: f64| {
+            let ln_c = (classes as f64).ln();
+            2.0 * (2.0 * (12.0 * side + 8.0) * u * most * (ln_c + 1.0)
+                + (classes as f64 + 8.0) * 4.0 * u * (2.0 + ln_c + most))
+        };
+        let from_logits = |logits: &[f32], score| {
+            let (mut label, mut map) = (vec![0; size.pixels()], vec![0.0; size.pixels()]);
+            ddu::cpu::head::scores(&plan.head(), logits, &mut label, &mut [(score, &mut map[..])]);
+            map
+        };
+        for image in 0..2 {
+            let (label, maps) = output.scored(image, &scores).unwrap();
+            assert_eq!(label, output.maps(image).unwrap().label);
+            let logits = output.logits(image).unwrap();
+            let most = logits.iter().fold(0f64, |most, l| most.max(f64::from(l.abs())));
+            let features = output.features(image).unwrap();
+            for (score, map) in scores.iter().zip(&maps) {
+                let what = format!("{score:?} of image {image} on the {path}");
+                assert_eq!(output.score(image, *score).unwrap().values, map.values, "{what}");
+                let (expected, bound) = match score {
+                    Score::Density | Score::Relative => continue,
+                    Score::WeightedDensity => {
+                        let exact = |z: &Vec<f64>| {
+                            let q = weighted.log_density(z);
+                            (q, allowed(q))
+                        };
+                        let cells: Vec<_> = rows(&features, channels).iter().map(exact).collect();
+                        check_map(&what, &output, &map.values, &cells);
+                        continue;
+                    }
+                    Score::ClippedEntropy => {
+                        let (mut clipped, mut sums) = (Vec::new(), 0f64);
+                        for z in features.chunks_exact(channels) {
+                            for k in 0..classes {
+                                let (mut l, mut sum) =
+                                    (f64::from(bias[k]), f64::from(bias[k].abs()));
+                                for (c, (z, limit)) in
+                                    z.iter().zip(&ready.gaussians.limits).enumerate()
+                                {
+                                    let term = weight[k * channels + c] * f64::from(z.min(*limit));
+                                    (l, sum) = (l + term, sum + term.abs());
+                                }
+                                clipped.push(l as f32);
+                                sums = sums.max(sum);
+                            }
+                        }
+                        let entropy = from_logits(&clipped, ddu::ops::LogitScore::EntropyT2);
+                        let most =
+                            clipped.iter().fold(0f64, |most, l| most.max(f64::from(l.abs())));
+                        let logit = (channels as f64 + 2.0) * 2.0 * u * sums;
+                        (entropy, head_bound(most) + 2.0 * (classes as f64).ln() * logit)
+                    }
+                    _ => (from_logits(&logits, score.from_logits().unwrap()), head_bound(most)),
+                };
+                let off = map.values.iter().zip(&expected).map(|(a, b)| f64::from((a - b).abs()));
+                let worst = off.fold(0f64, f64::max);
+                println!("{what}: {worst:.1e} of {bound:.1e}");
+                assert!(worst <= bound, "{what}: {worst:e}, allowed {bound:e}");
+                let spread = map.values.iter().fold(f32::MIN, |a, b| a.max(*b))
+                    - map.values.iter().fold(f32::MAX, |a, b| a.min(*b));
+                assert!(f64::from(spread) > 100.0 * bound, "{what}: {spread} says nothing");
+            }
+        }
+    }
+}
+
+/// Scores of the logits need no density; on a device they are asked for before the run. What a density lacks is
+/// one line.
+#[test]
+fn scores_of_logits_without_a_density_and_a_density_without_weights() {
+    let size = Size::new(33, 41);
+    let picture = crop(912, (60, 100), size).0;
+    let asked = [Score::Energy, Score::MaxSoftmax];
+    for mut engine in [on_device(demo_model()), Engine::new(demo_model())] {
+        engine.score_logits(&asked);
+        let output = engine.run(&[&picture]).unwrap();
+        let (_, maps) = output.scored(0, &asked).unwrap();
+        assert!(maps[0].values.iter().all(|v| *v < 0.0), "the demo's logits are above 0");
+        assert!(maps[1].values.iter().all(|v| (0.0..=1.0).contains(v)));
+        let error = output.score(0, Score::ClippedEntropy).unwrap_err().to_string();
+        assert!(error.contains("clipped-entropy"), "{error}");
+        let plain = of_model(engine.model(), &gaussians(&demo_density().moments));
+        let error = engine.score_with(&plain, &[Score::WeightedDensity], Precision::Exact);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("weighted") && error.contains("--weight confidence"), "{error}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! `kernels/head.cu`
 
-use ddu::device::{Element, launch};
-use ddu::ops::{Head, Resize, Size};
+use ddu::device::{Device, Element, Tensor, launch};
+use ddu::ops::{Head, LogitScore, Resize, Size};
 
 use super::resize::taps;
 use crate::support::*;
@@ -40,6 +40,8 @@ fn label_and_entropy_against_f64() {
                 run(device, &[launch::head(&op, logits, label_out, entropy.all()).unwrap()]);
                 let labels = download::<u8>(device, &label, pixels);
                 let entropies = download::<f32>(device, &entropy, pixels);
+                let maps = all_scores(device, &op, logits, pixels);
+                assert_eq!(maps[3], entropies, "the same bits in company, on {name}");
                 for pixel in 0..pixels {
                     let (n, rest) = (pixel / op.crop.pixels(), pixel % op.crop.pixels());
                     let (y0, y1, wy) = taps(rest / crop.1, grid.0, padded.0, align_corners);
@@ -71,6 +73,22 @@ fn label_and_entropy_against_f64() {
                         "{what}: entropy {}, expected {expected} +- {bound:e}",
                         entropies[pixel]
                     );
+                    // The parity test's bounds of the other scores with these errors.
+                    let rounding = (classes as f64 + 8.0) * 2f64.powi(-22);
+                    let half: f64 = logits.iter().map(|l| ((l - max) / 2.0).exp()).sum();
+                    let p = |l: &f64| ((l - max) / 2.0).exp() / half;
+                    let t2 =
+                        logits.iter().map(|l| if p(l) > 0.0 { -p(l) * p(l).ln() } else { 0.0 });
+                    let energy = -(max + sum.ln());
+                    let others = [
+                        (1.0 / sum, logit_error / 2.0 + rounding),
+                        (energy, logit_error + rounding * (1.0 + energy.abs())),
+                        (t2.sum(), bound),
+                    ];
+                    for (map, (expected, bound)) in maps.iter().zip(others) {
+                        let off = (f64::from(map[pixel]) - expected).abs();
+                        assert!(off <= bound, "{what}: {}, expected {expected}", map[pixel]);
+                    }
                     let chosen = logits[usize::from(labels[pixel])];
                     assert!(
                         chosen >= max - 2.0 * logit_error,
@@ -81,6 +99,24 @@ fn label_and_entropy_against_f64() {
             }
         }
     }
+}
+
+/// Largest probability, energy, entropy at T = 2 and entropy of one launch; without a label, and each by itself too.
+fn all_scores(device: &dyn Device, op: &Head, logits: Tensor, pixels: usize) -> [Vec<f32>; 4] {
+    let wanted =
+        [LogitScore::MaxSoftmax, LogitScore::Energy, LogitScore::EntropyT2, LogitScore::Entropy];
+    let buffers = wanted.map(|_| output(device, pixels * 4));
+    let all: Vec<_> = wanted.iter().zip(&buffers).map(|(s, buffer)| (*s, buffer.all())).collect();
+    let label = output(device, pixels);
+    run(device, &[launch::logit_scores(op, logits, Some(label.all()), &all).unwrap()]);
+    download::<u8>(device, &label, pixels);
+    let maps = [0, 1, 2, 3].map(|i| download::<f32>(device, &buffers[i], pixels));
+    let alone = output(device, pixels * 4);
+    let only = [(LogitScore::EntropyT2, alone.all())];
+    run(device, &[launch::logit_scores(op, logits, None, &only).unwrap()]);
+    let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&download::<f32>(device, &alone, pixels)), bits(&maps[2]));
+    maps
 }
 
 #[test]
@@ -140,6 +176,12 @@ fn logits_that_are_not_finite_give_nan_entropy_and_a_defined_class() {
             let logits = x.tensor(&input, Element::F32);
             run(&*device, &[launch::head(op, logits, label_out, entropy.all()).unwrap()]);
             let labels = download::<u8>(&*device, &label, pixels);
+            let all = all_scores(&*device, op, logits, pixels);
+            let entropies = download::<f32>(&*device, &entropy, pixels);
+            for (pixel, entropy) in entropies.iter().enumerate() {
+                let nan = all.iter().all(|map| map[pixel].is_nan() == entropy.is_nan());
+                assert!(nan, "{data:?} on {name}, pixel {pixel}: {all:?}");
+            }
             (labels, download::<f32>(&*device, &entropy, pixels))
         };
         for (cell, class) in cases {

@@ -1,5 +1,6 @@
 //! One file per op: its kernels on every device; of an op without weights the CPU path too.
 
+mod clip;
 mod conv2d;
 mod density;
 mod depthwise;
