@@ -1,5 +1,6 @@
 //! The binary as users run it.
 
+mod baselines;
 mod commands;
 mod density;
 mod device;
