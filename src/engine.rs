@@ -206,18 +206,26 @@ impl Engine {
     /// # Errors
     /// A network without dropout.
     pub fn sample_dropout(&mut self, passes: Passes) -> Result<()> {
-        let dropouts = &self.model.config().dropout;
-        if dropouts.iter().all(|dropout| dropout.probability == 0.0) {
-            let family = &self.model.config().family;
-            let found = format!("none (family {family})");
-            return Err(Error::invalid("model", "a network with dropout, for MC Dropout", found));
-        }
+        self.require_dropout()?;
         self.passes = Some(passes);
         self.plans.clear();
         if let Backend::Device(network) = &mut self.backend {
             network.sample_dropout(passes);
         }
         Ok(())
+    }
+
+    /// Refuses a network without dropout, whose passes would all be the same.
+    ///
+    /// # Errors
+    /// Just that.
+    pub fn require_dropout(&self) -> Result<()> {
+        let config = self.model.config();
+        if config.dropout.iter().any(|dropout| dropout.probability > 0.0) {
+            return Ok(());
+        }
+        let found = format!("none (family {})", config.family);
+        Err(Error::invalid("model", "a network with dropout, for MC Dropout", found))
     }
 
     /// Passes with dropout that each run makes.

@@ -118,7 +118,10 @@ pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
         density.check_resize(resize);
     }
     scoring::attach(density.as_ref(), &mut engine, &scores)?;
-    let mut ensemble = args.methods.attach(&mut engine)?;
+    if let Some(passes) = args.methods.passes()? {
+        engine.sample_dropout(passes)?;
+    }
+    let mut ensemble = args.methods.ensemble(&engine)?;
     let mut inputs = data::resolve(&args.inputs, &args.output, std::io::stdin().lock())?;
     if args.fail_fast && !inputs.failed.is_empty() {
         return Err(inputs.failed.swap_remove(0).1.into());

@@ -27,6 +27,11 @@ pub struct Args {
 }
 
 impl Args {
+    /// The list of a VOC folder, where that is the data set.
+    pub fn split(&self) -> Option<&str> {
+        self.split.as_deref()
+    }
+
     /// The data set, and how its classes become those of the model.
     ///
     /// # Errors

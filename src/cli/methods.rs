@@ -3,11 +3,15 @@
 use std::path::PathBuf;
 
 use ddu::baseline::Ensemble;
-use ddu::engine::Engine;
+use ddu::data::Image;
+use ddu::engine::{Engine, Output};
+use ddu::eval::Prediction;
 use ddu::model::Model;
 use ddu::ops::Passes;
 use ddu::score::Needs;
 use ddu::{Error, Result};
+
+use super::pipeline::Item;
 
 #[derive(clap::Args)]
 #[group(skip)]
@@ -24,17 +28,22 @@ pub struct Args {
 }
 
 impl Args {
-    /// Lets the engine make the passes, and loads the members.
+    /// The passes of MC Dropout.
     ///
     /// # Errors
-    /// Fewer than 2 passes, a model without dropout, one with other classes.
-    pub fn attach(&self, engine: &mut Engine) -> Result<Option<Ensemble>> {
-        if let Some(count) = self.passes {
-            let passes = Passes::new(count, self.seed).map_err(|_| {
-                Error::Usage(format!("--passes: expected at least 2 passes, found {count}"))
-            })?;
-            engine.sample_dropout(passes)?;
-        }
+    /// Fewer than 2.
+    pub fn passes(&self) -> Result<Option<Passes>> {
+        let usage =
+            |count| Error::Usage(format!("--passes: expected at least 2 passes, found {count}"));
+        let passes = self.passes.map(|n| Passes::new(n, self.seed).map_err(|_| usage(n)));
+        passes.transpose()
+    }
+
+    /// The members with the model of an engine; None where none is named.
+    ///
+    /// # Errors
+    /// One with other classes.
+    pub fn ensemble(&self, engine: &Engine) -> Result<Option<Ensemble>> {
         if self.members.is_empty() {
             return Ok(None);
         }
@@ -49,4 +58,21 @@ impl Args {
         let members = (!self.members.is_empty()).then_some(Needs::Members);
         passes.into_iter().chain(members).collect()
     }
+}
+
+/// What an ensemble says about the images of a run, each by itself where they are too much together.
+pub fn together<T>(
+    ensemble: &mut Ensemble,
+    output: &Output,
+    items: &[Item<T>],
+) -> Vec<Result<Prediction>> {
+    let images: Vec<&Image> = items.iter().map(|item| &item.image).collect();
+    if let Ok(all) = ensemble.predict(output, 0, &images) {
+        return all.into_iter().map(Ok).collect();
+    }
+    let mut alone = |at: usize| {
+        let found = ensemble.predict(output, at, &images[at..=at])?.pop();
+        Ok(found.expect("a prediction for each image"))
+    };
+    (0..images.len()).map(&mut alone).collect()
 }

@@ -50,29 +50,46 @@ impl Confusion {
         self.counts.iter().sum()
     }
 
+    /// For each class the pixels that are predicted and labelled so, those labelled so, those predicted so.
+    pub fn by_class(&self) -> Vec<[u64; 3]> {
+        let sum = |of: &dyn Fn(usize) -> u64| (0..self.classes).map(of).sum();
+        let class = |c| [self.count(c, c), sum(&|k| self.count(c, k)), sum(&|k| self.count(k, c))];
+        (0..self.classes).map(class).collect()
+    }
+
     /// The share of pixels predicted right; `None` without pixels.
     pub fn accuracy(&self) -> Option<f64> {
-        let right: u64 = (0..self.classes).map(|c| self.count(c, c)).sum();
-        (self.pixels() > 0).then(|| right as f64 / self.pixels() as f64)
+        accuracy(&self.by_class())
     }
 
     /// For each class hits / (labelled or predicted so); `None` where neither is any pixel.
     pub fn iou(&self) -> Vec<Option<f64>> {
-        (0..self.classes)
-            .map(|c| {
-                let labelled: u64 = (0..self.classes).map(|k| self.count(c, k)).sum();
-                let predicted: u64 = (0..self.classes).map(|k| self.count(k, c)).sum();
-                let union = labelled + predicted - self.count(c, c);
-                (union > 0).then(|| self.count(c, c) as f64 / union as f64)
-            })
-            .collect()
+        iou(&self.by_class())
     }
 
     /// Mean of [`Self::iou`] over the classes that have one; `None` without pixels.
     pub fn mean_iou(&self) -> Option<f64> {
-        let iou: Vec<f64> = self.iou().into_iter().flatten().collect();
-        (!iou.is_empty()).then(|| iou.iter().sum::<f64>() / iou.len() as f64)
+        mean_iou(&self.by_class())
     }
+}
+
+/// Of [`Confusion::by_class`].
+pub(super) fn accuracy(by_class: &[[u64; 3]]) -> Option<f64> {
+    let sum = |at: usize| by_class.iter().map(|counts| counts[at]).sum::<u64>();
+    (sum(1) > 0).then(|| sum(0) as f64 / sum(1) as f64)
+}
+
+fn iou(by_class: &[[u64; 3]]) -> Vec<Option<f64>> {
+    let iou = |&[hit, labelled, predicted]: &[u64; 3]| {
+        let union = labelled + predicted - hit;
+        (union > 0).then(|| hit as f64 / union as f64)
+    };
+    by_class.iter().map(iou).collect()
+}
+
+pub(super) fn mean_iou(by_class: &[[u64; 3]]) -> Option<f64> {
+    let iou: Vec<f64> = iou(by_class).into_iter().flatten().collect();
+    (!iou.is_empty()).then(|| iou.iter().sum::<f64>() / iou.len() as f64)
 }
 
 #[cfg(test)]

@@ -50,7 +50,14 @@ impl<const DROPPED: u32> Histogram<DROPPED> {
     const MASK: u32 = (1 << DROPPED) - 1;
 
     pub fn push(&mut self, value: f32) {
-        let key = key(value);
+        self.push_times(key(value), 1);
+        self.sum += f64::from(value);
+    }
+
+    fn push_times(&mut self, key: u32, times: u64) {
+        if times == 0 {
+            return;
+        }
         let bin = (key >> DROPPED) as usize;
         let (page, bin) = (bin / PAGE, bin % PAGE);
         if self.pages.is_empty() {
@@ -58,15 +65,14 @@ impl<const DROPPED: u32> Histogram<DROPPED> {
         }
         let page = self.pages[page]
             .get_or_insert_with(|| Box::new(Page { count: [0; PAGE], low: [EMPTY; PAGE] }));
-        page.count[bin] += 1;
+        page.count[bin] += times;
         let low = (key & Self::MASK) as u16;
         page.low[bin] = match page.low[bin] {
             EMPTY => low,
             known if known == low => low,
             _ => SEVERAL,
         };
-        self.count += 1;
-        self.sum += f64::from(value);
+        self.count += times;
     }
 
     /// How many values there are.
@@ -77,6 +83,25 @@ impl<const DROPPED: u32> Histogram<DROPPED> {
     /// Their sum, in the order in which they came.
     pub fn sum(&self) -> f64 {
         self.sum
+    }
+
+    /// The same values in wider bins; exact where a bin of this one met one value alone.
+    pub fn coarse(&self) -> CoarseHistogram {
+        let mut coarse = CoarseHistogram::default();
+        for (page, bin) in bins(&[self]) {
+            let (count, low) = self.bin(page, bin);
+            let first = Self::first(page, bin);
+            // Of several values of this bin two are enough to say so there.
+            let ends = if low == SEVERAL {
+                [first, first | Self::MASK]
+            } else {
+                [first | u32::from(low); 2]
+            };
+            coarse.push_times(ends[0], count - 1);
+            coarse.push_times(ends[1], 1);
+        }
+        coarse.sum = self.sum;
+        coarse
     }
 
     /// The value that `rank` others of all `sets` exceed, within its bin (exact if that

@@ -2,7 +2,9 @@
 
 use ddu::density::{Covariance, Density, Evaluator, Gaussians, Options, Prior};
 use ddu::engine::Engine;
+use ddu::eval::thresholds::Thresholds;
 use ddu::model::Model;
+use ddu::score::Needs;
 
 use crate::Bench;
 use crate::fit::{TRAIN, fit, ok, scenes};
@@ -176,20 +178,54 @@ fn eval_measures_both_uncertainties() {
     let command = "eval --model model.safetensors --density d.safetensors --data voc \
                    --split train --ood-classes 9 -o e";
     let outcome = ok(ddu(&bench, command));
-    let text = std::fs::read_to_string(bench.path("e/eval.json")).unwrap();
+    let text = std::fs::read_to_string(bench.path("e/results.json")).unwrap();
     let report: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(report["images"], 6);
     // Blocks of 8 by 8 pixels; one in seven is unknown in every fourth scene.
-    assert!(report["unknown"]["density"]["positives"].as_u64().unwrap() > 100);
-    for info in ddu::score::SCORES.iter().filter(|info| info.name != "weighted-density") {
+    assert!(report["scores"]["density"]["unknown"]["positives"].as_u64().unwrap() > 100);
+    let computed = |info: &&ddu::score::ScoreInfo| {
+        !matches!(info.needs, Needs::Weighted | Needs::Passes | Needs::Members)
+    };
+    for info in ddu::score::SCORES.iter().filter(computed) {
         let by = info.name;
         for what in ["errors", "unknown"] {
-            let auroc = report[what][by]["auroc"].as_f64().unwrap();
-            assert!((0.0..=1.0).contains(&auroc));
+            for figure in ["auroc", "ap", "fpr95"] {
+                let interval = &report["scores"][by][what][figure];
+                let [value, low, high] = ["value", "low", "high"].map(|end| interval[end].as_f64());
+                assert!((0.0..=1.0).contains(&value.unwrap()), "{by} {what} {figure}");
+                assert!(low.unwrap() < high.unwrap(), "{by} {what} {figure}: {interval}");
+            }
         }
+        let curve = &report["curves"][by];
+        for series in ["percentile", "p_accurate_certain", "p_uncertain_inaccurate", "pavpu"] {
+            assert_eq!(curve[series].as_array().unwrap().len(), 100, "{series}");
+        }
+        // All pixels are certain at the last percentile.
+        let last = curve["p_accurate_certain"][99].as_f64().unwrap();
+        assert_eq!(last, report["accuracy"]["pixel_accuracy"].as_f64().unwrap());
+        assert_eq!(curve["pavpu"][99].as_f64().unwrap(), last);
+        assert!(report["patch_curves"]["4"][by]["pavpu"][49].is_number());
+    }
+    assert!(report["accuracy"]["mean_iou"].is_number() && report["calibration"]["ece"].is_number());
+    for method in ["softmax", "ddu"] {
+        assert!(report["timing"][method]["median_ms"].as_f64().unwrap() > 0.0);
+        assert!(report["timing"][method]["spread_ms"].as_f64().unwrap() >= 0.0);
+    }
+    assert_eq!(report["positions"]["pairs"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        bench.files("e"),
+        ["results.json", "scores.csv", "scores.tex", "table2.csv", "table2.tex"]
+    );
+    let scores = std::fs::read_to_string(bench.path("e/scores.csv")).unwrap();
+    assert_eq!(scores.lines().count(), 15, "{scores}");
+    for line in ["density does not beat entropy", "density finds"] {
+        let said = outcome.stdout.matches(line).count();
+        let told = report["findings"].as_array().unwrap();
+        let told = told.iter().filter(|f| f.as_str().unwrap().starts_with(line)).count();
+        assert_eq!(said, told, "{}", outcome.stdout);
     }
     assert!(outcome.stdout.contains("unknown by relative "), "{}", outcome.stdout);
-    assert_eq!(ddu(&bench, command).code, 2, "eval.json is there already");
+    assert_eq!(ddu(&bench, command).code, 2, "results.json is there already");
     assert_eq!(ddu(&bench, &command.replace("--ood-classes 9", "--ood-classes 2")).code, 2);
     let plain = "eval --model model.safetensors --data voc --split train -o plain";
     let outcome = ok(ddu(&bench, plain));
@@ -197,13 +233,15 @@ fn eval_measures_both_uncertainties() {
 }
 
 fn report(bench: &Bench, folder: &str) -> serde_json::Value {
-    let text = std::fs::read_to_string(bench.path(&format!("{folder}/eval.json"))).unwrap();
+    let text = std::fs::read_to_string(bench.path(&format!("{folder}/results.json"))).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
 /// What a run measured, without what differs from run to run.
 fn measured(mut report: serde_json::Value) -> serde_json::Value {
-    report["command"].take();
+    for field in ["command", "timing", "split"] {
+        report[field].take();
+    }
     report
 }
 
@@ -258,15 +296,78 @@ fn eval_lists_the_unknown_labels_that_there_are() {
         let found = report(&bench, &options[3..4]);
         assert_eq!(found["ood_labels"], labels, "{options}");
         let some = labels.as_array().unwrap().contains(&9.into());
-        assert_eq!(!found["unknown"]["entropy"].is_null(), some, "{options}");
-        let names: Vec<&String> = found["errors"].as_object().unwrap().keys().collect();
-        assert_eq!(names, ["density", "entropy", "relative"]);
-        assert!(found["errors"]["density"].is_null(), "{options}");
+        let scores = found["scores"].as_object().unwrap();
+        assert_eq!(!scores["entropy"]["unknown"].is_null(), some, "{options}");
+        // None that needs a density.
+        assert!(!scores.contains_key("density"), "{options}");
     }
-    let detection = &report(&bench, "a")["unknown"]["entropy"];
-    for figure in ["auroc", "average_precision", "fpr95"] {
+    let detection = &report(&bench, "a")["scores"]["entropy"]["unknown"];
+    for figure in ["auroc", "ap", "fpr95"] {
         assert!(detection[format!("{figure}_error")].as_f64().unwrap() < 0.01, "{detection}");
     }
+}
+
+/// Thresholds are chosen on one split and reported on another; on the same one they achieve the same.
+#[test]
+fn eval_recommends_thresholds_and_reports_them() {
+    let bench = bench();
+    let eval = format!("eval --model model.safetensors --density d.safetensors {TRAIN} -q");
+    let outcome = ok(ddu(&bench, &format!("{eval} --target false-alarm-rate=0.1 -o a")));
+    assert!(outcome.stdout.contains("a false-alarm rate <= 0.1"), "{}", outcome.stdout);
+    let chosen = Thresholds::load(&bench.path("a/thresholds.json")).unwrap();
+    assert_eq!(chosen.split.as_deref(), Some("train"));
+    assert_eq!(chosen.model_sha256, report(&bench, "a")["model_sha256"].as_str().unwrap());
+    let outcome = ok(ddu(&bench, &format!("{eval} --thresholds a/thresholds.json -o b")));
+    assert!(outcome.stdout.contains("At the given thresholds:"), "{}", outcome.stdout);
+    let found = report(&bench, "b");
+    for (name, chosen) in [("entropy", chosen.entropy), ("density", chosen.density)] {
+        let (chosen, found) = (chosen.unwrap(), &found["scores"][name]["at_threshold"]);
+        assert!(chosen.achieved.false_alarm_rate.unwrap() <= 0.1, "{chosen:?}");
+        assert!(chosen.achieved.false_alarm_rate.unwrap() > 0.09, "{chosen:?}");
+        let same = serde_json::to_value(chosen).unwrap();
+        for field in ["threshold", "certain_share", "p_accurate_certain", "false_alarm_rate"] {
+            assert_eq!(same[field], found[field], "{name} {field}");
+        }
+    }
+    for (wrong, code, says) in [
+        ("--target recall=1", 2, "p-accurate-certain=SHARE"),
+        ("--target false-alarm-rate=0.1 --thresholds a/thresholds.json", 2, "cannot be used"),
+        ("--thresholds a/results.json", 1, "a/results.json: expected thresholds"),
+        ("--thresholds none.json", 1, "none.json"),
+    ] {
+        let outcome = ddu(&bench, &format!("{eval} {wrong} -o none"));
+        assert_eq!(outcome.code, code, "{wrong}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(says), "{wrong}: {}", outcome.stderr);
+        assert!(code == 2 || outcome.stderr.lines().count() == 1, "{}", outcome.stderr);
+    }
+    // Those of another model.
+    crate::models::random_model(crate::models::small(ddu::model::Backbone::Resnet18), 8)
+        .save(bench.path("other.safetensors"))
+        .unwrap();
+    let other = format!("eval -m other.safetensors {TRAIN} --thresholds a/thresholds.json -o none");
+    let outcome = ddu(&bench, &other);
+    assert_eq!((outcome.code, outcome.stderr.lines().count()), (1, 1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("thresholds for this model"), "{}", outcome.stderr);
+    assert!(!bench.path("none").exists());
+}
+
+/// Void pixels count nowhere, or as inaccurate in the curves alone.
+#[test]
+fn void_pixels_count_as_inaccurate_where_that_is_asked_for() {
+    let bench = bench();
+    let eval = format!("eval --model model.safetensors {TRAIN} --class-map 9=void -q");
+    ok(ddu(&bench, &format!("{eval} -o a")));
+    ok(ddu(&bench, &format!("{eval} --void-as-inaccurate -o b")));
+    let [ignored, inaccurate] = ["a", "b"].map(|folder| report(&bench, folder));
+    assert_eq!((&ignored["void"], &inaccurate["void"]), (&"ignored".into(), &"inaccurate".into()));
+    assert_eq!(ignored["accuracy"], inaccurate["accuracy"]);
+    assert_eq!(ignored["scores"]["entropy"]["errors"], inaccurate["scores"]["entropy"]["errors"]);
+    let last =
+        |r: &serde_json::Value| r["curves"]["entropy"]["p_accurate_certain"][99].as_f64().unwrap();
+    let [pixels, void] = ["pixels", "void_pixels"].map(|field| ignored[field].as_f64().unwrap());
+    assert!(void > 100.0);
+    let expected = last(&ignored) * pixels / (pixels + void);
+    assert!((last(&inaccurate) - expected).abs() < 1e-12, "{expected}");
 }
 
 /// Every score that is named has its files; no score needs another.

@@ -417,7 +417,7 @@ fn an_output_that_exists_is_one_code() {
     for command in [
         format!("infer {MODEL} voc/JPEGImages -o out"),
         format!("fit {MODEL} {TRAIN} -o d"),
-        "fit --merge d -o out/eval.json".into(),
+        "fit --merge d -o out/results.json".into(),
         format!("eval {MODEL} {TRAIN} -o out"),
         "convert model.safetensors -o d".into(),
     ] {

@@ -17,7 +17,7 @@ use indicatif::ProgressBar;
 use super::files::{Files, Segmented};
 use super::report::{Done, Failed, Stages, Written};
 use crate::cli::pipeline::{self, Event, Item, List, behind, send};
-use crate::cli::warn;
+use crate::cli::{methods, warn};
 
 /// What is run.
 pub struct Task<'a> {
@@ -57,7 +57,7 @@ pub fn run(task: &Task, engine: &mut Engine, mut ensemble: Option<&mut Ensemble>
             Event::Failed(index, error) => send(&to, (index, Err(error))),
             Event::Ran(output, items) => {
                 let start = Instant::now();
-                let members = ensemble.as_mut().map(|e| together(e, output, &items));
+                let members = ensemble.as_mut().map(|e| methods::together(e, output, &items));
                 let mut members = members.map(Vec::into_iter);
                 let time = start.elapsed() / items.len() as u32;
                 items.into_iter().enumerate().try_for_each(|(at, item)| {
@@ -92,23 +92,6 @@ fn decode(task: &Task, index: usize) -> Result<(Image, Decoded)> {
         image = image.resize_short_within(&path.display().to_string(), short, task.max_pixels)?;
     }
     Ok((image, Decoded { size, time: start.elapsed() }))
-}
-
-/// What an ensemble says about the images of a run, each by itself where they are too much together.
-fn together(
-    ensemble: &mut Ensemble,
-    output: &Output,
-    items: &[Item<Decoded>],
-) -> Vec<Result<Prediction>> {
-    let images: Vec<&Image> = items.iter().map(|item| &item.image).collect();
-    if let Ok(all) = ensemble.predict(output, 0, &images) {
-        return all.into_iter().map(Ok).collect();
-    }
-    let mut alone = |at: usize| {
-        let found = ensemble.predict(output, at, &images[at..=at])?.pop();
-        Ok(found.expect("a prediction for each image"))
-    };
-    (0..images.len()).map(&mut alone).collect()
 }
 
 /// The class by the method, and a map for each score.
