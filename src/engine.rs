@@ -15,13 +15,17 @@ use crate::error::{Error, Result};
 use crate::gpu::network::Network;
 use crate::host;
 use crate::model::Model;
-use crate::ops::{LogitScore, Size};
-use crate::plan::{Folded, Plan, View, compile};
+use crate::ops::mixture::Mixed;
+use crate::ops::{Head, LogitScore, Passes, Size};
+use crate::plan::{Folded, Plan, View, compile, compile_with_dropout};
 use crate::score::{Needs, Score};
 
 pub struct Engine {
     model: Model,
     backend: Backend,
+    /// Those of MC Dropout.
+    passes: Option<Passes>,
+    /// All with dropout, or none.
     plans: HashMap<(usize, Size), Arc<Plan>>,
 }
 
@@ -78,7 +82,7 @@ pub struct Output<'a> {
 /// Where the results lie.
 enum Results<'a> {
     /// In the CPU's arena; scores are made when they are asked for.
-    Cpu { runner: &'a cpu::Runner, density: Option<&'a CpuDensity> },
+    Cpu { runner: &'a cpu::Runner, density: Option<&'a CpuDensity>, mixed: Vec<Mixed> },
     /// On a device, read when asked for.
     Device(&'a Network),
 }
@@ -88,7 +92,7 @@ impl Engine {
     pub fn new(model: Model) -> Self {
         let runner = cpu::Runner::new(Folded::new(&model));
         let backend = Backend::Cpu { runner, density: None };
-        Engine { model, backend, plans: HashMap::new() }
+        Engine { model, backend, passes: None, plans: HashMap::new() }
     }
 
     /// On a device with memory of its own.
@@ -96,10 +100,19 @@ impl Engine {
     /// # Errors
     /// Weights that the device has no room for or fp16 cannot hold.
     pub fn on(model: Model, device: Box<dyn Device>) -> Result<Self> {
+        Engine::on_shared(model, device.into())
+    }
+
+    /// On a device that other engines use too.
+    ///
+    /// # Errors
+    /// As [`Self::on`].
+    pub fn on_shared(model: Model, device: Arc<dyn Device>) -> Result<Self> {
         let config = model.config();
         let (mean, std, classes) = (config.mean, config.std, config.classes.len());
         let network = Network::new(device, Folded::new(&model), mean, std, classes)?;
-        Ok(Engine { model, backend: Backend::Device(Box::new(network)), plans: HashMap::new() })
+        let backend = Backend::Device(Box::new(network));
+        Ok(Engine { model, backend, passes: None, plans: HashMap::new() })
     }
 
     pub fn model(&self) -> &Model {
@@ -186,6 +199,40 @@ impl Engine {
         }
     }
 
+    /// From now on every run also makes passes with dropout, whose mean [`Output::mc_dropout`] gives: MC Dropout
+    /// (Gal and Ghahramani 2016). What depends on no dropout runs once. Everything else that [`Output`] gives
+    /// stays that of the network itself.
+    ///
+    /// # Errors
+    /// A network without dropout.
+    pub fn sample_dropout(&mut self, passes: Passes) -> Result<()> {
+        self.require_dropout()?;
+        self.passes = Some(passes);
+        self.plans.clear();
+        if let Backend::Device(network) = &mut self.backend {
+            network.sample_dropout(passes);
+        }
+        Ok(())
+    }
+
+    /// Refuses a network without dropout, whose passes would all be the same.
+    ///
+    /// # Errors
+    /// Just that.
+    pub fn require_dropout(&self) -> Result<()> {
+        let config = self.model.config();
+        if config.dropout.iter().any(|dropout| dropout.probability > 0.0) {
+            return Ok(());
+        }
+        let found = format!("none (family {})", config.family);
+        Err(Error::invalid("model", "a network with dropout, for MC Dropout", found))
+    }
+
+    /// Passes with dropout that each run makes.
+    pub fn passes(&self) -> usize {
+        self.passes.map_or(0, Passes::count)
+    }
+
     /// The plan for `batch` images of a size; compiled once.
     pub fn plan(&mut self, batch: usize, image: Size) -> Result<Arc<Plan>> {
         if let Some(plan) = self.plans.get(&(batch, image)) {
@@ -195,6 +242,7 @@ impl Engine {
             Backend::Cpu { runner, .. } => runner.weights(),
             Backend::Device(network) => network.weights(),
         };
+        let compile = if self.passes.is_some() { compile_with_dropout } else { compile };
         let plan = Arc::new(compile(self.model.config(), weights, batch, image)?);
         self.plans.insert((batch, image), plan.clone());
         Ok(plan)
@@ -228,10 +276,15 @@ impl Engine {
                 let input = runner.input(&plan);
                 cpu::preprocess::preprocess(&pixels, size, config.mean, config.std, input);
                 preprocess = start.elapsed();
-                for node in &plan.nodes {
-                    runner.step(&plan, node);
-                }
-                Results::Cpu { runner, density: density.as_ref() }
+                let (once, again) = plan.nodes.split_at(plan.once);
+                once.iter().for_each(|node| runner.step(&plan, node));
+                let mixed = match self.passes {
+                    Some(passes) => sample(runner, &plan, passes),
+                    None => Vec::new(),
+                };
+                // The network's own run is the last, so that its logits and features stay.
+                again.iter().for_each(|node| runner.step(&plan, node));
+                Results::Cpu { runner, density: density.as_ref(), mixed }
             }
             Backend::Device(network) => {
                 network.prepare(&plan)?;
@@ -257,6 +310,21 @@ impl Engine {
             results,
         })
     }
+}
+
+/// The passes of MC Dropout after the nodes that run once, and each image's mean of them.
+fn sample(runner: &mut cpu::Runner, plan: &Plan, passes: Passes) -> Vec<Mixed> {
+    let (head, len) = (plan.head(), plan.buffer(plan.logits).len / plan.batch);
+    let mixture = |_| cpu::mixture::Mixture::new(head.classes, head.crop);
+    let mut mixtures: Vec<_> = (0..plan.batch).map(mixture).collect();
+    for pass in passes.iter() {
+        for node in &plan.nodes[plan.once..] {
+            runner.step_of(plan, node, Some(pass));
+        }
+        let logits = runner.read(plan, plan.logits).chunks_exact(len);
+        mixtures.iter_mut().zip(logits).for_each(|(mixture, logits)| mixture.add(&head, logits));
+    }
+    mixtures.iter().map(cpu::mixture::Mixture::finish).collect()
 }
 
 fn available(runner: &cpu::Runner) -> Option<u64> {
@@ -290,6 +358,24 @@ impl Output<'_> {
         self.plan.batch
     }
 
+    /// How the logits lie under the images' pixels.
+    pub fn head(&self) -> Head {
+        self.plan.head()
+    }
+
+    /// The mean of the passes with dropout.
+    ///
+    /// # Errors
+    /// Without [`Engine::sample_dropout`].
+    pub fn mc_dropout(&self, image: usize) -> Result<Mixed> {
+        let found = match &self.results {
+            Results::Cpu { mixed, .. } => mixed.get(image).cloned(),
+            Results::Device(network) => network.mc_dropout(&self.plan, image)?,
+        };
+        let expected = "an engine that samples its dropout";
+        found.ok_or_else(|| Error::invalid("MC Dropout", expected, "one that does not"))
+    }
+
     /// `[grid.h, grid.w, C]`
     pub fn logits(&self, image: usize) -> Result<Cow<'_, [f32]>> {
         self.values(image, self.plan.logits, self.classes)
@@ -300,18 +386,23 @@ impl Output<'_> {
         self.values(image, self.plan.features, self.channels)
     }
 
+    /// The device that it ran on; None for the CPU path.
+    pub fn device(&self) -> Option<Arc<dyn Device>> {
+        self.on_device().map(|(network, _)| network.share_device())
+    }
+
     /// The network and plan of a run on a device.
     pub(crate) fn on_device(&self) -> Option<(&Network, &Plan)> {
-        match self.results {
+        match &self.results {
             Results::Cpu { .. } => None,
-            Results::Device(network) => Some((network, &self.plan)),
+            Results::Device(network) => Some((*network, &self.plan)),
         }
     }
 
     /// The first `channels` of a view on the feature grid.
     fn values(&self, image: usize, view: View, channels: usize) -> Result<Cow<'_, [f32]>> {
         let stride = self.plan.buffer(view).channels;
-        let all = match self.results {
+        let all = match &self.results {
             Results::Cpu { runner, .. } => {
                 let len = self.grid.pixels() * stride;
                 Cow::Borrowed(&runner.read(&self.plan, view)[image * len..][..len])
@@ -352,7 +443,7 @@ impl Output<'_> {
             Error::invalid("score", expected, score.info().name)
         };
         let map = |(values, non_finite)| ScoreMap { values, non_finite };
-        let Results::Cpu { density, .. } = self.results else {
+        let Results::Cpu { density, .. } = &self.results else {
             let (network, plan) = self.on_device().expect("the results lie on a device");
             let of = |score: &Score| {
                 network.score(plan, image, *score)?.map(map).ok_or_else(|| missing(*score))
@@ -367,7 +458,7 @@ impl Output<'_> {
                 // Filled in below.
                 Some(_) => map((vec![0.0; pixels], 0)),
                 None => {
-                    let asked = density.filter(|density| density.scores.contains(score));
+                    let asked = (*density).filter(|density| density.scores.contains(score));
                     let made =
                         asked.map(|density| density.score(self, image, *score)).transpose()?;
                     map(made.flatten().ok_or_else(|| missing(*score))?)

@@ -80,6 +80,7 @@
 //! `pictures`: maps drawn for people. `demo`: drawn scenes and the network trained on them. `cli`: the program.
 //! A library needs none: `ddu = { version = "0.1", default-features = false }`.
 
+pub mod baseline;
 pub mod compare;
 pub mod cpu;
 pub mod data;

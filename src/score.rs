@@ -24,6 +24,10 @@ pub enum Score {
     Density,
     Relative,
     WeightedDensity,
+    McDropoutPe,
+    McDropoutMi,
+    EnsemblePe,
+    EnsembleMi,
 }
 
 /// Which values mean that a prediction should not be trusted.
@@ -46,6 +50,10 @@ pub enum Needs {
     Background,
     /// The features, and the Gaussians of the weighted moments.
     Weighted,
+    /// Several passes with dropout ([`crate::ops::mixture`]).
+    Passes,
+    /// Several networks ([`crate::ops::mixture`]).
+    Members,
 }
 
 impl Needs {
@@ -71,7 +79,7 @@ pub struct ScoreInfo {
 }
 
 /// In the order of [`Score`].
-pub static SCORES: [ScoreInfo; 8] = [
+pub static SCORES: [ScoreInfo; 12] = [
     ScoreInfo {
         score: Score::Entropy,
         name: "entropy",
@@ -153,6 +161,46 @@ pub static SCORES: [ScoreInfo; 8] = [
         worry: Worry::Low,
         needs: Needs::Weighted,
     },
+    ScoreInfo {
+        score: Score::McDropoutPe,
+        name: "mc-dropout-pe",
+        label: "Predictive entropy, MC Dropout",
+        unit: "nats",
+        equation: "H(p) = -sum_c p_c ln p_c, p = mean over the passes of softmax(logits)",
+        source: "Gal and Ghahramani 2016, arXiv 1506.02142",
+        worry: Worry::High,
+        needs: Needs::Passes,
+    },
+    ScoreInfo {
+        score: Score::McDropoutMi,
+        name: "mc-dropout-mi",
+        label: "Mutual information, MC Dropout",
+        unit: "nats",
+        equation: "H(p) minus the mean over the passes of their entropies",
+        source: "Smith and Gal 2018, arXiv 1803.08533",
+        worry: Worry::High,
+        needs: Needs::Passes,
+    },
+    ScoreInfo {
+        score: Score::EnsemblePe,
+        name: "ensemble-pe",
+        label: "Predictive entropy, ensemble",
+        unit: "nats",
+        equation: "H(p) = -sum_c p_c ln p_c, p = mean over the members of softmax(logits)",
+        source: "Lakshminarayanan et al. 2017, arXiv 1612.01474",
+        worry: Worry::High,
+        needs: Needs::Members,
+    },
+    ScoreInfo {
+        score: Score::EnsembleMi,
+        name: "ensemble-mi",
+        label: "Mutual information, ensemble",
+        unit: "nats",
+        equation: "H(p) minus the mean over the members of their entropies",
+        source: "Depeweg et al. 2018, arXiv 1710.07283",
+        worry: Worry::High,
+        needs: Needs::Members,
+    },
 ];
 
 impl Score {
@@ -192,6 +240,9 @@ impl Score {
                     density.and_then(|(sample, g)| Some((sample, g.weighted.as_ref()?)))?;
                 Some(colour_range(sample, weighted, false))
             }
+            Score::McDropoutPe | Score::EnsemblePe => Some([0.0, (classes as f32).ln()]),
+            // ln 2: half of the networks are sure of one class, half of another. Few pixels have more.
+            Score::McDropoutMi | Score::EnsembleMi => Some([0.0, std::f32::consts::LN_2]),
         }
     }
 }

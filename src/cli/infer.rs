@@ -13,13 +13,16 @@ use std::time::Instant;
 
 use ddu::data::{self, Input, Reads, content_hash, regular_target};
 use ddu::density::{Evaluator, Percentiles};
+use ddu::eval::Method;
 use ddu::eval::thresholds::Thresholds;
 use ddu::model::Model;
 use ddu::report::{json, palette};
-use ddu::score::Score;
+use ddu::score::{Needs, Score};
 use ddu::{Error, Result};
 
-use super::{exit, interrupt, note, pipeline, prepare_folder, progress_bar, scoring, warn};
+use super::{
+    exit, interrupt, methods, note, pipeline, prepare_folder, progress_bar, scoring, warn,
+};
 use attention::Limits;
 use files::{Files, Kind};
 use page::{Gallery, Source};
@@ -32,7 +35,9 @@ const PAGE: &str = "index.html";
 ///
 /// Writes STEM.label.png (class indices, with a palette) and STEM.entropy.npy (f32 [H, W]) for each
 /// image, and with --density STEM.density.npy (f32 [H, W], nats; low = unfamiliar); other scores are
-/// named as --score names them. JPEG, PNG, BMP, TIFF and WebP are told by their content; gray is
+/// named as --score names them. With --method mc-dropout or ensemble the class is that of the mean
+/// prediction, and instead of the softmax entropy there are STEM.METHOD-pe.npy (its entropy) and
+/// STEM.METHOD-mi.npy (mutual information); a density stays that of MODEL itself. JPEG, PNG, BMP, TIFF and WebP are told by their content; gray is
 /// repeated, alpha is dropped, 16-bit samples are rounded to 8, EXIF orientation is respected, of
 /// several frames the first is taken. An image that cannot be processed is named and skipped.
 #[derive(clap::Args)]
@@ -48,6 +53,12 @@ pub struct Args {
     output: PathBuf,
     #[command(flatten)]
     scoring: scoring::Args,
+    /// Which prediction gives the class: that of MODEL, the mean of --passes (5) with dropout, or of MODEL and
+    /// --members
+    #[arg(long, default_value = "softmax", value_parser = scoring::one_of(&METHODS))]
+    method: Method,
+    #[command(flatten)]
+    methods: methods::Args,
     /// Also write pictures: STEM.overlay.png (classes), and of each score, as STEM.entropy.png
     #[arg(long)]
     overlay: bool,
@@ -80,17 +91,49 @@ pub struct Args {
     quiet: bool,
 }
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+static METHODS: [(&str, Method); 3] = [
+    ("softmax", Method::Softmax),
+    ("mc-dropout", Method::McDropout),
+    ("ensemble", Method::Ensemble),
+];
+
+/// The passes of the paper, where MC Dropout is asked for and their number is not.
+const PASSES: u32 = 5;
+
+pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
+    // The score that comes with the class.
+    let first = match args.method {
+        Method::Softmax => Score::Entropy,
+        Method::McDropout => Score::McDropoutPe,
+        Method::Ensemble => Score::EnsemblePe,
+    };
+    if args.method == Method::McDropout {
+        args.methods.passes.get_or_insert(PASSES);
+    }
+    if args.method == Method::Ensemble && args.methods.members.is_empty() {
+        let text =
+            "--method ensemble needs --members MODEL ...: an ensemble has at least 2 members";
+        return Err(ddu::Error::Usage(text.into()).into());
+    }
     let device = args.running.device.resolve()?;
     let model = Model::load(&args.model)?;
     let config = model.config().clone();
     let resize = args.running.resize();
     let density = args.scoring.load(&model)?;
-    let mut scores = args.scoring.scores(density.as_ref(), |score| score == Score::Density)?;
-    if !scores.contains(&Score::Entropy) {
-        scores.insert(0, Score::Entropy);
+    let default = |score: Score| match score.info().needs {
+        Needs::Passes => args.method == Method::McDropout,
+        Needs::Members => args.method == Method::Ensemble,
+        _ => score == Score::Density,
+    };
+    let mut scores = args.scoring.scores(density.as_ref(), &args.methods.needs(), default)?;
+    if !scores.contains(&first) {
+        scores.insert(0, first);
     }
     let thresholds = args.thresholds.as_deref().map(Thresholds::load).transpose()?;
+    // What a pixel is judged by, whatever the method.
+    if (thresholds.is_some() || args.page) && !scores.contains(&Score::Entropy) {
+        scores.insert(0, Score::Entropy);
+    }
     if thresholds.as_ref().is_some_and(|t| t.density.is_some()) && !scores.contains(&Score::Density)
     {
         scores.push(Score::Density);
@@ -104,6 +147,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         density.check_resize(resize);
     }
     scoring::attach(density.as_ref(), &mut engine, &scores)?;
+    if let Some(passes) = args.methods.passes()? {
+        engine.sample_dropout(passes)?;
+    }
+    let mut ensemble = args.methods.ensemble(&engine)?;
     let mut inputs = data::resolve(&args.inputs, &args.output, std::io::stdin().lock())?;
     if args.fail_fast && !inputs.failed.is_empty() {
         return Err(inputs.failed.swap_remove(0).1.into());
@@ -117,7 +164,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let kinds = &Kind::all(args.overlay, args.thresholds.is_some(), &scores);
     if args.dry_run {
-        return dry_run::run(&args, &mut engine, device, &inputs, kinds);
+        return dry_run::run(&args, &mut engine, ensemble.as_mut(), device, &inputs, kinds);
     }
 
     let listed = inputs.images.len();
@@ -171,6 +218,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let task = Task {
         inputs: &inputs.images,
         files,
+        method: args.method,
         resize,
         batch: args.running.batch(),
         max_pixels: args.running.max_pixels,
@@ -179,7 +227,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         fitted: fitted.as_ref(),
         bar: &bar,
     };
-    let mut done = run::run(&task, &mut engine, &mut gallery);
+    let mut done = run::run(&task, &mut engine, ensemble.as_mut(), &mut gallery);
     bar.finish_and_clear();
     let wall = start.elapsed();
 
@@ -214,7 +262,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         gallery.write(&args.output.join(PAGE), source, &ranking, notes)?;
     }
     if let Some(target) = &args.json {
-        let report = report::Report::new(&args, engine.model(), device, limits, done, wall);
+        let model = engine.model();
+        let report =
+            report::Report::new(&args, model, ensemble.as_mut(), device, limits, done, wall);
         json::write(target, &report)?;
     }
     if interrupted {
@@ -267,6 +317,7 @@ fn refuse_inputs(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
     reads.extend([&*args.model]);
     reads.extend(args.scoring.density.as_deref());
     reads.extend(args.thresholds.as_deref());
+    reads.extend(args.methods.members.iter().map(PathBuf::as_path));
     for input in images {
         for kind in kinds {
             reads.refuse(&input.output(&args.output, &kind.suffix()))?;

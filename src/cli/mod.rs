@@ -13,6 +13,7 @@ mod fit;
 mod infer;
 mod interrupt;
 mod labelled;
+mod methods;
 mod pipeline;
 mod profile;
 mod scoring;

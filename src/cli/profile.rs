@@ -101,7 +101,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let model_sha256 = model.hash();
     let batch = usize::from(args.batch);
     let loaded = args.scoring.load(&model)?;
-    let scores = args.scoring.scores(loaded.as_ref(), |score| score == Score::Density)?;
+    let scores = args.scoring.scores(loaded.as_ref(), &[], |score| score == Score::Density)?;
     let picture = match &args.input {
         Some(path) => data::decode(path, true)?,
         None => stripes(args.size.0),

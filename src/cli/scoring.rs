@@ -36,7 +36,7 @@ pub struct Args {
 }
 
 /// Parses one of a list of names to its value.
-fn one_of<T: Copy + Send + Sync + 'static>(
+pub fn one_of<T: Copy + Send + Sync + 'static>(
     names: &'static [(&'static str, T)],
 ) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(names.iter().map(|(name, _)| *name)).map(|word| {
@@ -140,28 +140,33 @@ impl ScaleCheck<'_> {
 
 impl Args {
     /// The scores to compute, in the order of [`SCORES`]: those that were named, else those of `default`
-    /// that can be computed.
+    /// that can be computed. `methods` says whether passes with dropout and other members are there.
     ///
     /// # Errors
-    /// One that was named and needs a density, without --density, or weighted moments that `density` lacks.
+    /// One that was named and cannot be computed: it needs a density, weighted moments that `density` lacks, or a
+    /// method.
     pub fn scores(
         &self,
         density: Option<&Loaded>,
+        methods: &[Needs],
         default: impl Fn(Score) -> bool,
     ) -> Result<Vec<Score>> {
         let possible = |info: &ScoreInfo| match info.needs {
             Needs::Logits => true,
             Needs::Limits | Needs::Density | Needs::Background => density.is_some(),
             Needs::Weighted => density.is_some_and(|loaded| loaded.ready.weighted.is_some()),
+            Needs::Passes | Needs::Members => methods.contains(&info.needs),
         };
         let mut scores = Vec::new();
         for info in &SCORES {
             let named = self.score.contains(&info.score);
             if named && !possible(info) {
                 let name = info.name;
-                return Err(Error::Usage(match density {
-                    None => format!("--score {name} needs --density DENSITY"),
-                    Some(Loaded { source, .. }) => format!(
+                return Err(Error::Usage(match (info.needs, density) {
+                    (Needs::Passes, _) => format!("--score {name} needs --passes N"),
+                    (Needs::Members, _) => format!("--score {name} needs --members MODEL ..."),
+                    (_, None) => format!("--score {name} needs --density DENSITY"),
+                    (_, Some(Loaded { source, .. })) => format!(
                         "--score {name}: {source} has no weighted moments of pixels that the network is sure of; \
                          `ddu fit --weight confidence` stores them"
                     ),

@@ -20,8 +20,7 @@ pub fn scores(
     label: &mut [u8],
     scores: &mut [(LogitScore, &mut [f32])],
 ) {
-    let rows = head.resize.taps(head.grid.h, head.padded.h);
-    let columns = head.resize.taps(head.grid.w, head.padded.w);
+    let up = Upsampling::new(head, logits);
     let width = head.crop.w;
     let mut maps: Vec<_> = scores.iter_mut().map(|(s, map)| (*s, map.chunks_mut(width))).collect();
     let lines = label.chunks_mut(width).map(|label| {
@@ -29,54 +28,82 @@ pub fn scores(
         (label, scores.collect())
     });
     let lines: Vec<(&mut [u8], Scores)> = lines.collect();
-    lines.into_par_iter().zip(&rows).for_each_init(Vec::new, |scratch, ((label, scores), row)| {
-        arch().dispatch(Row { head, logits, row, columns: &columns, scratch, label, scores })
+    let lines = lines.into_par_iter().enumerate();
+    lines.for_each_init(Vec::new, |scratch, (row, (label, scores))| {
+        arch().dispatch(Row { up: &up, row, scratch, label, scores })
     });
 }
 
 /// Scores, and where they go.
 type Scores<'a> = Vec<(LogitScore, &'a mut [f32])>;
 
-struct Row<'a> {
-    head: &'a Head,
+/// Pixels done together: their logits (C x 64 x 4 bytes) stay in the L1 cache.
+pub(super) const BLOCK: usize = 64;
+
+/// The upsampled logits of one image, made a block of pixels at a time.
+pub(super) struct Upsampling<'a> {
+    pub head: &'a Head,
     logits: &'a [f32],
-    row: &'a Tap,
-    columns: &'a [Tap],
-    scratch: &'a mut Vec<f32>,
-    label: &'a mut [u8],
-    scores: Scores<'a>,
+    rows: Vec<Tap>,
+    columns: Vec<Tap>,
 }
 
-/// Pixels done together: their logits (C x 64 x 4 bytes) stay in the L1 cache.
-const BLOCK: usize = 64;
+impl<'a> Upsampling<'a> {
+    pub fn new(head: &'a Head, logits: &'a [f32]) -> Self {
+        let rows = head.resize.taps(head.grid.h, head.padded.h);
+        let mut columns = head.resize.taps(head.grid.w, head.padded.w);
+        columns.truncate(head.crop.w);
+        Upsampling { head, logits, rows, columns }
+    }
 
-impl WithSimd for Row<'_> {
-    type Output = ();
-
+    /// Gives the logits `[class, BLOCK]` of each block of a row, with its first column and its pixels.
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, _: S) {
-        let Head { classes, grid, .. } = *self.head;
+    pub fn blocks(
+        &self,
+        row: usize,
+        scratch: &mut Vec<f32>,
+        mut each: impl FnMut(usize, usize, &mut [f32]),
+    ) {
+        let (Head { classes, grid, .. }, row) = (*self.head, self.rows[row]);
         // The blend of two grid rows, `[class, column]`, then a block of pixels `[class, pixel]`.
-        self.scratch.resize(classes * (grid.w + BLOCK), 0.0);
-        let (blend, block) = self.scratch.split_at_mut(classes * grid.w);
+        scratch.resize(classes * (grid.w + BLOCK), 0.0);
+        let (blend, block) = scratch.split_at_mut(classes * grid.w);
         let line = |y: usize| &self.logits[y * grid.w * classes..][..grid.w * classes];
-        let pairs =
-            line(self.row.low).chunks_exact(classes).zip(line(self.row.high).chunks_exact(classes));
+        let pairs = line(row.low).chunks_exact(classes).zip(line(row.high).chunks_exact(classes));
         for (i, (low, high)) in pairs.enumerate() {
             for c in 0..classes {
-                blend[c * grid.w + i] = low[c] + (high[c] - low[c]) * self.row.weight;
+                blend[c * grid.w + i] = low[c] + (high[c] - low[c]) * row.weight;
             }
         }
-        let blocks = self.label.chunks_mut(BLOCK).zip(self.columns.chunks(BLOCK));
-        for (at, (label, columns)) in blocks.enumerate() {
+        for (at, columns) in self.columns.chunks(BLOCK).enumerate() {
             for (blend, out) in blend.chunks_exact(grid.w).zip(block.chunks_exact_mut(BLOCK)) {
                 for (tap, out) in columns.iter().zip(out) {
                     let low = blend[tap.low];
                     *out = low + (blend[tap.high] - low) * tap.weight;
                 }
             }
-            finish(block, label, at * BLOCK, &mut self.scores);
+            each(at * BLOCK, columns.len(), block);
         }
+    }
+}
+
+struct Row<'a> {
+    up: &'a Upsampling<'a>,
+    row: usize,
+    scratch: &'a mut Vec<f32>,
+    label: &'a mut [u8],
+    scores: Scores<'a>,
+}
+
+impl WithSimd for Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Row { up, row, scratch, label, mut scores } = self;
+        up.blocks(row, scratch, |first, pixels, block| {
+            finish(block, &mut label[first..][..pixels], first, &mut scores);
+        });
     }
 }
 
@@ -158,7 +185,7 @@ fn entropy(sum: &[f32; BLOCK], weighted: &[f32; BLOCK], out: &mut [f32]) {
 /// x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series to r^7 (the next term is below
 /// 6e-9), then n goes into the exponent. Branchless, so that a loop over it becomes vector code.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.max(-87.0);

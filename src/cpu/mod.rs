@@ -4,9 +4,11 @@
 pub mod clip;
 pub mod conv;
 pub mod depthwise;
+pub mod dropout;
 pub mod gemm;
 pub mod head;
 pub mod lanes;
+pub mod mixture;
 pub mod pool;
 pub mod preprocess;
 pub mod resize;

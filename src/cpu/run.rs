@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use super::conv::Direct;
 use super::depthwise::Depthwise;
 use super::gemm::{Line, aligned};
-use super::spatial;
 use super::tensor::{Input, Output, Shape};
 use super::winograd::{self, Winograd};
+use super::{dropout, spatial};
+use crate::ops::{Pass, mixture};
 use crate::plan::{Folded, Node, Op, Plan, View};
 
 /// Direct weights (made when first needed, kept for every later size) and the arena.
@@ -85,8 +86,13 @@ impl Runner {
         &mut arena[buffer.offset..][..buffer.len]
     }
 
-    /// Runs one op of a prepared plan.
+    /// Runs one op of a prepared plan; a dropout copies.
     pub fn step(&mut self, plan: &Plan, node: &Node) {
+        self.step_of(plan, node, None);
+    }
+
+    /// The same in a pass of MC Dropout, where a dropout masks.
+    pub fn step_of(&mut self, plan: &Plan, node: &Node, pass: Option<Pass>) {
         let residual = match node.op {
             Op::Conv { residual, .. } => residual,
             _ => None,
@@ -121,6 +127,7 @@ impl Runner {
                 Convolution::Depthwise(kernel) => kernel.run(x, *relu, y),
             },
             Op::Spatial(op) => spatial(op, x, y),
+            Op::Dropout(op) => dropout::dropout(op, pass, x, y),
         }
     }
 
@@ -133,7 +140,7 @@ impl Runner {
 }
 
 /// Bytes that running a plan takes in addition to the weights: the arena, the largest scratch of an op, and
-/// the images and maps that wait before and after.
+/// the images and maps that wait before and after; with dropout the sums over the passes too.
 pub fn memory_bytes(plan: &Plan) -> u64 {
     let scratch = |node: &Node| match &node.op {
         Op::Conv { conv, .. } if path(plan, node) == Method::Winograd => {
@@ -145,7 +152,12 @@ pub fn memory_bytes(plan: &Plan) -> u64 {
     // 12 bytes per pixel for the stem's padded copy, 8 for RGB, class and entropy of a batch being
     // decoded, one being run and one being written.
     let pixels = (12 + 3 * 8) * (plan.batch * plan.image.pixels()) as u64;
-    plan.arena_bytes(size_of::<f32>()) + plan.nodes.iter().map(scratch).max().unwrap_or(0) + pixels
+    let mixed = match plan.once == plan.nodes.len() {
+        true => 0,
+        false => plan.batch as u64 * mixture::bytes(plan.logits.channels, plan.image),
+    };
+    let scratch = plan.nodes.iter().map(scratch).max().unwrap_or(0);
+    plan.arena_bytes(size_of::<f32>()) + scratch + pixels + mixed
 }
 
 fn path(plan: &Plan, node: &Node) -> Method {

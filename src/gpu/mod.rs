@@ -4,6 +4,7 @@
 pub mod density;
 pub mod density_scores;
 pub mod logit_scores;
+pub mod mixture;
 pub mod moments;
 pub mod network;
 pub mod step;

@@ -10,6 +10,7 @@ use half::f16;
 
 use super::density_scores::DensityScores;
 use super::logit_scores::{Classifier, LogitScores};
+use super::mixture::Mixture;
 use super::step::Step;
 use crate::data::Image;
 use crate::density::ModelGaussians;
@@ -17,7 +18,8 @@ use crate::device::launch::conv2d::{ConvTiling, Operands};
 use crate::device::launch::density::Precision;
 use crate::device::{Buffer, Device, Element, Slice, Tensor, grow, launch};
 use crate::error::{Error, Result};
-use crate::ops::{Conv2d, LogitScore};
+use crate::ops::mixture::Mixed;
+use crate::ops::{Conv2d, LogitScore, Pass, Passes};
 use crate::plan::{CHANNEL_ALIGN, ConvWeights, Folded, Node, Op, Plan, View};
 use crate::score::{Needs, Score};
 
@@ -35,6 +37,7 @@ pub struct Network {
     /// Those of the weighted moments' Gaussians.
     weighted_scores: Option<DensityScores>,
     logit_scores: LogitScores,
+    mc_dropout: Option<(Passes, Mixture)>,
 }
 
 struct Weights {
@@ -59,13 +62,12 @@ impl Network {
     /// # Errors
     /// A weight that fp16 cannot hold.
     pub fn new(
-        device: Box<dyn Device>,
+        device: Arc<dyn Device>,
         folded: Folded,
         mean: [f32; 3],
         std: [f32; 3],
         classes: usize,
     ) -> Result<Self> {
-        let device: Arc<dyn Device> = device.into();
         let upload = |conv| Weights::new(&*device, conv);
         let weights = folded.convs.iter().map(upload).collect::<Result<_>>()?;
         Ok(Network {
@@ -79,6 +81,7 @@ impl Network {
             density_scores: None,
             weighted_scores: None,
             logit_scores: LogitScores::default(),
+            mc_dropout: None,
         })
     }
 
@@ -111,6 +114,9 @@ impl Network {
         ];
         grow(&*self.device, &mut self.buffers, &needed)?;
         let head = plan.head();
+        if let Some((_, mixture)) = &mut self.mc_dropout {
+            mixture.prepare(&*self.device, batch, &head)?;
+        }
         for scores in self.density_scores.iter_mut().chain(&mut self.weighted_scores) {
             scores.prepare(&*self.device, plan.batch, &head)?;
         }
@@ -147,14 +153,40 @@ impl Network {
         self.logit_scores = LogitScores::new(scores);
     }
 
+    /// From now on every run, of a plan with dropout, also makes these passes.
+    pub fn sample_dropout(&mut self, passes: Passes) {
+        self.mc_dropout = Some((passes, Mixture::default()));
+    }
+
+    /// The mean of the passes of a run, of one image; None without [`Self::sample_dropout`].
+    pub fn mc_dropout(&self, plan: &Plan, image: usize) -> Result<Option<Mixed>> {
+        let read = |(_, mixture): &(_, Mixture)| mixture.read(&*self.device, &plan.head(), image);
+        self.mc_dropout.as_ref().map(read).transpose()
+    }
+
     pub fn density_scores(&self) -> Option<&DensityScores> {
         self.density_scores.as_ref()
     }
 
-    /// The whole run of a prepared plan, in order: preprocessing, nodes, head, density.
+    /// The whole run of a prepared plan, in order: preprocessing, nodes, head, density. The passes of MC Dropout
+    /// come before the nodes that they repeat, so that logits and features stay those of the network itself.
     pub fn steps<'a>(&'a self, plan: &'a Plan) -> Result<Vec<Step<'a>>> {
         let mut steps = vec![self.preprocess(plan)?];
-        for node in &plan.nodes {
+        let (once, again) = plan.nodes.split_at(plan.once);
+        for node in once {
+            steps.push(self.step(plan, node)?);
+        }
+        if let Some((passes, mixture)) = &self.mc_dropout {
+            let op = plan.head();
+            for pass in passes.iter() {
+                for node in again {
+                    steps.push(self.step_of(plan, node, Some(pass))?);
+                }
+                steps.push(mixture.add(&op, self.logits(plan)?, pass.index == 0)?);
+            }
+            steps.push(mixture.finish(&op, plan.batch, passes.count())?);
+        }
+        for node in again {
             steps.push(self.step(plan, node)?);
         }
         steps.push(self.head(plan)?);
@@ -190,7 +222,18 @@ impl Network {
         Ok(Step { name: "head", launches: vec![launch] })
     }
 
+    /// A node; a dropout copies.
     pub fn step<'a>(&'a self, plan: &'a Plan, node: &'a Node) -> Result<Step<'a>> {
+        self.step_of(plan, node, None)
+    }
+
+    /// The same in a pass of MC Dropout, where a dropout masks.
+    fn step_of<'a>(
+        &'a self,
+        plan: &'a Plan,
+        node: &'a Node,
+        pass: Option<Pass>,
+    ) -> Result<Step<'a>> {
         let (x, y) = (self.tensor(plan, node.input)?, self.tensor(plan, node.output)?);
         let launches = match &node.op {
             Op::Conv { conv, weights, residual, relu } => {
@@ -221,6 +264,7 @@ impl Network {
                 }
             }
             Op::Spatial(op) => vec![launch::spatial(op, x, y)?],
+            Op::Dropout(op) => vec![launch::dropout(op, pass, x, y)?],
         };
         Ok(Step { name: &node.name, launches })
     }
@@ -309,6 +353,11 @@ impl Network {
         Ok((self.labels(plan, image)?, self.entropy(plan, image)?))
     }
 
+    /// The logits of a prepared plan, after a run.
+    pub fn logits(&self, plan: &Plan) -> Result<Tensor<'_>> {
+        self.tensor(plan, plan.logits)
+    }
+
     /// The features of a prepared plan, after a run.
     pub fn features(&self, plan: &Plan) -> Result<Tensor<'_>> {
         self.tensor(plan, plan.features)
@@ -331,6 +380,7 @@ impl Network {
             }
             Needs::Density | Needs::Background => &self.density_scores,
             Needs::Weighted => &self.weighted_scores,
+            Needs::Passes | Needs::Members => return Ok(None),
         };
         match scores {
             Some(scores) => scores.map(device, &op, image, score),

@@ -18,9 +18,12 @@
 //! decoder.{i}                          3x3 after the concatenation (or .depthwise and .pointwise)
 //! classifier                           1x1 with bias
 //! ```
+//!
+//! The dropouts of the training graph are steps too, which only MC Dropout runs ([`crate::ops::Dropout`]). Every
+//! family has them behind the ReLU of the unit that `Config::dropout` names, before what follows it.
 
 use super::config::{ConcatOrder, Config, Decoder};
-use crate::ops::{Conv2d, MaxPool, Resize, Spatial};
+use crate::ops::{Conv2d, Dropout, MaxPool, Resize, Spatial};
 
 /// One convolution of the network: its parameters and which tensors go with it.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +73,8 @@ pub enum Action {
         relu: bool,
     },
     Spatial(Spatial),
+    /// The identity outside MC Dropout.
+    Dropout(Dropout),
 }
 
 /// Where a step writes.
@@ -117,7 +122,9 @@ impl Topology {
         let mut features = aspp(&mut network, deep);
         for (i, &channels) in config.post_aspp_channels.iter().enumerate() {
             let separable = config.decoder_separable;
-            features = network.three(&format!("post.{i}"), features, channels, separable);
+            let name = format!("post.{i}");
+            features = network.three(&name, features, channels, separable);
+            features = network.dropout(&name, features);
         }
         if let Some(decoder) = &config.decoder {
             features = decode(&mut network, decoder, low_level, features);
@@ -207,7 +214,9 @@ fn aspp(network: &mut Builder, x: usize) -> usize {
     network.step("aspp.pool.mean", Action::Spatial(Spatial::GlobalAvgPool), x, all_parts(mean));
     let pooled = network.conv("aspp.pool", mean, one);
     network.resize("aspp.pool.upsample", pooled, part(branches - 1));
-    network.conv("aspp.project", all, Conv2d::dense(branches * channels, channels, 1))
+    let project = Conv2d::dense(branches * channels, channels, 1);
+    let projected = network.conv("aspp.project", all, project);
+    network.dropout("aspp.project", projected)
 }
 
 /// The V3+ decoder: the low-level features projected, the deep ones upsampled, both refined.
@@ -225,7 +234,9 @@ fn decode(network: &mut Builder, decoder: &Decoder, low_level: usize, deep: usiz
     let mut x = both;
     for (i, &channels) in decoder.refine_channels.iter().enumerate() {
         let separable = network.config.decoder_separable;
-        x = network.three(&format!("decoder.{i}"), x, channels, separable);
+        let name = format!("decoder.{i}");
+        x = network.three(&name, x, channels, separable);
+        x = network.dropout(&name, x);
     }
     x
 }
@@ -294,6 +305,20 @@ impl Builder<'_> {
         let conv = Conv2d::dense(self.channels(x), output, 3);
         self.three_into(name, x, conv, separable, all_parts(activation));
         activation
+    }
+
+    /// The dropouts after a unit of the ASPP or the decoder; `x` itself where it has none.
+    fn dropout(&mut self, unit: &str, mut x: usize) -> usize {
+        let config = self.config;
+        for (place, dropout) in config.dropout.iter().enumerate() {
+            if dropout.after == unit && dropout.probability > 0.0 {
+                let y = self.activation(self.activations[x].clone());
+                let op = Dropout { place: place as u32, probability: dropout.probability };
+                self.step(&format!("{unit}.dropout"), Action::Dropout(op), x, all_parts(y));
+                x = y;
+            }
+        }
+        x
     }
 
     fn resize(&mut self, name: &str, x: usize, y: Output) {

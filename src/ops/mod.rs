@@ -2,12 +2,15 @@
 //! ([`crate::plan`]); FLOP and byte counts are u64. A multiply-add counts as two FLOP.
 
 mod conv2d;
+mod dropout;
 mod head;
 mod label_rule;
+pub mod mixture;
 mod pool;
 mod resize;
 
 pub use conv2d::Conv2d;
+pub use dropout::{Dropout, Pass, Passes};
 pub use head::{Head, LogitScore};
 pub use label_rule::LabelRule;
 pub use pool::MaxPool;

@@ -14,6 +14,29 @@ use crate::ops::Size;
 /// # Errors
 /// An empty batch or image, or an image whose activations no address space holds.
 pub fn compile(config: &Config, weights: &Folded, batch: usize, image: Size) -> Result<Plan> {
+    plan(config, weights, batch, image, false)
+}
+
+/// The same for MC Dropout: with the dropouts among the nodes, which are in two groups ([`Plan::once`]).
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_with_dropout(
+    config: &Config,
+    weights: &Folded,
+    batch: usize,
+    image: Size,
+) -> Result<Plan> {
+    plan(config, weights, batch, image, true)
+}
+
+fn plan(
+    config: &Config,
+    weights: &Folded,
+    batch: usize,
+    image: Size,
+    dropout: bool,
+) -> Result<Plan> {
     if batch == 0 || image.h == 0 || image.w == 0 {
         let found = format!("{batch} images of {image}");
         return Err(Error::invalid("input", "at least one image of at least one pixel", found));
@@ -44,6 +67,11 @@ pub fn compile(config: &Config, weights: &Folded, batch: usize, image: Size) -> 
                 let written = written.map(|buffer| build.buffers[buffer].size);
                 (Op::Spatial(*op), op.output_size(from, written)?)
             }
+            Action::Dropout(op) if dropout => (Op::Dropout(*op), from),
+            Action::Dropout(_) => {
+                build.places[step.output.activation] = Some(input.buffer);
+                continue;
+            }
         };
         let output = build.write(step.output, size)?;
         if let Op::Conv { conv, .. } = op {
@@ -58,7 +86,8 @@ pub fn compile(config: &Config, weights: &Folded, batch: usize, image: Size) -> 
     let [input, features, logits] =
         [topology.input, topology.features, topology.logits].map(|a| build.view(a));
     let mut buffers = build.buffers;
-    let lives = lifetimes(&nodes, buffers.len(), input, [features, logits]);
+    let (nodes, once) = once_first(nodes, buffers.len());
+    let lives = lifetimes(&nodes, once, buffers.len(), input, [features, logits]);
     let arena_len = place(&mut buffers, &lives).ok_or_else(|| too_large(image))?;
     let padded = buffers[input.buffer].size;
     let align_corners = config.align_corners;
@@ -68,6 +97,7 @@ pub fn compile(config: &Config, weights: &Folded, batch: usize, image: Size) -> 
         padded,
         align_corners,
         nodes,
+        once,
         buffers,
         arena_len,
         input,
@@ -123,8 +153,37 @@ impl Builder<'_> {
     }
 }
 
-/// Op i runs at time i + 1; the input is written at time 0, and what the caller reads stays alive to the end.
-fn lifetimes(nodes: &[Node], buffers: usize, input: View, kept: [View; 2]) -> Vec<Lifetime> {
+/// The nodes that depend on no dropout, in order, then the others; and how many the first are.
+fn once_first(nodes: Vec<Node>, buffers: usize) -> (Vec<Node>, usize) {
+    let mut differs = vec![false; buffers];
+    let (mut first, mut again) = (Vec::with_capacity(nodes.len()), Vec::new());
+    for node in nodes {
+        let residual = match node.op {
+            Op::Conv { residual, .. } => residual,
+            _ => None,
+        };
+        let mut read = [Some(node.input), residual].into_iter().flatten();
+        if matches!(node.op, Op::Dropout(_)) || read.any(|view| differs[view.buffer]) {
+            differs[node.output.buffer] = true;
+            again.push(node);
+        } else {
+            first.push(node);
+        }
+    }
+    let once = first.len();
+    first.extend(again);
+    (first, once)
+}
+
+/// Op i runs at time i + 1; the input is written at time 0, and what the caller reads stays alive to the end,
+/// as does what the first `once` ops write for the others, which run again.
+fn lifetimes(
+    nodes: &[Node],
+    once: usize,
+    buffers: usize,
+    input: View,
+    kept: [View; 2],
+) -> Vec<Lifetime> {
     let end = nodes.len() + 1;
     let mut lives = vec![Lifetime { first: usize::MAX, last: 0 }; buffers];
     let mut touch = |view: View, time: usize| {
@@ -140,6 +199,9 @@ fn lifetimes(nodes: &[Node], buffers: usize, input: View, kept: [View; 2]) -> Ve
         if let Op::Conv { residual: Some(view), .. } = node.op {
             touch(view, i + 1);
         }
+    }
+    for life in lives.iter_mut().filter(|life| life.first <= once && life.last > once) {
+        life.last = end;
     }
     lives
 }

@@ -9,10 +9,10 @@ mod arena;
 mod compile;
 mod fold;
 
-pub use compile::compile;
+pub use compile::{compile, compile_with_dropout};
 pub use fold::{ConvWeights, Folded};
 
-use crate::ops::{Conv2d, Head, Resize, Size, Spatial};
+use crate::ops::{Conv2d, Dropout, Head, Resize, Size, Spatial};
 
 /// Channels are padded to a multiple of this (16 bytes of fp16).
 pub const CHANNEL_ALIGN: usize = 8;
@@ -47,6 +47,8 @@ pub enum Op {
         relu: bool,
     },
     Spatial(Spatial),
+    /// In a plan with dropout alone: masks in a pass, copies in the network's own run.
+    Dropout(Dropout),
 }
 
 /// One op of the plan.
@@ -67,6 +69,9 @@ pub struct Plan {
     /// Size of the network's input: `image` padded at the bottom and right.
     pub padded: Size,
     pub nodes: Vec<Node>,
+    /// How many of the nodes run once. The others depend on a dropout and run again in each pass: what they
+    /// read of the first ones stays in the arena. All of them in a plan without dropout.
+    pub once: usize,
     pub buffers: Vec<Buffer>,
     /// Elements of the arena that holds all buffers.
     pub arena_len: usize,
@@ -110,12 +115,18 @@ impl Plan {
         match &node.op {
             Op::Conv { conv, .. } => conv.flops(self.batch, output),
             Op::Spatial(op) => op.flops(self.batch, node.output.channels, input, output),
+            Op::Dropout(_) => (self.batch * node.output.channels * output.pixels()) as u64,
         }
     }
 
-    /// FLOP of the whole plan.
+    /// FLOP of the network's own run.
     pub fn flops(&self) -> u64 {
         self.nodes.iter().map(|node| self.node_flops(node)).sum()
+    }
+
+    /// FLOP of one pass of MC Dropout, in addition to those.
+    pub fn pass_flops(&self) -> u64 {
+        self.nodes[self.once..].iter().map(|node| self.node_flops(node)).sum()
     }
 
     /// Bytes of the arena at `element` bytes each (4 on the CPU, 2 on the devices).

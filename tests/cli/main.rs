@@ -1,6 +1,7 @@
 //! The binary as users run it.
 
 mod attention;
+mod baselines;
 mod commands;
 mod density;
 mod device;

@@ -1,5 +1,6 @@
 //! Checkpoints in, models out: every file format, every family against PyTorch, and what is refused.
 
+mod baselines;
 mod checkpoint;
 mod convert;
 mod families;

@@ -1,6 +1,7 @@
 //! Whole networks on a device against the CPU path, op by op and end to end (`ddu::compare`), and
 //! what a launch refuses.
 
+mod baselines;
 mod fit;
 mod score;
 

@@ -6,6 +6,7 @@
 
 mod common;
 mod conv2d;
+mod dropout;
 mod head;
 #[path = "../common/models.rs"]
 mod models;

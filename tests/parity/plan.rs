@@ -5,16 +5,16 @@
 use ddu::data::Image;
 use ddu::engine::{Engine, check_memory};
 use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Model, units};
-use ddu::ops::{Conv2d, Resize, Size};
+use ddu::ops::{Conv2d, Dropout, Pass, Resize, Size};
 
 use crate::models::{Rng, random_model, small};
 
 /// A CHW tensor in f64.
 #[derive(Clone)]
-struct Map {
-    c: usize,
-    size: Size,
-    data: Vec<f64>,
+pub struct Map {
+    pub c: usize,
+    pub size: Size,
+    pub data: Vec<f64>,
 }
 
 impl Map {
@@ -35,9 +35,10 @@ impl Map {
     }
 }
 
-/// The textbook network: convolution, then norm, then sum, then ReLU.
-struct Walk<'a> {
-    model: &'a Model,
+/// The textbook network: convolution, then norm, then sum, then ReLU, then dropout in a pass of MC Dropout.
+pub struct Walk<'a> {
+    pub model: &'a Model,
+    pub pass: Option<Pass>,
 }
 
 impl Walk<'_> {
@@ -91,7 +92,21 @@ impl Walk<'_> {
         Self::relu(y)
     }
 
-    fn resize(&self, x: &Map, to: Size) -> Map {
+    fn dropped(&self, unit: &str, mut x: Map) -> Map {
+        let dropouts = self.model.config().dropout.iter().enumerate();
+        for (place, dropout) in dropouts.filter(|(_, dropout)| dropout.after == unit) {
+            let Some(pass) = self.pass else { continue };
+            let op = Dropout { place: place as u32, probability: dropout.probability };
+            x = Map::build(x.c, x.size, |c, y, q| {
+                let pixel = (y * x.size.w + q) as u32;
+                let factors = op.factors(pass, pixel, c as u32 / 4);
+                x.get(c, y as isize, q as isize) * f64::from(factors[c % 4])
+            });
+        }
+        x
+    }
+
+    pub fn resize(&self, x: &Map, to: Size) -> Map {
         // The taps have their own test against exact positions.
         let resize = Resize { align_corners: self.model.config().align_corners };
         let (rows, columns) = (resize.taps(x.size.h, to.h), resize.taps(x.size.w, to.w));
@@ -111,7 +126,7 @@ impl Walk<'_> {
         Map { c: parts.iter().map(|p| p.c).sum(), size: parts[0].size, data }
     }
 
-    fn run(&self, image: &Map) -> (Map, Map) {
+    pub fn run(&self, image: &Map) -> (Map, Map) {
         let config = self.model.config();
         let stem = Self::relu(self.unit("backbone.stem", image));
         let half = |n: usize| (n - 1) / 2 + 1;
@@ -157,9 +172,10 @@ impl Walk<'_> {
         let pooled = Self::relu(self.unit("aspp.pool", &mean));
         branches.push(self.resize(&pooled, x.size));
         let all = Self::concat(&branches.iter().collect::<Vec<_>>());
-        let mut x = Self::relu(self.unit("aspp.project", &all));
+        let mut x = self.dropped("aspp.project", Self::relu(self.unit("aspp.project", &all)));
         for i in 0..config.post_aspp_channels.len() {
-            x = self.three(&format!("post.{i}"), &x);
+            let name = format!("post.{i}");
+            x = self.dropped(&name, self.three(&name, &x));
         }
         if let Some(decoder) = &config.decoder {
             let low = Self::relu(self.unit("decoder.low_level", &low));
@@ -169,7 +185,8 @@ impl Walk<'_> {
                 ConcatOrder::LowLevelFirst => Self::concat(&[&low, &up]),
             };
             for i in 0..decoder.refine_channels.len() {
-                x = self.three(&format!("decoder.{i}"), &x);
+                let name = format!("decoder.{i}");
+                x = self.dropped(&name, self.three(&name, &x));
             }
         }
         let logits = self.unit("classifier", &x);
@@ -179,26 +196,35 @@ impl Walk<'_> {
 
 /// f32 through at most 110 layers: each layer adds rounding of a few u relative to its own scale and
 /// passes on what came; 1e-4 of the largest value is the project's bound for whole networks.
-const BOUND: f64 = 1e-4;
+pub const BOUND: f64 = 1e-4;
+
+/// The network's input: an image normalised and padded.
+pub fn input(config: &Config, image: &Image, padded: Size) -> Map {
+    let size = image.size;
+    Map::build(3, padded, |c, y, x| {
+        if y >= size.h || x >= size.w {
+            return 0.0;
+        }
+        let v = f64::from(image.rgb[(y * size.w + x) * 3 + c]) / 255.0;
+        (v - f64::from(config.mean[c])) / f64::from(config.std[c])
+    })
+}
+
+pub fn images(count: usize, size: Size) -> Vec<Image> {
+    let mut rng = Rng(11);
+    let mut rgb = |_| rng.next() as u8;
+    let mut image = |_| Image { size, rgb: (0..size.pixels() * 3).map(&mut rgb).collect() };
+    (0..count).map(&mut image).collect()
+}
 
 fn check(name: &str, config: Config, size: Size) {
     let model = random_model(config, 7);
-    let mut rng = Rng(11);
-    let images: Vec<Image> = (0..2)
-        .map(|_| Image { size, rgb: (0..size.pixels() * 3).map(|_| rng.next() as u8).collect() })
-        .collect();
+    let images = images(2, size);
     let mut engine = Engine::new(model.clone());
     let output = engine.run(&images.iter().collect::<Vec<_>>()).unwrap();
     for (i, image) in images.iter().enumerate() {
-        let config = model.config();
-        let input = Map::build(3, output.padded, |c, y, x| {
-            if y >= size.h || x >= size.w {
-                return 0.0;
-            }
-            let v = f64::from(image.rgb[(y * size.w + x) * 3 + c]) / 255.0;
-            (v - f64::from(config.mean[c])) / f64::from(config.std[c])
-        });
-        let (features, logits) = Walk { model: &model }.run(&input);
+        let input = input(model.config(), image, output.padded);
+        let (features, logits) = Walk { model: &model, pass: None }.run(&input);
         assert_eq!(features.size, output.grid, "{name}");
         for (what, map, found) in [
             ("features", &features, output.features(i).unwrap()),

@@ -16,6 +16,11 @@ pub struct About<'a> {
     pub device: String,
     pub model_sha256: &'a str,
     pub density_sha256: Option<&'a str>,
+    /// With dropout, and their seed; None without MC Dropout.
+    pub passes: Option<u32>,
+    pub seed: Option<u64>,
+    /// Hashes of the members of an ensemble in addition to the model.
+    pub members: &'a [String],
     pub split: Option<&'a str>,
     pub protocol: Option<&'static str>,
     /// Shorter side that the images were scaled to.
@@ -48,6 +53,9 @@ pub fn report(about: &About, results: &Results) -> Value {
         "device": about.device,
         "model_sha256": about.model_sha256,
         "density_sha256": about.density_sha256,
+        "passes": about.passes,
+        "seed": about.seed,
+        "members_sha256": about.members,
         "split": about.split,
         "protocol": about.protocol,
         "resize_px": about.resize_px,

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender};
 
+use ddu::baseline::Ensemble;
 use ddu::data::{Dataset, LabelRule, Reads, VOID, content_hash};
 use ddu::engine::Engine;
 use ddu::eval::positions::Positions;
@@ -31,7 +32,7 @@ use self::read::Reader;
 use self::report::Fared;
 use super::pipeline::{Event, List, behind, send};
 use super::{
-    exit, interrupt, labelled, note, pipeline, prepare_folder, progress_bar, scoring, warn,
+    exit, interrupt, labelled, methods, note, pipeline, prepare_folder, progress_bar, scoring, warn,
 };
 
 /// Measure segmentation and uncertainties on a labelled data set
@@ -49,6 +50,8 @@ pub struct Args {
     model: PathBuf,
     #[command(flatten)]
     scoring: scoring::Args,
+    #[command(flatten)]
+    methods: methods::Args,
     #[command(flatten)]
     labelled: labelled::Args,
     #[command(flatten)]
@@ -93,8 +96,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = model.config().clone();
     let classes = config.classes.len();
     let named = ood_labels(&args.ood_classes, data.classes.as_deref(), classes)?;
+    let passes = args.methods.passes()?;
     let density = args.scoring.load(&model)?;
-    let scores = args.scoring.scores(density.as_ref(), |_| true)?;
+    let scores = args.scoring.scores(density.as_ref(), &args.methods.needs(), |_| true)?;
     let density_path = args.scoring.density.as_deref();
     let density_sha256 = density_path.map(content_hash::stored).transpose()?;
     let fitted = density.as_ref().and_then(|loaded| loaded.density.origin.resize);
@@ -107,6 +111,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         thresholds::load(args.thresholds.as_deref(), &model_sha256, density_sha256.as_deref())?;
     let outputs = outputs(&args, &data)?;
     let mut engine = device.engine(model)?;
+    if passes.is_some() {
+        engine.require_dropout()?;
+    }
+    let mut ensemble = args.methods.ensemble(&engine)?;
+    let members = ensemble.as_mut().map(Ensemble::members).unwrap_or_default();
+    let members: Vec<String> = members.iter().map(|member| member.model().hash()).collect();
     prepare_folder(&args.output)?;
     // Of a signal during the timings the list below says what is left.
     let _watch = interrupt::Watch::new();
@@ -124,9 +134,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(density) = &density {
         density.check_resize(resize);
         scoring::attach(Some(density), &mut engine, &[Score::Density])?;
-        timings.extend(image.and_then(|image| timing::ddu(&mut engine, &image)));
+        timings.extend(image.as_ref().and_then(|image| timing::ddu(&mut engine, image)));
     }
     scoring::attach(density.as_ref(), &mut engine, &predict::computed(&scores))?;
+    if let (Some(image), Some(ensemble)) = (&image, &mut ensemble) {
+        timings.extend(timing::ensemble(&mut engine, ensemble, image));
+    }
+    if let Some(passes) = passes {
+        engine.sample_dropout(passes)?;
+        timings.extend(image.and_then(|image| timing::mc_dropout(&mut engine, &image)));
+    }
 
     let colour_range =
         |loaded: &scoring::Loaded| Score::Density.colour_range(classes, Some(loaded.parts()));
@@ -150,7 +167,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let positions = Positions::new(classes, config.feature_channels());
     let bar = progress_bar(data.pairs.len(), args.quiet);
     let Measured { evaluation, positions, skipped, fared, taken } =
-        run.measure(&mut engine, evaluation, positions, &bar)?;
+        run.measure(&mut engine, ensemble.as_mut(), evaluation, positions, &bar)?;
     bar.finish_and_clear();
     if interrupt::requested() && taken < data.pairs.len() {
         warn("interrupted: nothing was written");
@@ -162,6 +179,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         device: device.to_string(),
         model_sha256: &model_sha256,
         density_sha256: density_sha256.as_deref(),
+        passes: args.methods.passes,
+        seed: passes.map(|_| args.methods.seed),
+        members: &members,
         split: args.labelled.split(),
         protocol: args.protocol.map(protocol::Protocol::name),
         resize_px: resize,
@@ -180,7 +200,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         density: density.as_ref(),
         evaluation: &evaluation,
     };
-    let viewer = shown.viewer(&about, &mut engine, fared)?;
+    let viewer = shown.viewer(&about, &mut engine, ensemble.as_mut(), fared)?;
     report::write(&args.output.join(report::FILE), &about, &results, viewer)?;
     if let Some(target) = args.target {
         let mut chosen = Thresholds::new(model_sha256.clone(), density_sha256.clone(), target);
@@ -206,6 +226,7 @@ fn outputs(args: &Args, data: &Dataset) -> Result<Vec<PathBuf>> {
     reads.extend([&*args.model]);
     reads.extend(args.scoring.density.as_deref());
     reads.extend(args.thresholds.as_deref());
+    reads.extend(args.methods.members.iter().map(PathBuf::as_path));
     outputs.iter().try_for_each(|path| reads.refuse(path))?;
     let there: Vec<&PathBuf> = outputs.iter().filter(|path| path.exists()).collect();
     match there.first() {
@@ -260,6 +281,7 @@ impl Run<'_> {
     fn measure(
         &self,
         engine: &mut Engine,
+        mut ensemble: Option<&mut Ensemble>,
         evaluation: Evaluation,
         mut positions: Positions,
         bar: &ProgressBar,
@@ -278,12 +300,17 @@ impl Run<'_> {
             let _ = pipeline::run(engine, &list, |event| match event {
                 Event::Failed(index, error) => send(&to, (index, Err(error))),
                 Event::Ran(output, items) => {
+                    let members = ensemble.as_mut().map(|e| methods::together(e, output, &items));
+                    let mut members = members.map(Vec::into_iter);
                     items.into_iter().enumerate().try_for_each(|(at, item)| {
                         let index = item.index;
                         if let Some(scale) = &mut scale {
                             scale.see(&(list.name)(index), output.size);
                         }
-                        let seen = predict::see(output, at, item, self.scores);
+                        let members = members.as_mut().and_then(Iterator::next).transpose();
+                        let seen = members.and_then(|members| {
+                            predict::see(output, at, item, self.scores, members)
+                        });
                         let seen = seen.and_then(|seen| {
                             predict::place(output, at, &seen, self.rule, &mut positions)?;
                             Ok(seen)

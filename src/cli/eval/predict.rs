@@ -1,11 +1,12 @@
 //! The one place where the predictions of an image are made.
 
 use ddu::Result;
+use ddu::baseline;
 use ddu::data::{LabelRule, Mask, label_grid};
 use ddu::engine::Output;
 use ddu::eval::positions::Positions;
 use ddu::eval::{Method, Prediction};
-use ddu::score::Score;
+use ddu::score::{Needs, Score};
 
 use super::super::pipeline::Item;
 use super::read::Annotation;
@@ -17,15 +18,31 @@ pub struct Seen {
     pub predictions: Vec<Prediction>,
 }
 
-/// What each method says about an image of a run.
-pub fn see(output: &Output, at: usize, item: Item<Annotation>, scores: &[Score]) -> Result<Seen> {
+/// What each method says about an image of a run; `members` is what an ensemble does.
+pub fn see(
+    output: &Output,
+    at: usize,
+    item: Item<Annotation>,
+    scores: &[Score],
+    members: Option<Prediction>,
+) -> Result<Seen> {
     let Annotation { mask, hash } = item.data;
-    Ok(Seen { hash, mask, predictions: vec![softmax(output, at, scores)?] })
+    let needed = |needs| scores.iter().any(|score| score.info().needs == needs);
+    let mut predictions = vec![softmax(output, at, scores)?];
+    if needed(Needs::Passes) {
+        predictions.push(baseline::mc_dropout(output, at)?);
+    }
+    predictions.extend(members.filter(|_| needed(Needs::Members)));
+    for prediction in &mut predictions {
+        prediction.scores.retain(|(score, _)| scores.contains(score));
+    }
+    Ok(Seen { hash, mask, predictions })
 }
 
-/// What is computed so that `scores` can be evaluated: the confidence as well.
+/// What is computed of the deterministic pass so that `scores` can be evaluated: the confidence as well.
 pub fn computed(scores: &[Score]) -> Vec<Score> {
-    let mut computed = scores.to_vec();
+    let of_mean = |score: &Score| matches!(score.info().needs, Needs::Passes | Needs::Members);
+    let mut computed: Vec<Score> = scores.iter().copied().filter(|s| !of_mean(s)).collect();
     if !computed.contains(&Score::MaxSoftmax) {
         computed.push(Score::MaxSoftmax);
     }
@@ -36,11 +53,9 @@ fn softmax(output: &Output, at: usize, scores: &[Score]) -> Result<Prediction> {
     let computed = computed(scores);
     let (label, maps) = output.scored(at, &computed)?;
     let maps = maps.into_iter().map(|map| map.values);
-    let mut maps: Vec<(Score, Vec<f32>)> = computed.into_iter().zip(maps).collect();
+    let maps: Vec<(Score, Vec<f32>)> = computed.into_iter().zip(maps).collect();
     let confidence = maps.iter().find(|(score, _)| *score == Score::MaxSoftmax);
     let confidence = confidence.map(|(_, map)| map.clone()).unwrap_or_default();
-    // Those that were asked for come first.
-    maps.truncate(scores.len());
     Ok(Prediction { method: Method::Softmax, label, confidence, scores: maps })
 }
 

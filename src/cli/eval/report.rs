@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ddu::Result;
+use ddu::baseline::Ensemble;
 use ddu::data::VOID;
 use ddu::density::Percentiles;
 use ddu::engine::Engine;
@@ -17,7 +18,7 @@ use ddu::report::palette;
 use ddu::score::{Score, Worry};
 
 use super::super::pipeline::Item;
-use super::super::scoring;
+use super::super::{methods, scoring};
 use super::json::About;
 use super::predict::{self, Seen};
 use super::read::Reader;
@@ -94,6 +95,7 @@ impl Shown<'_> {
         &self,
         about: &About,
         engine: &mut Engine,
+        mut ensemble: Option<&mut Ensemble>,
         fared: Vec<Fared>,
     ) -> Result<Option<Viewer>> {
         let classes = about.classes.len();
@@ -102,7 +104,9 @@ impl Shown<'_> {
         let scores: Vec<(Score, [f32; 2])> = self.scores.iter().filter_map(range).collect();
         let panels = chosen(fared)
             .into_iter()
-            .map(|(index, note)| self.panel(engine, index, note, &scores, classes))
+            .map(|(index, note)| {
+                self.panel(engine, ensemble.as_deref_mut(), index, note, &scores, classes)
+            })
             .collect::<Result<Vec<Panel>>>()?;
         if panels.is_empty() {
             return Ok(None);
@@ -155,6 +159,7 @@ impl Shown<'_> {
     fn panel(
         &self,
         engine: &mut Engine,
+        ensemble: Option<&mut Ensemble>,
         index: usize,
         note: String,
         scores: &[(Score, [f32; 2])],
@@ -163,7 +168,9 @@ impl Shown<'_> {
         let (image, data) = self.reader.read(index)?;
         let output = engine.run(&[&image])?;
         let item = Item { index, image: image.clone(), data };
-        let seen = predict::see(&output, 0, item, self.scores)?;
+        let members = ensemble.map(|e| methods::together(e, &output, std::slice::from_ref(&item)));
+        let members = members.and_then(|made| made.into_iter().next()).transpose()?;
+        let seen = predict::see(&output, 0, item, self.scores, members)?;
         let prediction = &seen.predictions[0];
         let judge = |(label, predicted): (&u8, &u8)| match usize::from(*label) {
             label if label >= classes => 2,
@@ -181,7 +188,8 @@ impl Shown<'_> {
             Map::Classes(judged.collect()),
         ];
         for (score, _) in scores {
-            let map = prediction.scores.iter().find(|(s, _)| s == score);
+            let mut maps = seen.predictions.iter().flat_map(|made| &made.scores);
+            let map = maps.find(|(s, _)| s == score);
             layers.extend(map.map(|(_, values)| Map::Scalar(values.clone())));
         }
         Ok(Panel::new(self.reader.data.pairs[index].name.clone(), note, &image, layers))

@@ -3,8 +3,10 @@
 use std::time::Instant;
 
 use ddu::Result;
+use ddu::baseline::{self, Ensemble};
 use ddu::data::Image;
 use ddu::engine::Engine;
+use ddu::eval::Method;
 use ddu::score::Score;
 use serde::Serialize;
 
@@ -43,6 +45,19 @@ pub fn ddu(engine: &mut Engine, image: &Image) -> Option<Timing> {
         output.maps(0)?;
         output.score(0, Score::Density).map(drop)
     })
+}
+
+/// Class, predictive entropy and mutual information over the passes of an engine that samples its dropout. The network's
+/// own pass, which the other methods' figures need, is part of each run and of this time.
+pub fn mc_dropout(engine: &mut Engine, image: &Image) -> Option<Timing> {
+    let method = Method::McDropout.name();
+    measure(method, image, || baseline::mc_dropout(&engine.run(&[image])?, 0).map(drop))
+}
+
+/// The same over the members.
+pub fn ensemble(engine: &mut Engine, ensemble: &mut Ensemble, image: &Image) -> Option<Timing> {
+    let method = Method::Ensemble.name();
+    measure(method, image, || ensemble.predict(&engine.run(&[image])?, 0, &[image]).map(drop))
 }
 
 /// None, with a warning, where a pass fails; None where a signal ends the run.

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use ddu::baseline::Ensemble;
 use ddu::data::Inputs;
 use ddu::engine::{Engine, check_memory};
 use ddu::ops::Size;
+use ddu::plan::Plan;
 use ddu::report::json;
 use serde::Serialize;
 
 use super::files::Kind;
-use super::report::{Failed, ModelReport, command};
+use super::report::{Failed, MethodsReport, ModelReport, command};
 use super::run::map_size;
 use super::{Args, exit, warn};
 use crate::cli::devices::Device;
@@ -24,6 +26,8 @@ struct Report {
     dry_run: bool,
     device: String,
     model: ModelReport,
+    #[serde(flatten)]
+    methods: MethodsReport,
     images: Vec<Planned>,
     failed: Vec<Failed>,
     left_out: Vec<String>,
@@ -46,9 +50,9 @@ struct Cost {
     padded_px: Size,
     feature_grid: Size,
     ops: usize,
-    /// Of a batch; a multiply-add counts as two.
+    /// Of a batch, with the passes and the members; a multiply-add counts as two.
     gflop: f64,
-    /// Of a batch.
+    /// Of a batch, the members' included.
     arena_bytes: u64,
     /// Why it cannot run.
     problem: Option<String>,
@@ -57,6 +61,7 @@ struct Cost {
 pub fn run(
     args: &Args,
     engine: &mut Engine,
+    mut ensemble: Option<&mut Ensemble>,
     device: Device,
     inputs: &Inputs,
     kinds: &[Kind],
@@ -84,7 +89,8 @@ pub fn run(
     }
     let mut sizes = Vec::with_capacity(counts.len());
     for ((h, w), count) in counts {
-        sizes.push(cost(engine, Size::new(h, w), count, args.running.batch())?);
+        let members = ensemble.as_mut().map(|ensemble| ensemble.members()).unwrap_or_default();
+        sizes.push(cost(engine, members, Size::new(h, w), count, args.running.batch())?);
     }
     let report = Report {
         schema_version: 1,
@@ -93,6 +99,7 @@ pub fn run(
         dry_run: true,
         device: device.to_string(),
         model: ModelReport::new(&args.model, engine.model()),
+        methods: MethodsReport::new(args, ensemble),
         images,
         failed,
         left_out: inputs.left_out.iter().map(|path| path.display().to_string()).collect(),
@@ -107,20 +114,38 @@ pub fn run(
     Ok(ExitCode::from(code))
 }
 
-fn cost(engine: &mut Engine, size: Size, images: usize, batch: usize) -> ddu::Result<Cost> {
+fn cost(
+    engine: &mut Engine,
+    members: &mut [Engine],
+    size: Size,
+    images: usize,
+    batch: usize,
+) -> ddu::Result<Cost> {
     let batch = batch.min(images);
     let plan = engine.plan(batch, size)?;
-    Ok(Cost {
+    let passes = engine.passes() as u64 * plan.pass_flops();
+    let mut cost = Cost {
         images,
         map_px: size,
         batch,
         padded_px: plan.padded,
         feature_grid: plan.grid(),
         ops: plan.nodes.len(),
-        gflop: plan.flops() as f64 / 1e9,
+        gflop: (plan.flops() + passes) as f64 / 1e9,
         arena_bytes: plan.arena_bytes(size_of::<f32>()),
-        problem: check_memory(&plan, engine.available_memory()).err().map(|e| e.to_string()),
-    })
+        problem: problem(engine, &plan),
+    };
+    for member in members {
+        let plan = member.plan(batch, size)?;
+        cost.gflop += plan.flops() as f64 / 1e9;
+        cost.arena_bytes += plan.arena_bytes(size_of::<f32>());
+        cost.problem = cost.problem.or_else(|| problem(member, &plan));
+    }
+    Ok(cost)
+}
+
+fn problem(engine: &Engine, plan: &Plan) -> Option<String> {
+    check_memory(plan, engine.available_memory()).err().map(|error| error.to_string())
 }
 
 fn text(report: &Report, device: Device) -> Result<String, std::fmt::Error> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ddu::Error;
+use ddu::baseline::Ensemble;
 use ddu::model::{Backbone, Model};
 use ddu::ops::Size;
 use ddu::report::json::{Host, Summary};
@@ -22,6 +23,7 @@ pub struct Stages {
     pub decode: f64,
     /// Normalising and padding.
     pub preprocess: f64,
+    /// That of MODEL, the passes of MC Dropout and the other members of an ensemble.
     pub network: f64,
     /// Upsampling, class and scores; where a device computes them in the network's run, their copy.
     pub maps: f64,
@@ -87,9 +89,36 @@ pub struct Report {
     /// What `attention` counts by.
     #[serde(skip_serializing_if = "Option::is_none")]
     limits_nats: Option<Limits>,
+    #[serde(flatten)]
+    methods: MethodsReport,
     images: Vec<Written>,
     failed: Vec<Failed>,
     totals: Totals,
+}
+
+/// Which prediction gave the classes, and what the baselines were made of.
+#[derive(Serialize)]
+pub struct MethodsReport {
+    method: &'static str,
+    /// With dropout; null without MC Dropout.
+    passes: Option<u32>,
+    seed: Option<u64>,
+    /// Of an ensemble, in addition to the model.
+    members: Vec<ModelReport>,
+}
+
+impl MethodsReport {
+    pub fn new(args: &Args, ensemble: Option<&mut Ensemble>) -> Self {
+        let passes = args.methods.passes;
+        let engines = ensemble.map(|ensemble| &*ensemble.members()).unwrap_or_default();
+        let models = args.methods.members.iter().zip(engines);
+        MethodsReport {
+            method: args.method.name(),
+            passes,
+            seed: passes.map(|_| args.methods.seed),
+            members: models.map(|(path, e)| ModelReport::new(path, e.model())).collect(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -138,6 +167,7 @@ impl Report {
     pub fn new(
         args: &Args,
         model: &Model,
+        ensemble: Option<&mut Ensemble>,
         device: Device,
         limits: Option<Limits>,
         done: Done,
@@ -174,6 +204,7 @@ impl Report {
             device: device.to_string(),
             model: ModelReport::new(&args.model, model),
             limits_nats: limits,
+            methods: MethodsReport::new(args, ensemble),
             images: done.written,
             failed: done.failed,
             totals,

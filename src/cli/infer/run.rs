@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
+use ddu::baseline::{self, Ensemble};
 use ddu::data::{self, Image, Input};
 use ddu::density::Percentiles;
-use ddu::engine::{Engine, Output};
+use ddu::engine::{Engine, Output, ScoreMap};
+use ddu::eval::{Method, Prediction};
 use ddu::ops::Size;
-use ddu::score::Score;
+use ddu::score::{Needs, Score};
 use ddu::{Error, Result};
 use indicatif::ProgressBar;
 
@@ -18,12 +20,13 @@ use super::files::{Files, Segmented};
 use super::page::Gallery;
 use super::report::{Done, Failed, Stages, Written};
 use crate::cli::pipeline::{self, Event, Item, List, behind, send};
-use crate::cli::warn;
+use crate::cli::{methods, warn};
 
 /// What is run.
 pub struct Task<'a> {
     pub inputs: &'a [Input],
     pub files: Files<'a>,
+    pub method: Method,
     pub resize: Option<usize>,
     pub batch: usize,
     pub max_pixels: u64,
@@ -45,7 +48,12 @@ struct Decoded {
 type Outcome = (usize, Result<(Segmented, Written)>);
 
 /// `gallery` is offered what was judged.
-pub fn run(task: &Task, engine: &mut Engine, gallery: &mut Option<Gallery>) -> Done {
+pub fn run(
+    task: &Task,
+    engine: &mut Engine,
+    mut ensemble: Option<&mut Ensemble>,
+    gallery: &mut Option<Gallery>,
+) -> Done {
     let name = |index: usize| task.inputs[index].path.display().to_string();
     let list = List {
         len: task.inputs.len(),
@@ -60,9 +68,17 @@ pub fn run(task: &Task, engine: &mut Engine, gallery: &mut Option<Gallery>) -> D
         let _ = pipeline::run(engine, &list, |event| match event {
             Event::Failed(index, error) => send(&to, (index, Err(error))),
             Event::Ran(output, items) => {
+                let start = Instant::now();
+                let members = ensemble.as_mut().map(|e| methods::together(e, output, &items));
+                let mut members = members.map(Vec::into_iter);
+                let time = start.elapsed() / items.len() as u32;
                 items.into_iter().enumerate().try_for_each(|(at, item)| {
                     let index = item.index;
-                    let made = segment(task, output, at, item, &scores, gallery.as_mut());
+                    let members = members.as_mut().and_then(Iterator::next).transpose();
+                    let gallery = gallery.as_mut();
+                    let made = members.and_then(|members| {
+                        segment(task, output, at, item, &scores, (members, time), gallery)
+                    });
                     let made = made.map_err(|error| pipeline::of_item(name(index), error));
                     send(&to, (index, made))
                 })
@@ -91,17 +107,48 @@ fn decode(task: &Task, index: usize) -> Result<(Image, Decoded)> {
     Ok((image, Decoded { size, time: start.elapsed() }))
 }
 
-/// The maps of image `at` of a run, and what the report says of it.
+/// The class by the method, and a map for each score.
+fn maps(
+    task: &Task,
+    output: &Output,
+    at: usize,
+    scores: &[Score],
+    members: Option<Prediction>,
+) -> Result<(Vec<u8>, Vec<ScoreMap>)> {
+    let passes = scores.iter().any(|score| score.info().needs == Needs::Passes);
+    let passes = passes.then(|| baseline::mc_dropout(output, at)).transpose()?;
+    let mut means: Vec<Prediction> = passes.into_iter().chain(members).collect();
+    let of_mean = |score: &&Score| matches!(score.info().needs, Needs::Passes | Needs::Members);
+    let rest: Vec<Score> = scores.iter().filter(|score| !of_mean(score)).copied().collect();
+    let (mut label, rest) = output.scored(at, &rest)?;
+    let mut rest = rest.into_iter();
+    if let Some(mean) = means.iter_mut().find(|mean| mean.method == task.method) {
+        label = std::mem::take(&mut mean.label);
+    }
+    let mut made = means.into_iter().flat_map(|mean| mean.scores);
+    let map = |score: &Score| match of_mean(&score) {
+        true => {
+            let (_, values) = made.find(|(of, _)| of == score).expect("in the order of SCORES");
+            ScoreMap { values, non_finite: 0 }
+        }
+        false => rest.next().expect("a map for each score"),
+    };
+    Ok((label, scores.iter().map(map).collect()))
+}
+
+/// The maps of image `at` of a run, and what the report says of it. `members`: what the ensemble said, in
+/// `time`.
 fn segment(
     task: &Task,
     output: &Output,
     at: usize,
     item: Item<Decoded>,
     scores: &[Score],
+    (members, time): (Option<Prediction>, Duration),
     gallery: Option<&mut Gallery>,
 ) -> Result<(Segmented, Written)> {
     let start = Instant::now();
-    let (label, maps) = output.scored(at, scores)?;
+    let (label, maps) = maps(task, output, at, scores, members)?;
     let map = |score| {
         let found = scores.iter().zip(&maps).find(|(s, _)| **s == score);
         found.map(|(_, map)| map.values.as_slice())
@@ -124,7 +171,7 @@ fn segment(
         non_finite_pixels: scores
             .iter()
             .zip(&maps)
-            .find(|(score, _)| **score == Score::Entropy)
+            .find(|(score, _)| !score.info().needs.log_density())
             .map_or(0, |(_, map)| map.values.iter().filter(|value| !value.is_finite()).count()),
         non_finite_cells: scores
             .iter()
@@ -136,7 +183,7 @@ fn segment(
         stages_ms: Stages {
             decode: milliseconds(item.data.time),
             preprocess: share(output.preprocess),
-            network: share(output.network),
+            network: share(output.network) + milliseconds(time),
             maps: milliseconds(start.elapsed()),
             write: 0.0,
         },

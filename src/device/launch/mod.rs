@@ -40,9 +40,11 @@ pub(super) mod clip;
 pub mod conv2d;
 pub mod density;
 pub(super) mod depthwise;
+pub(super) mod dropout;
 pub(super) mod gather;
 pub(super) mod head;
 pub(super) mod label_grid;
+pub(super) mod mixture;
 // Its kernels index by what the previous ones wrote to scratch memory: only the complete list is safe to launch.
 pub(crate) mod moments;
 pub(super) mod pool;
@@ -56,9 +58,11 @@ pub use clip::clip;
 pub use conv2d::conv2d;
 pub use density::density;
 pub use depthwise::depthwise;
+pub use dropout::dropout;
 pub use gather::gather;
 pub use head::{head, logit_scores};
 pub use label_grid::{LabelGrid, label_grid};
+pub use mixture::{MixtureMaps, mixture_add, mixture_finish};
 pub use pool::{global_average_pool, max_pool};
 pub use preprocess::preprocess;
 pub use resize::resize;
@@ -74,7 +78,7 @@ use crate::ops::{Size, Spatial};
 use address::{Address, Addresses};
 
 /// Every `.cu`, one per line.
-pub static SOURCES: [&Source; 15] = [
+pub static SOURCES: [&Source; 17] = [
     &conv2d::SOURCE,
     &stem::SOURCE,
     &depthwise::SOURCE,
@@ -90,6 +94,8 @@ pub static SOURCES: [&Source; 15] = [
     &arg_max::SOURCE,
     &gather::SOURCE,
     &clip::SOURCE,
+    &dropout::SOURCE,
+    &mixture::SOURCE,
 ];
 
 /// The launch of an op without weights.

@@ -1,0 +1,69 @@
+//! MC Dropout and an ensemble against PyTorch with the same masks: the goldens of tests/golden/make_baselines.py, whose
+//! networks and images are those of `families`.
+
+use ddu::baseline::{self, Ensemble};
+use ddu::engine::Engine;
+use ddu::eval::Prediction;
+use ddu::import::{Options, import};
+use ddu::model::Model;
+use ddu::ops::{Passes, Size};
+use safetensors::SafeTensors;
+
+use crate::checkpoint::{Dtype, TorchFile};
+use crate::generate::{golden, image, keys, value, weights};
+
+const SEED: u64 = 20_211_029;
+const SIZES: [Size; 2] = [Size { h: 97, w: 131 }, Size { h: 360, w: 480 }];
+/// Of every map.
+const TOLERANCE: f32 = 1e-4;
+
+fn model(name: &str) -> Model {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = folder.path().join("checkpoint.pth");
+    let weights = weights(&keys(&golden(&format!("families/{name}.safetensors"))));
+    std::fs::write(&checkpoint, TorchFile::new(&weights, Dtype::F32).zip()).unwrap();
+    let options = Options { output_stride: Some(16), ..Options::default() };
+    import(&checkpoint, &options).unwrap().model
+}
+
+fn check(file: &SafeTensors, case: &str, found: &Prediction) {
+    let [(_, pe), (_, mi)] = &found.scores[..] else { panic!("two scores") };
+    for (what, found) in [("confidence", &found.confidence), ("pe", pe), ("mi", mi)] {
+        let bytes = file.tensor(&format!("{case}.{what}")).unwrap().data();
+        let expected = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        let (mut worst, mut largest) = (0f32, 0f32);
+        for (i, expected) in expected.enumerate() {
+            let found = found[(value(case, i as u64) * found.len() as f64) as usize];
+            // A NaN fails as well.
+            assert!((found - expected).abs() <= TOLERANCE, "{case} {what}: {found} for {expected}");
+            (worst, largest) = (worst.max((found - expected).abs()), largest.max(expected));
+        }
+        assert!(largest > 0.01, "{case}: {what} is nearly zero, the test would show nothing");
+        println!("{case} {what}: {worst:.1e}, largest {largest:.2}");
+    }
+}
+
+#[test]
+fn mean_predictions_are_those_of_pytorch() {
+    let bytes = std::fs::read(golden("baselines.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut engines: Vec<(&str, Engine)> = ["smp-resnet18", "torchvision-resnet50"]
+        .map(|name| (name, Engine::new(model(name))))
+        .into();
+    for (_, engine) in &mut engines {
+        engine.sample_dropout(Passes::new(5, SEED).unwrap()).unwrap();
+    }
+    let others = ["smp-resnet34", "torchvision-resnet50"].map(|name| (name.into(), model(name)));
+    let mut ensemble = Ensemble::new(&engines[0].1, others.into()).unwrap();
+    for size in SIZES {
+        let (image, case) = (image(size), format!("{}x{}", size.h, size.w));
+        for (name, engine) in &mut engines {
+            let output = engine.run(&[&image]).unwrap();
+            let found = baseline::mc_dropout(&output, 0).unwrap();
+            check(&file, &format!("{name}.{case}"), &found);
+        }
+        let output = engines[0].1.run(&[&image]).unwrap();
+        let found = ensemble.predict(&output, 0, &[&image]).unwrap().remove(0);
+        check(&file, &format!("ensemble.{case}"), &found);
+    }
+}

@@ -1,0 +1,90 @@
+//! MC Dropout and an ensemble on a device against the CPU path, through `Engine` as the commands use it.
+//!
+//! The masks are the same (`ops/dropout.rs`), so the paths differ as their logits do: by an nrms of at most the limit of
+//! `ddu::compare`, 2 sqrt(2 L) 2^-11 / sqrt(3) with L convolutions. dH = -sum_c p_c (ln p_c + H) dz_c moves an entropy by at most 2 ln C max_c |dz_c|,
+//! whose rms over the pixels is at most 2 ln C sqrt(C) rms(dz); mutual information is the difference of two. The rms of a pass's
+//! logits is taken as at most twice that of the network's own, whose activations a dropout of 1/2 doubles.
+
+use ddu::baseline::{self, Ensemble};
+use ddu::data::Image;
+use ddu::engine::Engine;
+use ddu::eval::Prediction;
+use ddu::model::{Backbone, Config, Dropout, Model};
+use ddu::ops::{Passes, Size};
+
+use super::picture;
+use crate::models::{random_model, small};
+use crate::support::device;
+
+const SIZE: Size = Size { h: 33, w: 42 };
+
+fn model(backbone: Backbone, seed: u64) -> Model {
+    let place = |(after, probability): (&str, f32)| Dropout { after: after.into(), probability };
+    let dropout = [("aspp.project", 0.5), ("decoder.0", 0.5), ("decoder.1", 0.1)].map(place);
+    random_model(Config { dropout: dropout.into(), ..small(backbone) }, seed)
+}
+
+fn rms<'a>(values: impl Iterator<Item = f64> + Clone + 'a) -> f64 {
+    (values.clone().map(|v| v * v).sum::<f64>() / values.count() as f64).sqrt()
+}
+
+/// `logits`: the rms of those of the largest prediction; `convs`: L.
+fn check(what: &str, device: &Prediction, cpu: &Prediction, logits: f64, convs: f64) {
+    let nrms = 2.0 * (2.0 * convs).sqrt() * 2f64.powi(-11) / 3f64.sqrt();
+    let classes = 5f64;
+    let entropy = 2.0 * classes.ln() * classes.sqrt() * nrms * logits;
+    for ((score, found), ((_, expected), limit)) in
+        device.scores.iter().zip(cpu.scores.iter().zip([entropy, 2.0 * entropy]))
+    {
+        let differences = found.iter().zip(expected).map(|(a, b)| f64::from(a - b));
+        let (off, size) = (rms(differences), rms(expected.iter().map(|v| f64::from(*v))));
+        assert!(
+            off <= limit && limit < size,
+            "{what} {score:?}: {off:e}, limit {limit:e} of {size}"
+        );
+    }
+    let same = device.label.iter().zip(&cpu.label).filter(|(a, b)| a == b).count();
+    assert!(same as f64 >= 0.98 * SIZE.pixels() as f64, "{what}: {same} labels agree");
+}
+
+#[test]
+fn mean_predictions_are_those_of_the_cpu() {
+    let images = [picture(SIZE, 1), picture(SIZE, 2)];
+    let images: Vec<&Image> = images.iter().collect();
+    let others = || {
+        vec![
+            ("other.safetensors".into(), model(Backbone::Resnet34, 5)),
+            ("third.safetensors".into(), random_model(small(Backbone::Resnet50), 6)),
+        ]
+    };
+    let mut results = Vec::new();
+    for mut engine in [
+        Engine::on(model(Backbone::Resnet18, 4), device()).unwrap(),
+        Engine::new(model(Backbone::Resnet18, 4)),
+    ] {
+        let mut ensemble = Ensemble::new(&engine, others()).unwrap();
+        engine.sample_dropout(Passes::new(3, 9).unwrap()).unwrap();
+        let output = engine.run(&images).unwrap();
+        let passes: Vec<_> = (0..2).map(|i| baseline::mc_dropout(&output, i).unwrap()).collect();
+        let mut members = ensemble.predict(&output, 0, &images).unwrap();
+        // From the second image on, alone.
+        members.extend(ensemble.predict(&output, 1, &images[1..]).unwrap());
+        let own = rms(output.logits(0).unwrap().to_vec().iter().map(|v| f64::from(*v)));
+        // Passes leave the network's own results alone.
+        let kept = output.logits(1).unwrap().to_vec();
+        drop(output);
+        let mut plain = match engine.device() {
+            Some(_) => Engine::on(model(Backbone::Resnet18, 4), device()).unwrap(),
+            None => Engine::new(model(Backbone::Resnet18, 4)),
+        };
+        assert_eq!(*plain.run(&images).unwrap().logits(1).unwrap(), kept[..]);
+        results.push((passes, members, own));
+    }
+    let [(passes, members, _), (cpu_passes, cpu_members, own)] = &results[..] else { panic!() };
+    for i in 0..2 {
+        check(&format!("MC Dropout, image {i}"), &passes[i], &cpu_passes[i], 2.0 * own, 24.0);
+        check(&format!("ensemble, image {i}"), &members[i], &cpu_members[i], 2.0 * own, 57.0);
+    }
+    assert_eq!(cpu_members[2].scores, cpu_members[1].scores, "together and alone");
+    assert_eq!(members[2].label.len(), SIZE.pixels());
+}
