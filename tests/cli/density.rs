@@ -71,8 +71,9 @@ fn every_score_is_written_and_weights_are_fitted_on_request() {
     for folder in ["JPEGImages", "SegmentationClass", "ImageSets/Segmentation"] {
         std::fs::create_dir_all(bench.path(&format!("sure/{folder}"))).unwrap();
     }
-    let copy =
-        |from: &str, to: &str| drop(std::fs::copy(bench.path(from), bench.path(to)).unwrap());
+    let copy = |from: &str, to: &str| {
+        std::fs::copy(bench.path(from), bench.path(to)).unwrap();
+    };
     let list = "ImageSets/Segmentation/train.txt";
     copy(&format!("voc/{list}"), &format!("sure/{list}"));
     for i in 0..6 {
