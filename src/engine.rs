@@ -427,8 +427,11 @@ impl Output<'_> {
     /// # Errors
     /// As [`Self::scored`].
     pub fn score(&self, image: usize, score: Score) -> Result<ScoreMap> {
-        let (_, mut maps) = self.scored(image, &[score])?;
-        Ok(maps.pop().expect("a map for each score"))
+        if score.from_logits().is_some() {
+            let (_, mut maps) = self.scored(image, &[score])?;
+            return Ok(maps.pop().expect("a map for each score"));
+        }
+        self.kept(image, score)
     }
 
     /// The class of every pixel and a map of each of `scores`, at the images' size. On the CPU those of the logits
@@ -438,31 +441,18 @@ impl Output<'_> {
     /// A score that needs a density and that [`Engine::score_with`] was not asked for; on a device one of the
     /// logits other than the entropy that neither that nor [`Engine::score_logits`] was asked for.
     pub fn scored(&self, image: usize, scores: &[Score]) -> Result<(Vec<u8>, Vec<ScoreMap>)> {
-        let missing = |score: Score| {
-            let expected = "one that Engine::score_with was asked for";
-            Error::invalid("score", expected, score.info().name)
-        };
-        let map = |(values, non_finite)| ScoreMap { values, non_finite };
-        let Results::Cpu { density, .. } = &self.results else {
-            let (network, plan) = self.on_device().expect("the results lie on a device");
-            let of = |score: &Score| {
-                network.score(plan, image, *score)?.map(map).ok_or_else(|| missing(*score))
-            };
-            let maps = scores.iter().map(of).collect::<Result<_>>()?;
-            return Ok((network.labels(plan, image)?, maps));
-        };
+        if let Results::Device(network) = &self.results {
+            let maps =
+                scores.iter().map(|score| self.kept(image, *score)).collect::<Result<_>>()?;
+            return Ok((network.labels(&self.plan, image)?, maps));
+        }
         let pixels = self.size.pixels();
         let (mut label, mut maps) = (vec![0; pixels], Vec::new());
         for score in scores {
             maps.push(match score.from_logits() {
                 // Filled in below.
-                Some(_) => map((vec![0.0; pixels], 0)),
-                None => {
-                    let asked = (*density).filter(|density| density.scores.contains(score));
-                    let made =
-                        asked.map(|density| density.score(self, image, *score)).transpose()?;
-                    map(made.flatten().ok_or_else(|| missing(*score))?)
-                }
+                Some(_) => ScoreMap { values: vec![0.0; pixels], non_finite: 0 },
+                None => self.kept(image, *score)?,
             });
         }
         let from_logits = scores.iter().zip(&mut maps);
@@ -471,6 +461,26 @@ impl Output<'_> {
             .collect();
         cpu::head::scores(&self.plan.head(), &self.logits(image)?, &mut label, &mut from_logits);
         Ok((label, maps))
+    }
+
+    /// A score that a device keeps a map of, or that the CPU path computes with a density.
+    fn kept(&self, image: usize, score: Score) -> Result<ScoreMap> {
+        let computed = match &self.results {
+            Results::Device(network) => network.score(&self.plan, image, score)?,
+            Results::Cpu { density, .. } => {
+                match density.filter(|density| density.scores.contains(&score)) {
+                    Some(density) => density.score(self, image, score)?,
+                    None => None,
+                }
+            }
+        };
+        match computed {
+            Some((values, non_finite)) => Ok(ScoreMap { values, non_finite }),
+            None => {
+                let expected = "one that Engine::score_with was asked for";
+                Err(Error::invalid("score", expected, score.info().name))
+            }
+        }
     }
 
     /// Upsamples a map from the feature grid to the images' size by the model's rule.

@@ -172,13 +172,20 @@ fn density() -> Density {
 
 #[test]
 fn density_file() {
-    let good = written(|path| density().save(path).unwrap());
+    let mut weighted = density();
+    let mut sums = ddu::density::Moments::weighted(2, 2);
+    sums.add_weighted(&[1.0, 2.0, 3.0, 5.0], &[0, 1], &[0.5, 1.0]);
+    weighted.weighted = Some(sums);
+    let good = vec![
+        written(|path| density().save(path).unwrap()),
+        written(|path| weighted.save(path).unwrap()),
+    ];
     let read = |bytes: &[u8], path: &Path| {
         keep(bytes, path);
         // What loads is sound enough to be saved.
         Density::load(path)?.save(path.with_extension("again"))
     };
-    Target { name: "density_file", good: vec![good], mutate: &mutate::safetensors }.run(read);
+    Target { name: "density_file", good, mutate: &mutate::safetensors }.run(read);
 }
 
 #[test]

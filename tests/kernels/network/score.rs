@@ -194,6 +194,7 @@ fn scores_of_logits_without_a_density_and_a_density_without_weights() {
     let size = Size::new(33, 41);
     let picture = crop(912, (60, 100), size).0;
     let asked = [Score::Energy, Score::MaxSoftmax];
+    let plain = gaussians(&demo_density().moments);
     for mut engine in [on_device(demo_model()), Engine::new(demo_model())] {
         engine.score_logits(&asked);
         let output = engine.run(&[&picture]).unwrap();
@@ -202,7 +203,7 @@ fn scores_of_logits_without_a_density_and_a_density_without_weights() {
         assert!(maps[1].values.iter().all(|v| (0.0..=1.0).contains(v)));
         let error = output.score(0, Score::ClippedEntropy).unwrap_err().to_string();
         assert!(error.contains("clipped-entropy"), "{error}");
-        let plain = of_model(engine.model(), &gaussians(&demo_density().moments));
+        let plain = of_model(engine.model(), &plain);
         let error = engine.score_with(&plain, &[Score::WeightedDensity], Precision::Exact);
         let error = error.unwrap_err().to_string();
         assert!(error.contains("weighted") && error.contains("--weight confidence"), "{error}");
