@@ -7,6 +7,7 @@ use ddu::model::{Backbone, Config, Dropout, Model};
 use ddu::ops::Passes;
 use serde_json::Value;
 
+use crate::fit::scenes;
 use crate::models::{random_model, small};
 use crate::{Bench, read_label, read_npy};
 
@@ -80,6 +81,28 @@ fn maps_and_classes_are_those_of_the_mean_prediction() {
             }
         }
     }
+}
+
+#[test]
+fn eval_measures_both_beside_the_scores_of_one_pass() {
+    let bench = bench();
+    scenes(&bench, 3);
+    let command = "eval --model model.safetensors --data voc --split train --passes 2 \
+                   --members deep.safetensors -o e";
+    let outcome = bench.ddu(&command.split_whitespace().collect::<Vec<_>>(), "");
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let report = std::fs::read_to_string(bench.path("e/results.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let methods = ["mc-dropout", "ensemble"];
+    for score in ["entropy", "mc-dropout-pe", "mc-dropout-mi", "ensemble-pe", "ensemble-mi"] {
+        let auroc = &report["scores"][score]["errors"]["auroc"]["value"];
+        assert!(auroc.as_f64().is_some_and(|a| (0.0..=1.0).contains(&a)), "{score}: {auroc}");
+        let method = methods.into_iter().find(|m| score.starts_with(m)).unwrap_or("softmax");
+        assert_eq!(report["scores"][score]["method"], method);
+        assert!(report["timing"][method]["median_ms"].as_f64().is_some_and(|ms| ms > 0.0));
+    }
+    assert_eq!((&report["passes"], &report["seed"]), (&2.into(), &0.into()));
+    assert_eq!(report["members_sha256"].as_array().unwrap().len(), 1);
 }
 
 #[test]
