@@ -51,6 +51,13 @@ pub fn quantise(values: &[f32]) -> Packed {
 
 /// Codes `[h, w]` as text.
 pub fn codes(size: Size, codes: &[u16]) -> String {
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::best());
+    zlib.write_all(&planes(size, codes)).expect("a Vec takes everything");
+    base64(&zlib.finish().expect("a Vec takes everything"))
+}
+
+/// What is left of the codes after prediction: all low bytes, then all high bytes.
+fn planes(size: Size, codes: &[u16]) -> Vec<u8> {
     let at = |row: Option<usize>, column: Option<usize>| match (row, column) {
         (Some(row), Some(column)) => codes[row * size.w + column],
         _ => 0,
@@ -67,10 +74,7 @@ pub fn codes(size: Size, codes: &[u16]) -> String {
         }
     }
     let low = rest.iter().map(|r| *r as u8);
-    let planes: Vec<u8> = low.chain(rest.iter().map(|r| (r >> 8) as u8)).collect();
-    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::best());
-    zlib.write_all(&planes).expect("a Vec takes everything");
-    base64(&zlib.finish().expect("a Vec takes everything"))
+    low.chain(rest.iter().map(|r| (r >> 8) as u8)).collect()
 }
 
 /// A photo, or a map of numbers in colours.
@@ -118,7 +122,29 @@ mod tests {
         assert_eq!(vectors.map(|v| base64(v.as_bytes())), expected);
     }
 
+    /// As `viewer.js` does.
+    fn unpack(size: Size, planes: &[u8]) -> Vec<u16> {
+        let mut codes = vec![0u16; size.pixels()];
+        for i in 0..codes.len() {
+            let folded = u16::from_le_bytes([planes[i], planes[codes.len() + i]]);
+            let rest = folded >> 1 ^ (folded & 1).wrapping_neg();
+            let (x, y) = (i % size.w, i / size.w);
+            let left = if x > 0 { codes[i - 1] } else { 0 };
+            let above = if y > 0 { codes[i - size.w] } else { 0 };
+            let corner = if x > 0 && y > 0 { codes[i - size.w - 1] } else { 0 };
+            codes[i] = rest.wrapping_add(left).wrapping_add(above).wrapping_sub(corner);
+        }
+        codes
+    }
+
     proptest::proptest! {
+        #[test]
+        fn codes_come_back_exactly(h in 1usize..6, w in 1usize..6, seed: [u16; 25]) {
+            let size = Size::new(h, w);
+            let codes = &seed[..size.pixels()];
+            proptest::prop_assert_eq!(unpack(size, &planes(size, codes)), codes);
+        }
+
         #[test]
         fn values_come_back_within_half_a_step(values in proptest::collection::vec(proptest::num::f32::ANY, 0..40)) {
             let Packed { low, step, codes } = quantise(&values);
