@@ -55,9 +55,9 @@ fn next(code: &[Instruction], places: &HashMap<u64, usize>, i: usize) -> Vec<usi
         next.extend(code[..i].iter().rev().find(sets).and_then(|ins| place(&ins.text)));
     }
     // "@P0 BRA 0x40", "BRA.U !UP0, 0x40" and "BRA.DIV UR4, 0x40" may go on.
-    let always = !text.starts_with('@') && !(name.starts_with("BRA") && text.contains(','));
+    let may_go_on = text.starts_with('@') || name.starts_with("BRA") && text.contains(',');
     let leaves = ["BRA", "EXIT", "BSYNC", "RET"].iter().any(|o| name.starts_with(o));
-    if !(leaves && always) && i + 1 < code.len() {
+    if (may_go_on || !leaves) && i + 1 < code.len() {
         next.push(i + 1);
     }
     next

@@ -226,10 +226,10 @@ fn immediates(operand: &str) -> Vec<String> {
         }
     } else if let Ok(number) = operand.parse::<i64>() {
         found.extend([number + 1, 0, number.wrapping_neg()].map(|n| n.to_string()));
-    } else if let Some((base, offset)) = operand.strip_suffix(']').and_then(|o| o.split_once('+')) {
-        if let Ok(offset) = offset.parse::<i64>() {
-            found.extend([format!("{base}+{}]", offset + 16), format!("{base}]")]);
-        }
+    } else if let Some((base, offset)) = operand.strip_suffix(']').and_then(|o| o.split_once('+'))
+        && let Ok(offset) = offset.parse::<i64>()
+    {
+        found.extend([format!("{base}+{}]", offset + 16), format!("{base}]")]);
     }
     found.retain(|new| new != operand);
     found.dedup();

@@ -113,6 +113,8 @@ fn against_two_plain_passes_the_same_bits_every_run() {
         (80, 21, 1023, 0),
         (256, 4, 900, 8),
         (512, 2, 90, 0),
+        // A class of more than eight chunks of 512 pixels in one image.
+        (8, 1, 5200, 0),
     ] {
         let images: Vec<Scene> =
             (0..3).map(|i| Scene::random(51 + i, pixels, channels, classes)).collect();
