@@ -113,7 +113,7 @@ fn run(folder: &Path, architecture: &str, cases: &str, way: usize, limit: Durati
     let found = log.lines().find(|line| line.starts_with("note ") || line.starts_with("ERROR "));
     let end = match (status, found) {
         (None, _) => End::TimeOut,
-        _ if said.lines().any(|line| line.starts_with("ptx: ")) => End::Invalid,
+        _ if said.contains("ptx: ") => End::Invalid,
         (_, Some(line)) => End::Failed(line.into()),
         (Some(status), None) if status.success() && !said.contains(" 0 passed") => End::Passed,
         _ => End::Failed("a case fails".into()),

@@ -151,9 +151,11 @@ pub fn changes(lines: &[&str], i: usize) -> Vec<Change> {
             new[at] = sibling;
             let mut opcode = new.join(".");
             // Right shifts have signs, left shifts have none.
-            if sibling == "shl" {
-                let bits = parts.last().unwrap().trim_start_matches(['u', 's', 'b']);
-                opcode = format!("shl.b{bits}");
+            let bits = parts.last().unwrap().trim_start_matches(['u', 's', 'b']);
+            match sibling {
+                "shl" => opcode = format!("shl.b{bits}"),
+                "shr" => opcode = format!("shr.u{bits}"),
+                _ => {}
             }
             add("sibling", ins.text(ins.guard, &opcode, &ins.operands));
         }
