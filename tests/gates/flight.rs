@@ -6,12 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One line of `cuobjdump -sass`.
-struct Instruction {
-    address: u64,
-    /// With its predicate.
-    text: String,
-}
+use crate::sass::{Code, Instruction, opcode, registers};
 
 /// Registers of products that a later wait ends together.
 #[derive(Clone, Default, PartialEq)]
@@ -58,38 +53,6 @@ impl State {
     }
 }
 
-/// The lines of a kernel that are instructions.
-fn instructions(sass: &str) -> Vec<Instruction> {
-    let parse = |line: &str| {
-        let (address, rest) = line.trim().strip_prefix("/*")?.split_once("*/")?;
-        let address = u64::from_str_radix(address, 16).ok()?;
-        let text = rest.split(';').next()?.trim();
-        rest.contains(';').then(|| Instruction { address, text: text.into() })
-    };
-    sass.lines().filter_map(parse).collect()
-}
-
-/// (opcode, the operands' registers: first and how many).
-fn registers(text: &str) -> (&str, Vec<(u32, u32)>) {
-    let mut words = text.split_whitespace().skip_while(|word| word.starts_with('@'));
-    let opcode = words.next().unwrap_or_default();
-    let width = match opcode {
-        _ if opcode.contains(".128") => 4,
-        _ if opcode.contains(".64") || opcode.contains("WIDE") => 2,
-        _ => 1,
-    };
-    let operands = &text[text.find(opcode).unwrap_or(0) + opcode.len()..];
-    let mut found = Vec::new();
-    for (at, _) in operands.match_indices('R') {
-        let alone = !operands[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        let digits = operands[at + 1..].split(|c: char| !c.is_ascii_digit()).next().unwrap();
-        if let (true, Ok(register)) = (alone, digits.parse()) {
-            found.push((register, width));
-        }
-    }
-    (opcode, found)
-}
-
 /// N of "HGMMA.64xNx16...".
 fn shape(opcode: &str) -> u32 {
     let columns = opcode.split_once(".64x").and_then(|(_, rest)| rest.split('x').next());
@@ -98,7 +61,7 @@ fn shape(opcode: &str) -> u32 {
 
 /// Executes one instruction on what may be in flight; complaints go to `faults`.
 fn step(state: &mut State, ins: &Instruction, faults: &mut BTreeSet<String>) {
-    let (opcode, found) = registers(&ins.text);
+    let (opcode, found) = (opcode(&ins.text), registers(&ins.text));
     let mut fault = |what: String| {
         faults.insert(format!("/*{:04x}*/ {}: {what}", ins.address, ins.text));
     };
@@ -149,38 +112,10 @@ fn step(state: &mut State, ins: &Instruction, faults: &mut BTreeSet<String>) {
     }
 }
 
-/// The instructions that may come next.
-fn next(code: &[Instruction], i: usize) -> Vec<usize> {
-    let place = |text: &str| {
-        let address = u64::from_str_radix(text.rsplit("0x").next()?.trim(), 16).ok()?;
-        code.iter().position(|ins| ins.address == address)
-    };
-    let text = &code[i].text;
-    let (opcode, _) = registers(text);
-    let always = !text.starts_with('@');
-    let mut next = Vec::new();
-    if opcode.starts_with("BRA") {
-        next.extend(place(text));
-    }
-    // To where the last BSSY of the barrier before it says.
-    if opcode.starts_with("BSYNC") {
-        let barrier = text.split_whitespace().last().unwrap();
-        let start =
-            code[..i].iter().rev().find(|ins| ins.text.contains(&format!("BSSY {barrier},")));
-        next.extend(start.and_then(|ins| place(&ins.text)));
-    }
-    let ends = ["BRA", "EXIT", "BSYNC"].iter().any(|o| opcode.starts_with(o));
-    if !(ends && always) && i + 1 < code.len() {
-        next.push(i + 1);
-    }
-    next
-}
-
 /// What a kernel's SASS does to registers of products in flight.
-pub fn faults(sass: &str) -> BTreeSet<String> {
-    let code = instructions(sass);
+pub fn faults(code: &Code) -> BTreeSet<String> {
     let mut faults = BTreeSet::new();
-    let mut states: Vec<Option<State>> = vec![None; code.len()];
+    let mut states: Vec<Option<State>> = vec![None; code.instructions.len()];
     let mut open = Vec::new();
     if let Some(first) = states.first_mut() {
         *first = Some(State::default());
@@ -188,8 +123,8 @@ pub fn faults(sass: &str) -> BTreeSet<String> {
     }
     while let Some(i) = open.pop() {
         let mut state = states[i].clone().expect("a state where somebody comes from");
-        step(&mut state, &code[i], &mut faults);
-        for to in next(&code, i) {
+        step(&mut state, &code.instructions[i], &mut faults);
+        for &to in &code.next[i] {
             let changed = match &mut states[to] {
                 Some(known) => known.join(&state),
                 unseen => {
@@ -207,13 +142,13 @@ pub fn faults(sass: &str) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::faults;
+    use super::{Code, faults};
 
     /// A kernel of these instructions, at multiples of 16.
     fn said(lines: &[&str]) -> String {
         let line = |(i, text): (usize, &&str)| format!("/*{:04x}*/ {text} ;\n", i * 16);
         let sass: String = lines.iter().enumerate().map(line).collect();
-        Vec::from_iter(faults(&sass)).join("\n")
+        Vec::from_iter(faults(&Code::parse(&sass))).join("\n")
     }
 
     const FIRST: &str = "HGMMA.64x64x16.F32 R56, R148, gdesc[UR24], RZ, !UPT";
@@ -246,6 +181,9 @@ mod tests {
         assert!(said(&lines).contains("/*0040*/"));
         let both = [FIRST, LAST, "@P0 BRA 0x40", WAIT, WAIT, "FADD R1, R60, R2", "EXIT"];
         assert_eq!(said(&both), "");
+        // A branch without a guard may go on as well.
+        let uniform = [FIRST, LAST, "BRA.U UP0, 0x40", "FADD R1, R60, R2", WAIT, "EXIT"];
+        assert!(said(&uniform).contains("/*0030*/"));
     }
 
     #[test]

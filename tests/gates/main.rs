@@ -4,10 +4,19 @@
 //!
 //! Registers and shared memory decide how many blocks a multiprocessor holds; no kernel may spill or keep
 //! an array in local memory; tensor-core kernels must hold HMMA (or HGMMA, on Hopper), and kernels that move activations 128-bit
-//! accesses (LDG.E.128, LDGSTS.E.128, STG.E.128). Registers of warpgroup products in flight are left alone (`flight`).
+//! accesses (LDG.E.128, LDGSTS.E.128, STG.E.128). Main loops, what comes before them, and loads under way at once: `loops`.
+//! Registers of warpgroup products in flight are left alone (`flight`), and what else such products need is there
+//! (`warpgroup`). `sass` reads the instructions.
+//!
+//! The table's columns: kernel, architecture; registers, at most; hmma and wide, 1 where there must be tensor-core instructions
+//! and 128-bit accesses; per_product and prologue, empty where no loop holds products, else at most so many and `loops::SLACK`;
+//! batch, at least; serial, at most.
 #![cfg(feature = "cuda")]
 
 mod flight;
+mod loops;
+mod sass;
+mod warpgroup;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -16,6 +25,9 @@ use std::process::Command;
 
 use ddu::device::FATBINS;
 use ddu::device::kernels;
+
+use crate::loops::Loops;
+use crate::sass::Code;
 
 /// Those that build.rs compiles for.
 const ARCHITECTURES: [&str; 6] = ["100", "120", "80", "86", "89", "90a"];
@@ -28,6 +40,7 @@ struct Bound {
     registers: u32,
     hmma: bool,
     wide: bool,
+    loops: Loops,
 }
 
 /// Of every kernel for these architectures.
@@ -36,13 +49,23 @@ fn bounds(architectures: &[&str]) -> Vec<Bound> {
     let text = std::fs::read_to_string(path).unwrap();
     let line = |line: &str| {
         let fields: Vec<&str> = line.split(',').collect();
-        let [kernel, architecture, registers, hmma, wide] = fields[..] else { panic!("{line}") };
+        let [kernel, architecture, registers, hmma, wide, per_product, prologue, batch, serial] =
+            fields[..]
+        else {
+            panic!("{line}")
+        };
         Bound {
             kernel: kernel.into(),
             architecture: architecture.into(),
             registers: registers.parse().unwrap(),
             hmma: hmma == "1",
             wide: wide == "1",
+            loops: Loops {
+                per_product: (!per_product.is_empty()).then(|| per_product.parse().unwrap()),
+                prologue: (!prologue.is_empty()).then(|| prologue.parse().unwrap()),
+                batch: batch.parse().unwrap(),
+                serial: serial.parse().unwrap(),
+            },
         }
     };
     let (other, mut bounds): (Vec<_>, Vec<_>) =
@@ -67,7 +90,7 @@ fn bounds(architectures: &[&str]) -> Vec<Bound> {
 }
 
 /// What the tool says of one kernel for one architecture.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Found {
     registers: u32,
     stack: u32,
@@ -78,9 +101,9 @@ struct Found {
     waits: usize,
     wide: usize,
     spills: usize,
-    /// Changes of a warpgroup's share of the registers.
-    shares: usize,
     sass: String,
+    /// Of its shared memory, where warpgroups multiply.
+    alignment: Option<u64>,
 }
 
 fn number(line: &str, key: &str) -> u32 {
@@ -90,11 +113,12 @@ fn number(line: &str, key: &str) -> u32 {
 
 /// By kernel and architecture.
 fn inspect(folder: &Path, fatbin: &Path) -> BTreeMap<(String, String), Found> {
-    let tool = |option: &str| {
+    let tool = |options: &[&str]| {
         let path = std::env::join_paths([folder.to_path_buf(), "/usr/bin".into(), "/bin".into()]);
         let run = Command::new(folder.join("cuobjdump"))
             .env("PATH", path.unwrap())
-            .args([option.as_ref(), fatbin.as_os_str()])
+            .args(options)
+            .arg(fatbin)
             .output()
             .unwrap_or_else(|error| panic!("cuobjdump beside nvcc: {error}"));
         assert!(run.status.success(), "cuobjdump: {}", String::from_utf8_lossy(&run.stderr));
@@ -102,9 +126,11 @@ fn inspect(folder: &Path, fatbin: &Path) -> BTreeMap<(String, String), Found> {
     };
     let mut found: BTreeMap<(String, String), Found> = BTreeMap::new();
     let (mut architecture, mut kernel) = (String::new(), String::new());
-    for line in tool("-res-usage").lines().map(str::trim) {
+    for line in tool(&["-res-usage", "-sass"]).lines().map(str::trim) {
         if let Some(name) = line.strip_prefix("arch = sm_") {
             architecture = name.into();
+        } else if let Some(name) = line.strip_prefix("Function : ") {
+            kernel = name.into();
         } else if let Some(name) = line.strip_prefix("Function ") {
             kernel = name.trim_end_matches(':').into();
         } else if line.starts_with("REG:") {
@@ -115,13 +141,6 @@ fn inspect(folder: &Path, fatbin: &Path) -> BTreeMap<(String, String), Found> {
                 ..Found::default()
             };
             found.insert((kernel.clone(), architecture.clone()), usage);
-        }
-    }
-    for line in tool("-sass").lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix("arch = sm_") {
-            architecture = name.into();
-        } else if let Some(name) = line.strip_prefix("Function : ") {
-            kernel = name.into();
         } else if let Some(found) = found.get_mut(&(kernel.clone(), architecture.clone())) {
             let instruction = |name: &str| line.contains(name);
             found.hmma += usize::from(instruction("HMMA.") || instruction("HGMMA."));
@@ -130,11 +149,16 @@ fn inspect(folder: &Path, fatbin: &Path) -> BTreeMap<(String, String), Found> {
             let global = instruction("LDG") || instruction("STG");
             found.wide += usize::from(global && instruction(".128"));
             found.spills += usize::from(instruction(" LDL") || instruction(" STL"));
-            found.shares += usize::from(instruction("USETMAXREG"));
-            if architecture == "90a" {
-                found.sass += line;
-                found.sass.push('\n');
-            }
+            found.sass += line;
+            found.sass.push('\n');
+        }
+    }
+    if found.values().any(|f| f.hgmma > 0) {
+        let mut alignments = warpgroup::alignments(&tool(&["-elf", "-arch", "sm_90a"]));
+        for ((kernel, _), f) in
+            found.iter_mut().filter(|((_, architecture), _)| architecture == "90a")
+        {
+            f.alignment = alignments.remove(kernel);
         }
     }
     found
@@ -155,10 +179,17 @@ fn every_kernel_is_inside_its_bounds_on_every_architecture() {
         std::fs::write(&path, bytes).unwrap();
         found.extend(inspect(folder, &path));
     }
-    let mut table = String::from("kernel,architecture,registers,hmma,wide\n");
-    for ((kernel, architecture), f) in &found {
+    let code: BTreeMap<_, _> = found.iter().map(|(at, f)| (at, Code::parse(&f.sass))).collect();
+    let mut table =
+        String::from("kernel,architecture,registers,hmma,wide,per_product,prologue,batch,serial\n");
+    for (at, f) in &found {
+        let (kernel, architecture) = at;
         let (hmma, wide) = (u8::from(f.hmma > 0), u8::from(f.wide > 0));
-        table += &format!("{kernel},{architecture},{},{hmma},{wide}\n", f.registers);
+        let Loops { per_product, prologue, batch, serial } = Loops::of(&code[at]);
+        let per_product = per_product.map(|n| n.to_string()).unwrap_or_default();
+        let prologue = prologue.map(|n| n.to_string()).unwrap_or_default();
+        table += &format!("{kernel},{architecture},{},{hmma},{wide},", f.registers);
+        table += &format!("{per_product},{prologue},{batch},{serial}\n");
     }
     // `DDU_PRINT_GATES=1` prints the table as it is, to renew the committed one.
     if std::env::var_os("DDU_PRINT_GATES").is_some() {
@@ -176,7 +207,8 @@ fn every_kernel_is_inside_its_bounds_on_every_architecture() {
     assert_eq!(bounds.len(), found.len(), "bounds for each");
     for bound in bounds {
         let what = format!("{} on sm_{}", bound.kernel, bound.architecture);
-        let f = &found[&(bound.kernel.clone(), bound.architecture.clone())];
+        let at = (bound.kernel.clone(), bound.architecture.clone());
+        let (f, code) = (&found[&at], &code[&at]);
         assert!(
             f.registers <= bound.registers,
             "{what}: {} registers, at most {}",
@@ -188,9 +220,12 @@ fn every_kernel_is_inside_its_bounds_on_every_architecture() {
         // Where ptxas cannot keep warpgroup products in flight it waits after each of them.
         assert!(f.waits * 4 <= f.hgmma, "{what}: serialised warpgroup products");
         assert!(f.wide > 0 || !bound.wide, "{what}: no 128-bit access");
+        let faults = bound.loops.exceeded(&Loops::of(code));
+        assert!(faults.is_empty(), "{what}: {faults:#?}");
         if f.hgmma > 0 {
-            assert!(f.shares >= 2, "{what}: one warpgroup gives registers, the others take them");
-            let faults = flight::faults(&f.sass);
+            let faults = warpgroup::faults(&f.sass, f.alignment);
+            assert!(faults.is_empty(), "{what}: {faults:#?}");
+            let faults = flight::faults(code);
             assert!(faults.is_empty(), "{what}: {faults:#?}");
         }
     }

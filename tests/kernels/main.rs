@@ -14,6 +14,8 @@ mod cpu;
 mod guarded;
 #[path = "../common/models.rs"]
 mod models;
+#[cfg(feature = "cuda")]
+mod mutants;
 mod network;
 mod ops;
 mod ownership;

@@ -6,6 +6,7 @@
 //! alone.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::ptx;
 use crate::standin::{again, skipped};
@@ -19,7 +20,7 @@ const CASES: [&str; 4] = [
 ];
 
 /// Of them those that a look for races takes minutes for (`--skip` of libtest, parts of names).
-const SLOW: [&str; 8] = [
+pub const SLOW: [&str; 8] = [
     "every_tile_and_split",
     "as_many_classes",
     "early_exit",
@@ -33,6 +34,25 @@ const SLOW: [&str; 8] = [
 /// At least so much of a kernel's instructions is reached, in percent: without those whose line of source was reached by others
 /// (nvcc unrolls loops, and clones them for cases that never come), and without nvcc's own, of no line (64-bit division).
 const COVERED: f64 = 95.0;
+
+/// Of the stand-in, as an A100 and an H100: compute capability, bytes of shared memory a block.
+pub fn options(architecture: &str) -> &'static str {
+    match architecture {
+        "80" => "capability=80,shared=166912",
+        _ => "capability=90,shared=232448",
+    }
+}
+
+/// Of a process whose kernels are the PTX of a folder; its log.
+pub fn environment<'a>(folder: &'a Path, log: &'a Path) -> Vec<(&'static str, &'a str)> {
+    vec![
+        ("DDU_TEST_DEVICE", "cuda"),
+        ("DDU_PTX_DIR", folder.to_str().unwrap()),
+        ("DDU_PTX_LOG", log.to_str().unwrap()),
+        // What lies there is the tests' own (`guarded`).
+        ("DDU_PTX_GUARD", "256"),
+    ]
+}
 
 /// Runs cases on the PTX of an architecture; the log's lines that count kernels.
 fn on_ptx(
@@ -54,20 +74,9 @@ fn on_ptx(
     };
     let folder = ptx::ptx(&nvcc, architecture);
     let log = tempfile::NamedTempFile::new().unwrap();
-    // Of an A100 and an H100: compute capability, bytes of shared memory a block.
-    let options = match architecture {
-        "80" => "capability=80,shared=166912",
-        _ => "capability=90,shared=232448",
-    };
-    let mut environment = vec![
-        ("DDU_TEST_DEVICE", "cuda"),
-        ("DDU_PTX_DIR", folder.to_str().unwrap()),
-        ("DDU_PTX_LOG", log.path().to_str().unwrap()),
-        // What lies there is the tests' own (`guarded`).
-        ("DDU_PTX_GUARD", "256"),
-    ];
+    let mut environment = environment(&folder, log.path());
     environment.extend(more);
-    let (output, _) = again(&ptx::driver(), options, cases, &environment);
+    let (output, _) = again(&ptx::driver(), options(architecture), cases, &environment);
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     let log = std::fs::read_to_string(log.path()).unwrap();
     let found: Vec<&str> = log.lines().filter(|l| !l.starts_with("kernel ")).collect();

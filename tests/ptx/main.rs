@@ -2,6 +2,7 @@
 //! in small kernels, each beside its sound twin (`planted`). It needs no nvcc. The project's own kernels run on it in
 //! `tests/kernels/ptx_cases.rs`; what it is made of: docs/architecture.md.
 
+mod accesses;
 mod operations;
 mod planted;
 #[path = "../common/ptx.rs"]

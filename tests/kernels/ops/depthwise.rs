@@ -15,6 +15,8 @@ fn strides_dilations_and_slices_against_f64() {
         (depthwise(24, 3).dilation(36), 1, 23, 30, true, 8),
         (depthwise(16, 3).stride(2), 2, 11, 14, true, 0),
         (depthwise(24, 5), 3, 6, 9, false, 16),
+        (depthwise(8, 1), 1, 3, 4, false, 0),
+        (depthwise(8, 2), 1, 5, 6, false, 0),
     ] {
         let x = Layout::contiguous(batch, Size::new(h, w), conv.in_channels).slice(0, beside);
         let y = Layout { size: conv.output_size(x.size).unwrap(), ..x };

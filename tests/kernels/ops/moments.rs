@@ -184,14 +184,16 @@ fn interchangeable_with_the_hosts() {
 
 #[test]
 fn a_handful_a_crowd_and_nobody() {
-    let (channels, classes, pixels) = (32, 6, 2600);
+    let (channels, classes, pixels) = (32, 6, 4000);
     let mut scene = Scene::random(71, pixels, channels, classes);
-    // 0 owns 95 %, 1 has two pixels, 2 one, 3 none, 4 twenty equal ones, 5 the rest.
+    // 0 owns 95 % (eight chunks of 512), 1 has two pixels, 2 one, 3 none, 4 twenty equal ones, 5 the rest.
     for pixel in 0..pixels {
         scene.labels[pixel] = match pixel {
             0 | 700 => 1,
             1300 => 2,
             50..70 => 4,
+            // No class: neither in the moments nor in the list of chunks.
+            2000..2100 => 6,
             _ if pixel % 20 == 0 => 5,
             _ => 0,
         };
@@ -209,11 +211,15 @@ fn a_handful_a_crowd_and_nobody() {
     scene.features[101 * channels + 3] = f16::MIN;
     scene.features[102 * channels] = f16::NAN;
     scene.features[103 * channels + 31] = f16::INFINITY;
+    // In each of the channels that a thread loads at once.
+    for c in 0..8 {
+        scene.features[(104 + c) * channels + c] = [f16::NEG_INFINITY, f16::NAN][c % 2];
+    }
     for (name, device) in devices() {
         let images = std::slice::from_ref(&scene);
         let (found, tally) = fold(&*device, images, &[1], 0, &Moments::new(classes, channels));
         check(&name, &found, images);
-        assert_eq!(tally.non_finite, 2);
+        assert_eq!(tally.non_finite, 10);
         assert_eq!(found.count()[3], 0);
         for class in [2, 3, 4] {
             assert!(found.scatter(class).iter().all(|s| *s == 0.0), "class {class} on {name}");

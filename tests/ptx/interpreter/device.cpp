@@ -2,8 +2,8 @@
 // (tests/cuda/driver.cpp) runs on either. Of the simt device nothing else is used.
 //
 // Environment: DDU_PTX_DIR, the folder of the *.ptx; DDU_PTX_LOG, a file that gets counts, notes and errors at the end;
-// DDU_PTX_UNREACHED=1, in it also every instruction that was not reached, nor another of its line of source; DDU_PTX_GUARD, how many bytes at both ends of a
-// buffer no kernel may touch; DDU_PTX_SEED=N, warps, quanta, landings and timeouts by chance, blocks in reverse;
+// DDU_PTX_UNREACHED=1, in it also every instruction that was not reached, nor another of its line of source; 2, those as well of
+// whose line another was; DDU_PTX_GUARD, how many bytes at both ends of a buffer no kernel may touch; DDU_PTX_SEED=N, warps, quanta, landings and timeouts by chance, blocks in reverse;
 // DDU_PTX_RACES=1 looks for races; DDU_PTX_SUMS, how matrix products are summed (block.h): `nearest`, or CHUNK,EXTRA.
 #include <chrono>
 #include <cstdio>
@@ -109,9 +109,9 @@ struct World {
         for (size_t i = 0; i < n; ++i) {
             if (tally.reached[i]) continue;
             const ptx::Instruction& ins = kernel.code[i];
-            if (!ins.source_line || known.count(origin(ins))) {
-                ++copies;
-            } else if (number("DDU_PTX_UNREACHED", 0)) {
+            const bool copy = !ins.source_line || known.count(origin(ins));
+            copies += copy;
+            if (number("DDU_PTX_UNREACHED", 0) > (copy ? 1 : 0)) {
                 std::fprintf(out, "unreached %s:%u [%u] %s\n", kernel.module.c_str(), ins.line, ins.source_line, ins.text.c_str());
             }
         }
