@@ -95,10 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut reads = Reads::new(data.files());
     reads.extend([&*args.model]);
     reads.extend(args.scoring.density.as_deref());
-    reads.refuse(&path)?;
-    if path.exists() && !args.force {
-        return Err(super::exists(&path, 0).into());
-    }
+    super::check_output(&reads, &path, args.force)?;
     let model_sha256 = model.hash();
     let mut engine = device.engine(model)?;
     if let Some(density) = &density {
@@ -128,7 +125,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut scale = density.as_ref().map(|density| density.scale());
     let produce = |to: SyncSender<(usize, Result<Segmented>)>| {
         // Broken: the tally has stopped, and says why.
-        let _ = pipeline::run(&mut engine, &list, |event| match event {
+        let run = pipeline::run(&mut engine, &list, |event| match event {
             Event::Failed(index, error) => send(&to, (index, Err(error))),
             Event::Ran(output, items) => {
                 items.into_iter().enumerate().try_for_each(|(at, item)| {
@@ -144,8 +141,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 })
             }
         });
+        run.map(|_| ())
     };
-    let tally = behind(produce, |made| tally.add_all(made, &bar, args.fail_fast, &name))?;
+    let tally = behind(produce, |made| tally.add_all(made, &bar, args.fail_fast, &name))??;
     bar.finish_and_clear();
     if interrupt::requested() && tally.taken < data.pairs.len() {
         warn("interrupted: nothing was written");

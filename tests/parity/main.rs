@@ -7,6 +7,8 @@
 mod common;
 mod conv2d;
 mod head;
+#[path = "../common/logits.rs"]
+mod logits;
 #[path = "../common/models.rs"]
 mod models;
 mod plan;

@@ -50,7 +50,7 @@ pub fn run(task: &Task, engine: &mut Engine) -> Done {
     let scores: Vec<Score> = task.files.scores.iter().map(|(score, _)| *score).collect();
     let produce = |to: SyncSender<Outcome>| {
         // Broken: the writer has stopped, and says why.
-        let _ = pipeline::run(engine, &list, |event| match event {
+        let run = pipeline::run(engine, &list, |event| match event {
             Event::Failed(index, error) => send(&to, (index, Err(error))),
             Event::Ran(output, items) => {
                 items.into_iter().enumerate().try_for_each(|(at, item)| {
@@ -61,8 +61,10 @@ pub fn run(task: &Task, engine: &mut Engine) -> Done {
                 })
             }
         });
+        run.map(|_| ())
     };
-    behind(produce, |made| write_all(task, made))
+    let done = behind(produce, |made| write_all(task, made));
+    done.unwrap_or_else(|error| Done { fatal: Some(error), ..Done::default() })
 }
 
 /// The size that an image is run at, from its header.
