@@ -10,9 +10,12 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
 
 fn main() {
-    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "CXX", "DDU_SIMT_SANITIZE"] {
+    let nvcc = ["NVCC", "NVCC_APPEND_FLAGS", "CUDA_HOME", "CUDA_PATH"];
+    for name in nvcc.into_iter().chain(["CXX", "DDU_SIMT_SANITIZE"]) {
         println!("cargo:rerun-if-env-changed={name}");
     }
     println!("cargo:rerun-if-changed=build.rs");
@@ -57,10 +60,23 @@ fn cuda(kernels: &[PathBuf]) {
         Some(nvcc) => {
             // For tests/gates, which looks for cuobjdump beside it.
             println!("cargo:rustc-env=DDU_NVCC={}", nvcc.display());
-            for source in kernels {
+            let fatbin = |source: &Path| {
                 let name = source.file_stem().expect("has a name").to_string_lossy().into_owned();
-                let fatbin = out.join(format!("{name}.fatbin"));
-                compile(&nvcc, source, &fatbin);
+                (out.join(format!("{name}.fatbin")), name)
+            };
+            let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+            let left = Mutex::new(kernels.iter());
+            let next = || left.lock().expect("no compiler panics with it").next();
+            thread::scope(|scope| {
+                for _ in 0..jobs {
+                    scope.spawn(|| {
+                        while let Some(source) = next() {
+                            compile(&nvcc, source, &fatbin(source).0);
+                        }
+                    });
+                }
+            });
+            for (fatbin, name) in kernels.iter().map(|source| fatbin(source)) {
                 table += &format!("    ({name:?}, include_bytes!({fatbin:?})),\n");
             }
         }
@@ -76,7 +92,8 @@ fn release(nvcc: &Path) -> String {
     release.unwrap_or_default().into()
 }
 
-/// One file for every architecture, unless nothing it is made of has changed.
+/// One file for every architecture. Builds with other features or another profile take the same one, from
+/// `kernels` in the target folder, unless something that it is made of has changed.
 fn compile(nvcc: &Path, source: &Path, fatbin: &Path) {
     let mut arguments: Vec<String> =
         ["-fatbin", "-std=c++17", "-O3", "-lineinfo"].map(String::from).into();
@@ -86,13 +103,15 @@ fn compile(nvcc: &Path, source: &Path, fatbin: &Path) {
     arguments.extend(["-gencode".into(), "arch=compute_80,code=compute_80".into()]);
 
     let mut hasher = DefaultHasher::new();
-    (nvcc, &arguments).hash(&mut hasher);
+    (nvcc, &arguments, env::var_os("NVCC_APPEND_FLAGS")).hash(&mut hasher);
     for file in with_headers(source) {
         fs::read(&file).unwrap_or_default().hash(&mut hasher);
     }
-    let stamp = format!("{:x}", hasher.finish());
-    let stamp_file = fatbin.with_extension("stamp");
-    if fatbin.exists() && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
+    // OUT_DIR is TARGET/PROFILE/build/PACKAGE/out.
+    let target = fatbin.ancestors().nth(5).expect("OUT_DIR lies in the target folder");
+    let shared = target.join("kernels").join(source.file_stem().expect("has a name"));
+    let made = shared.join(format!("{:x}", hasher.finish()));
+    if made.exists() && fs::copy(&made, fatbin).is_ok() {
         return;
     }
     let run = Command::new(nvcc).args(&arguments).arg(source).arg("-o").arg(fatbin).output();
@@ -107,7 +126,14 @@ fn compile(nvcc: &Path, source: &Path, fatbin: &Path) {
     for line in said.lines().filter(|line| !line.trim().is_empty()) {
         println!("cargo:warning={}: {line}", source.display());
     }
-    fs::write(stamp_file, stamp).expect("OUT_DIR is writable");
+    // Only the newest is kept. It appears whole: another build may be looking for it.
+    let _ = fs::remove_dir_all(&shared);
+    fs::create_dir_all(&shared).expect("the target folder is writable");
+    let part = made.with_extension(std::process::id().to_string());
+    let kept = fs::copy(fatbin, &part).and_then(|_| fs::rename(part, made));
+    if let Err(error) = kept {
+        println!("cargo:warning={}: not kept for other builds: {error}", shared.display());
+    }
 }
 
 /// A source and what it includes in quotes, transitively.

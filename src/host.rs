@@ -93,9 +93,14 @@ pub fn start_threads() -> Result<()> {
             0 => "one for each core".to_owned(),
             n => format!("{n}, as RAYON_NUM_THREADS says"),
         };
-        Error::invalid("threads", expected, format!("fewer: {e}"))
-            .fix("set RAYON_NUM_THREADS to fewer, or raise `ulimit -u` and `ulimit -v`")
+        too_few_threads(&expected, e)
     })
+}
+
+/// Threads that the system refuses.
+pub fn too_few_threads(expected: &str, error: impl std::fmt::Display) -> Error {
+    Error::invalid("threads", expected, format!("fewer: {error}"))
+        .fix("set RAYON_NUM_THREADS to fewer, or raise `ulimit -u` and `ulimit -v`")
 }
 
 /// 0: one for each core.

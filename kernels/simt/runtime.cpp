@@ -14,6 +14,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "api.h"
@@ -348,10 +349,16 @@ int ddu_simt_launch(DduSimtLaunch* request, char* error, uint64_t error_bytes) {
         }
         const uint64_t workers = std::clamp<uint64_t>(request->workers, 1, blocks);
         std::vector<std::thread> pool;
-        for (uint64_t i = 0; i < workers; ++i) pool.emplace_back([&] { run_worker(launch); });
+        std::string refused;
+        try {
+            for (uint64_t i = 0; i < workers; ++i) pool.emplace_back([&] { run_worker(launch); });
+        } catch (const std::system_error& error) {
+            // Fewer workers run all blocks as well.
+            if (pool.empty()) refused = std::string(kernel->name) + ": no thread can be started: " + error.what();
+        }
         for (auto& thread : pool) thread.join();
         std::copy(std::begin(launch.counts), std::end(launch.counts), request->counts);
-        problem = launch.error;
+        problem = refused.empty() ? launch.error : refused;
         if (problem.empty()) {
             const std::string guard = damaged_guard();
             if (!guard.empty()) problem = std::string(kernel->name) + ": " + guard;

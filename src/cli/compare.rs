@@ -31,6 +31,9 @@ pub struct Args {
     /// Write the comparison to FILE, or to stdout for -
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+    /// Overwrite an existing FILE
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Serialize)]
@@ -46,8 +49,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "--device cpu is what the others are compared with: take simt or cuda:N".into(),
         )
     })?;
-    if let Some(file) = args.json.as_ref().filter(|file| file.as_os_str() != "-") {
-        data::Reads::new([&*args.model, &args.input]).refuse(file)?;
+    if let Some(file) = super::file(&args.json) {
+        let reads = data::Reads::new([&*args.model, &args.input]);
+        super::check_output(&reads, file, args.force)?;
     }
     let model = Model::load(&args.model)?;
     let image = data::decode(&args.input, true)?;

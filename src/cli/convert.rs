@@ -101,14 +101,10 @@ fn check_output(args: &Args, classes: Option<&Path>) -> Result<(), Error> {
     let config = checkpoint.with_file_name("config.json");
     let mut reads = Reads::new([&**checkpoint, &hub[0], &hub[1], &config]);
     reads.extend(classes);
-    reads.refuse(&args.output)?;
     if args.output.is_dir() {
-        Err(Error::Usage(format!("{output}: is a folder; name the model file to write")))
-    } else if args.output.exists() && !args.force {
-        Err(super::exists(&args.output, 0))
-    } else {
-        Ok(())
+        return Err(Error::Usage(format!("{output}: is a folder; name the model file to write")));
     }
+    super::check_output(&reads, &args.output, args.force)
 }
 
 fn summary(checkpoint: &Path, output: &Path, imported: &Imported) -> String {

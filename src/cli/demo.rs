@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// summary.json and index.html. On one machine, one version writes the same files every time.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folder for the results; earlier results in it are replaced
+    /// Folder for the results
     #[arg(short, long, value_name = "DIR", default_value = "out/demo")]
     output: PathBuf,
 
@@ -30,9 +30,18 @@ pub struct Args {
     /// Seed of the first training scene
     #[arg(long, value_name = "S", default_value_t = 0, requires = "scenes")]
     seed: u64,
+
+    /// Overwrite what is in DIR
+    #[arg(long)]
+    force: bool,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let folder = args.scenes.as_ref().unwrap_or(&args.output);
+    let filled = std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    if filled && !args.force {
+        return Err(super::exists(folder, 0).into());
+    }
     if let Some(folder) = args.scenes {
         scenes::dump(&folder, args.count, args.seed)?;
         let (count, tenth) = (args.count, args.count.div_ceil(10));

@@ -8,7 +8,7 @@ use ddu::device::gpus::{self, Gpu};
 use ddu::engine::Engine;
 use ddu::host;
 use ddu::model::Model;
-use ddu::report::json::{self, Host};
+use ddu::report::json::Host;
 use serde::Serialize;
 
 /// List what can run a model here
@@ -40,13 +40,7 @@ struct Listed {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let report = look();
-    if args.json {
-        json::write("-".as_ref(), &report)?;
-    } else {
-        super::print(&text(&report)?)?;
-    }
-    Ok(ExitCode::SUCCESS)
+    super::print_report(&look(), args.json, text)
 }
 
 fn look() -> Report {

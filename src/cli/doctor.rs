@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use ddu::device::gpus::{self, Gpus};
 use ddu::host;
-use ddu::report::json::{self, Host};
+use ddu::report::json::Host;
 use serde::Serialize;
 
 /// Check this build and this machine
@@ -36,13 +36,7 @@ struct Report {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let report = examine();
-    if args.json {
-        json::write("-".as_ref(), &report)?;
-    } else {
-        super::print(&text(&report)?)?;
-    }
-    Ok(ExitCode::SUCCESS)
+    super::print_report(&examine(), args.json, text)
 }
 
 fn examine() -> Report {

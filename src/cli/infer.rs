@@ -164,6 +164,9 @@ pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
     }
     let kinds = &Kind::all(args.overlay, args.thresholds.is_some(), &scores);
     if args.dry_run {
+        if let Some(report) = super::file(&args.json) {
+            super::check_output(&reads(&args, &inputs.images), report, args.force)?;
+        }
         return dry_run::run(&args, &mut engine, ensemble.as_mut(), device, &inputs, kinds);
     }
 
@@ -175,8 +178,10 @@ pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
     }
     let there = listed - inputs.images.len();
     refuse_inputs(&args, &inputs.images, kinds)?;
-    prepare_folder(&args.output)?;
-    if let Some(file) = args.json.as_ref().filter(|file| file.as_os_str() != "-") {
+    if !inputs.images.is_empty() {
+        prepare_folder(&args.output)?;
+    }
+    if let Some(file) = super::file(&args.json) {
         prepare_folder(file.parent().unwrap_or(Path::new("")))?;
     }
     if !args.quiet {
@@ -303,7 +308,7 @@ fn outputs<'a>(args: &Args, image: &'a Input, kinds: &'a [Kind]) -> impl Iterato
 
 fn refuse_existing(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
     let outputs = images.iter().flat_map(|image| outputs(args, image, kinds));
-    let report = args.json.iter().filter(|file| file.as_os_str() != "-").cloned();
+    let report = super::file(&args.json).map(Path::to_owned);
     let page = args.page.then(|| args.output.join(PAGE));
     let mut existing =
         outputs.chain(report).chain(page).filter(|path| path.symlink_metadata().is_ok());
@@ -311,19 +316,24 @@ fn refuse_existing(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> 
     Err(super::exists(&first, existing.count()))
 }
 
-/// Not even `--force` overwrites what is read.
-fn refuse_inputs(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
+fn reads(args: &Args, images: &[Input]) -> Reads {
     let mut reads = Reads::new(images.iter().map(|input| &*input.path));
     reads.extend([&*args.model]);
     reads.extend(args.scoring.density.as_deref());
     reads.extend(args.thresholds.as_deref());
     reads.extend(args.methods.members.iter().map(PathBuf::as_path));
+    reads
+}
+
+/// Not even `--force` overwrites what is read.
+fn refuse_inputs(args: &Args, images: &[Input], kinds: &[Kind]) -> Result<()> {
+    let reads = reads(args, images);
     for input in images {
         for kind in kinds {
             reads.refuse(&input.output(&args.output, &kind.suffix()))?;
         }
     }
-    if let Some(report) = args.json.as_ref().filter(|file| file.as_os_str() != "-") {
+    if let Some(report) = super::file(&args.json) {
         reads.refuse(report)?;
         regular_target(report)?;
     }

@@ -25,9 +25,9 @@ static WATCHED: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// A system that lets no handler or thread be made.
-pub fn install() -> std::io::Result<()> {
+pub fn install() -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGXFSZ])?;
-    thread::Builder::new().name("signals".into()).spawn(move || {
+    let started = thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             if signal == SIGXFSZ {
                 continue;
@@ -40,7 +40,8 @@ pub fn install() -> std::io::Result<()> {
             note("interrupted");
             std::process::exit(128 + signal);
         }
-    })?;
+    });
+    started.map_err(|error| ddu::host::too_few_threads("one that waits for signals", error))?;
     Ok(())
 }
 

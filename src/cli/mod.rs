@@ -19,10 +19,11 @@ mod profile;
 mod scoring;
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ddu::data::{Reads, regular_target};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Semantic segmentation with an uncertainty per pixel: class, softmax entropy and feature density
@@ -65,7 +66,7 @@ pub mod exit {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let started = interrupt::install().map_err(anyhow::Error::from);
+    let started = interrupt::install();
     let started = started.and_then(|()| Ok(ddu::host::start_threads()?));
     let result = started.and_then(|()| match cli.command {
         Command::Convert(args) => convert::run(args),
@@ -98,6 +99,20 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// A report: as JSON on stdout where that is asked for, else its text.
+fn print_report<R: serde::Serialize>(
+    report: &R,
+    as_json: bool,
+    text: fn(&R) -> Result<String, std::fmt::Error>,
+) -> anyhow::Result<ExitCode> {
+    if as_json {
+        ddu::report::json::write("-".as_ref(), report)?;
+    } else {
+        print(&text(report)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Makes a folder, and checks that files can be written there, before any work is done.
 fn prepare_folder(folder: &Path) -> ddu::Result<()> {
     let named = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -111,6 +126,19 @@ fn check_folder(folder: &Path) -> ddu::Result<()> {
     // Its own message would name a temporary file.
     let fail = |e: std::io::Error| ddu::Error::io(folder, "write to", e.kind().into());
     tempfile::tempfile_in(folder).map(drop).map_err(fail)
+}
+
+/// The file of `--json FILE|-`; None for stdout.
+fn file(target: &Option<PathBuf>) -> Option<&Path> {
+    target.as_deref().filter(|target| target.as_os_str() != "-")
+}
+
+/// Before any work, of a file that a command will write: never one that it reads, never a device or the
+/// like, and one that is there needs `--force`.
+fn check_output(reads: &Reads, output: &Path, force: bool) -> ddu::Result<()> {
+    reads.refuse(output)?;
+    regular_target(output)?;
+    if output.exists() && !force { Err(exists(output, 0)) } else { Ok(()) }
 }
 
 /// An output that is there already and may not be overwritten, and `more` of them.

@@ -89,51 +89,73 @@ pub enum Event<'a, T> {
 }
 
 /// Runs a list; `each` may end it early, and so does a signal ([`interrupt::requested`] says so).
+///
+/// # Errors
+/// A thread that the system refuses, before anything is read.
 pub fn run<T: Send, B>(
     engine: &mut Engine,
     list: &List<T>,
     mut each: impl FnMut(Event<T>) -> ControlFlow<B>,
-) -> ControlFlow<B> {
+) -> Result<ControlFlow<B>> {
     let _watch = interrupt::Watch::new();
     thread::scope(|scope| {
         let (send, read) = sync_channel(list.batch);
-        scope.spawn(move || read_all(list, send));
-        let mut batch: Vec<Item<T>> = Vec::with_capacity(list.batch);
-        for message in read {
-            if interrupt::requested() {
-                return ControlFlow::Continue(());
+        start(scope, "one that reads images", move || read_all(list, send))?;
+        Ok(take_all(engine, list, read, &mut each))
+    })
+}
+
+/// As `scope.spawn`, which panics where the system refuses a thread.
+fn start<'scope, R: Send + 'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    what: &str,
+    body: impl FnOnce() -> R + Send + 'scope,
+) -> Result<thread::ScopedJoinHandle<'scope, R>> {
+    let started = thread::Builder::new().spawn_scoped(scope, body);
+    started.map_err(|error| ddu::host::too_few_threads(what, error))
+}
+
+fn take_all<T, B>(
+    engine: &mut Engine,
+    list: &List<T>,
+    read: Receiver<Read<T>>,
+    each: &mut impl FnMut(Event<T>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    let mut batch: Vec<Item<T>> = Vec::with_capacity(list.batch);
+    for message in read {
+        if interrupt::requested() {
+            return ControlFlow::Continue(());
+        }
+        let (index, outcome) = match message {
+            Read::Item(index, outcome) => (index, outcome),
+            Read::Ask(index, size, answer) => {
+                let plan = engine.plan(1, size);
+                let room = plan.and_then(|plan| check_memory(&plan, engine.available_memory()));
+                // The reading thread waits for it.
+                let _ = answer.send(room.is_ok());
+                let Err(error) = room else { continue };
+                (index, Err(of_item((list.name)(index), error)))
             }
-            let (index, outcome) = match message {
-                Read::Item(index, outcome) => (index, outcome),
-                Read::Ask(index, size, answer) => {
-                    let plan = engine.plan(1, size);
-                    let room = plan.and_then(|plan| check_memory(&plan, engine.available_memory()));
-                    // The reading thread waits for it.
-                    let _ = answer.send(room.is_ok());
-                    let Err(error) = room else { continue };
-                    (index, Err(of_item((list.name)(index), error)))
+        };
+        match outcome {
+            Ok((image, data)) => {
+                let together = (batch.len() as u64 + 1) * image.rgb.len() as u64;
+                let other = |first: &Item<T>| first.image.size != image.size;
+                if together > PICTURE_BYTES || batch.first().is_some_and(other) {
+                    run_batch(engine, list, std::mem::take(&mut batch), each)?;
                 }
-            };
-            match outcome {
-                Ok((image, data)) => {
-                    let together = (batch.len() as u64 + 1) * image.rgb.len() as u64;
-                    let other = |first: &Item<T>| first.image.size != image.size;
-                    if together > PICTURE_BYTES || batch.first().is_some_and(other) {
-                        run_batch(engine, list, std::mem::take(&mut batch), &mut each)?;
-                    }
-                    batch.push(Item { index, image, data });
-                    if batch.len() == list.batch {
-                        run_batch(engine, list, std::mem::take(&mut batch), &mut each)?;
-                    }
+                batch.push(Item { index, image, data });
+                if batch.len() == list.batch {
+                    run_batch(engine, list, std::mem::take(&mut batch), each)?;
                 }
-                Err(error) => {
-                    run_batch(engine, list, std::mem::take(&mut batch), &mut each)?;
-                    each(Event::Failed(index, error))?;
-                }
+            }
+            Err(error) => {
+                run_batch(engine, list, std::mem::take(&mut batch), each)?;
+                each(Event::Failed(index, error))?;
             }
         }
-        run_batch(engine, list, batch, &mut each)
-    })
+    }
+    run_batch(engine, list, batch, each)
 }
 
 fn read_all<T>(list: &List<T>, send: SyncSender<Read<T>>) {
@@ -203,15 +225,19 @@ pub fn of_item(name: impl Display, error: Error) -> Error {
 
 /// Runs `produce` here and `consume` on a thread of its own. A consumer that returns early closes the
 /// channel.
+///
+/// # Errors
+/// A thread that the system refuses, and those of `produce`.
 pub fn behind<M: Send, R: Send>(
-    produce: impl FnOnce(SyncSender<M>),
+    produce: impl FnOnce(SyncSender<M>) -> Result<()>,
     consume: impl FnOnce(Receiver<M>) -> R + Send,
-) -> R {
+) -> Result<R> {
     thread::scope(|scope| {
         let (send, made) = sync_channel(1);
-        let consumer = scope.spawn(move || consume(made));
-        produce(send);
-        consumer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let consumer = start(scope, "one that takes results", move || consume(made))?;
+        let produced = produce(send);
+        let consumed = consumer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        produced.map(|()| consumed)
     })
 }
 
@@ -303,7 +329,7 @@ mod tests {
                     false => ControlFlow::Continue(()),
                 }
             });
-            (seen, ended.is_break())
+            (seen, ended.unwrap().is_break())
         };
         let all = [vec![0, 1], vec![2], vec![3, 4], vec![5], vec![6], vec![7]];
         assert_eq!(runs(99), (all.to_vec(), false));
@@ -332,7 +358,7 @@ mod tests {
             }
             ControlFlow::<()>::Continue(())
         });
-        assert!(ended.is_continue());
+        assert!(ended.unwrap().is_continue());
         let [Ok(0), Err((1, error)), Ok(2)] = &seen[..] else { panic!("{seen:?}") };
         assert!(error.starts_with("1.png: "), "{error}");
     }

@@ -50,6 +50,9 @@ pub struct Args {
     /// Write the table to FILE, or to stdout for -
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+    /// Overwrite an existing FILE
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -94,8 +97,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut reads = Reads::new([&*args.model]);
     reads.extend(args.input.as_deref());
     reads.extend(args.scoring.density.as_deref());
-    for output in args.csv.iter().chain(&args.json).filter(|file| file.as_os_str() != "-") {
-        reads.refuse(output)?;
+    for output in args.csv.as_deref().into_iter().chain(super::file(&args.json)) {
+        super::check_output(&reads, output, args.force)?;
     }
     let model = Model::load(&args.model)?;
     let model_sha256 = model.hash();

@@ -197,18 +197,24 @@ fn a_full_disk_ends_a_run_that_goes_on_once_there_is_room() {
 
 /// `ddu` as a user without rights; None where that cannot be.
 fn nobody(bench: &Bench, arguments: &str) -> Option<Outcome> {
-    let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    let run = |arguments: &str| {
+    let mut command = vec![env!("CARGO_BIN_EXE_ddu")];
+    command.extend(arguments.split_whitespace());
+    as_user(bench, "65534", &command)
+}
+
+/// A program as a user of this number; None where that cannot be.
+fn as_user(bench: &Bench, user: &str, program: &[&str]) -> Option<Outcome> {
+    let run = |program: &[&str]| {
         let mut command = Command::new("setpriv");
-        command.args(user).arg(env!("CARGO_BIN_EXE_ddu")).args(arguments.split_whitespace());
+        command.args(["--reuid", user, "--regid", "65534", "--clear-groups"]).args(program);
         command.current_dir(bench.folder.path()).env("RAYON_NUM_THREADS", "1");
         command.env("CUDA_VISIBLE_DEVICES", "").stdin(Stdio::null()).output()
     };
-    if !run("--version").is_ok_and(|version| version.status.success()) {
+    if !run(&["true"]).is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: no right to run ddu as another user");
         return None;
     }
-    let output = run(arguments).unwrap();
+    let output = run(program).unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let code = output.status.code().unwrap();
     Some(Outcome { code, stdout: text(output.stdout), stderr: text(output.stderr) })
@@ -414,18 +420,83 @@ fn an_output_that_exists_is_one_code() {
     ok(bench.infer("voc/JPEGImages -o out"));
     ok(fit(&bench, &format!("{TRAIN} -o d")));
     ok(end(spawn(&bench, &format!("eval {MODEL} {TRAIN} -o out"))));
+    let before = contents(&bench, "out");
+    let image = "voc/JPEGImages/s000.png";
     for command in [
         format!("infer {MODEL} voc/JPEGImages -o out"),
         format!("fit {MODEL} {TRAIN} -o d"),
         "fit --merge d -o out/results.json".into(),
         format!("eval {MODEL} {TRAIN} -o out"),
         "convert model.safetensors -o d".into(),
+        format!("infer {MODEL} {image} -o new --json out/eval.json"),
+        format!("infer {MODEL} {image} -o new --json out/eval.json --dry-run"),
+        format!("profile {MODEL} --dry-run --json out/eval.json"),
+        format!("profile {MODEL} --dry-run --csv out/eval.json"),
+        format!("compare {MODEL} {image} --device simt --json out/eval.json"),
+        "demo -o out".into(),
+        "demo --scenes out --count 1".into(),
     ] {
+        if command.starts_with("compare") && !cfg!(feature = "simt") {
+            continue;
+        }
         let outcome = end(spawn(&bench, &command));
         assert_eq!(outcome.code, 2, "{command}: {}", outcome.stderr);
         assert!(outcome.stderr.contains(": exists already"), "{command}: {}", outcome.stderr);
         assert_eq!(outcome.stderr.lines().count(), 1, "{command}: {}", outcome.stderr);
     }
+    assert!(contents(&bench, "out") == before);
+    ok(end(spawn(&bench, &format!("profile {MODEL} --dry-run --json out/eval.json --force"))));
+    ok(end(spawn(&bench, "demo --scenes out --count 1 --force")));
+    assert!(contents(&bench, "out") != before);
+}
+
+/// Three helpers beside the main thread: for signals, for reading and for writing, and one that computes.
+#[test]
+fn a_thread_that_the_system_refuses_is_one_line() {
+    let bench = Bench::new();
+    scenes(&bench, 2);
+    mode(bench.folder.path(), 0o777);
+    for command in [
+        format!("infer {MODEL} voc/JPEGImages -o out -q"),
+        format!("fit {MODEL} {TRAIN} -o d -q"),
+        format!("eval {MODEL} {TRAIN} -o eval -q"),
+    ] {
+        let mut refused = Vec::new();
+        for threads in 1..=16 {
+            // A user of its own: the limit counts all threads of a user.
+            let script =
+                format!("ulimit -u {threads}; exec {} {command}", env!("CARGO_BIN_EXE_ddu"));
+            let outcome = as_user(&bench, "65533", &["bash", "-c", &script]);
+            let Some(outcome) = outcome else { return };
+            if outcome.code == 0 {
+                break;
+            }
+            assert_eq!(outcome.code, 1, "{command}, {threads}: {}", outcome.stderr);
+            assert!(!outcome.stderr.contains("panicked"), "{command}: {}", outcome.stderr);
+            let line = outcome.stderr.lines().last().unwrap_or_default().to_owned();
+            assert!(line.starts_with("error: threads: expected "), "{command}: {line}");
+            assert!(line.contains("`ulimit -u`"), "{command}: {line}");
+            refused.push(line);
+        }
+        // Each thread of its own was refused once.
+        refused.dedup();
+        let fewest = if command.starts_with("fit") { 3 } else { 4 };
+        assert_eq!(refused.len(), fewest, "{command}: {refused:?}");
+    }
+    // The simt device's workers: none is an error, one is enough.
+    #[cfg(feature = "simt")]
+    {
+        let ddu = env!("CARGO_BIN_EXE_ddu");
+        let compare = format!("compare {MODEL} voc/JPEGImages/s000.png --device simt");
+        let run = |threads: usize| {
+            let script = format!("ulimit -u {threads}; exec {ddu} {compare}");
+            as_user(&bench, "65533", &["bash", "-c", &script]).unwrap()
+        };
+        let outcomes = [3, 4].map(run);
+        assert_eq!(outcomes.each_ref().map(|o| o.code), [1, 0], "{}", outcomes[0].stderr);
+        assert!(outcomes[0].stderr.contains("no thread can be started"), "{}", outcomes[0].stderr);
+    }
+    assert_eq!(temporary(&bench), [""; 0]);
 }
 
 #[test]

@@ -300,3 +300,19 @@ fn a_result_that_cannot_be_written_costs_one_image() {
     assert_eq!(outcome.code, 3, "{}", outcome.stderr);
     assert_eq!(bench.files("out"), ["1.entropy.npy", "1.label.png"]);
 }
+
+#[test]
+fn without_an_image_nothing_is_made() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("empty")).unwrap();
+    for input in ["mistyped", "empty", "none/*.png"] {
+        let outcome = bench.infer(&format!("{input} -o out"));
+        assert_eq!(outcome.code, 3, "{input}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("no maps were written"), "{}", outcome.stderr);
+        assert!(!bench.path("out").exists(), "{input}: the output folder was made");
+        let outcome = bench.infer(&format!("{input} -o out --dry-run"));
+        assert_eq!(outcome.code, 3, "{input}: {}", outcome.stderr);
+        assert!(outcome.stdout.contains("no maps would be written"), "{}", outcome.stdout);
+        assert!(!outcome.stdout.contains("GFLOP"), "an empty table: {}", outcome.stdout);
+    }
+}

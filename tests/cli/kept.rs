@@ -17,6 +17,10 @@ fn no_command_overwrites_what_it_reads() {
     };
     link("voc", "other");
     std::fs::hard_link(bench.path("model.safetensors"), bench.path("m2")).unwrap();
+    for (read, folder) in [("model.safetensors", "m3"), ("d", "d3")] {
+        std::fs::create_dir(bench.path(folder)).unwrap();
+        std::fs::hard_link(bench.path(read), bench.path(folder).join("eval.json")).unwrap();
+    }
     std::fs::create_dir(bench.path("hub")).unwrap();
     bench.write("hub/model.safetensors", b"a checkpoint");
     bench.write("hub/config.json", b"{}");
@@ -42,7 +46,19 @@ fn no_command_overwrites_what_it_reads() {
         "fit --merge d --force -o d".into(),
         "convert hub -o hub/model.safetensors --force".into(),
         "convert hub --classes voc/classes.txt -o voc/classes.txt --force".into(),
+        format!("infer {m} photo.png -o out --force --dry-run --json m2"),
+        format!("eval {m} {TRAIN} -o m3 --force"),
+        format!("eval {m} --density d {TRAIN} -o d3 --force"),
+        format!("profile {m} --dry-run --force --json m2"),
+        format!("profile {m} --dry-run --force --csv ./voc/../model.safetensors"),
+        format!("profile {m} --dry-run --force --density d --csv d3/eval.json"),
+        format!("profile {m} --dry-run --force --input photo.png --json photo.png"),
+        format!("compare {m} photo.png --device simt --force --json m2"),
+        format!("compare {m} photo.png --device simt --force --json voc/../photo.png"),
     ] {
+        if command.starts_with("compare") && !cfg!(feature = "simt") {
+            continue;
+        }
         let outcome = bench.ddu(&command.split(' ').collect::<Vec<_>>(), "");
         assert_eq!(outcome.code, 2, "{command}: {}", outcome.stderr);
         assert!(outcome.stderr.contains("is an input of this command"), "{}", outcome.stderr);

@@ -37,15 +37,15 @@ impl Target<'_> {
     /// `read` gets each input and the path at which it may have it as a file; an error must be one
     /// line that names the target.
     pub fn run(&self, read: impl Fn(&[u8], &Path) -> Result<(), Error>) {
-        let mut corpus = self.good.clone();
-        corpus.extend(attacks(self.name));
+        let (good, attacks) = (&self.good, attacks(self.name));
+        let corpus: Vec<&Vec<u8>> = good.iter().chain(&attacks).collect();
         let input = |seed: u64, i: u64| match corpus.get(i as usize) {
-            Some(bytes) => bytes.clone(),
+            Some(bytes) => bytes.to_vec(),
             None => {
                 let mut random = Random::of(seed, i);
-                let mut bytes = corpus[random.below(corpus.len())].clone();
+                let mut bytes = draw(&mut random, good, &attacks).clone();
                 if random.below(8) == 0 {
-                    let other = &corpus[random.below(corpus.len())];
+                    let other = draw(&mut random, good, &attacks);
                     bytes.truncate(random.below(bytes.len() + 1));
                     bytes.extend(&other[random.below(other.len() + 1)..]);
                 }
@@ -190,6 +190,14 @@ impl Target<'_> {
 }
 
 const SEED: u64 = 7;
+
+/// What an input is made of: mostly a good file, since most of an attack file's mutants are refused where it is
+/// itself; of two that are drawn the smaller, since many small inputs reach more than a few large ones.
+fn draw<'a>(random: &mut Random, good: &'a [Vec<u8>], attacks: &'a [Vec<u8>]) -> &'a Vec<u8> {
+    let from = if attacks.is_empty() || random.below(8) > 0 { good } else { attacks };
+    let (one, two) = (&from[random.below(from.len())], &from[random.below(from.len())]);
+    if one.len() <= two.len() { one } else { two }
+}
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))

@@ -273,12 +273,7 @@ fn tiff() {
 
 #[test]
 fn webp() {
-    let words: &[&[u8]] =
-        &[b"VP8X", b"VP8L", b"VP8 ", b"ALPH", b"ANIM", b"ANMF", b"EXIF", b"ICCP", b"RIFF"];
-    picture("webp", pictures(ImageFormat::WebP), &|random, mut bytes| {
-        random.mutate(&mut bytes, words);
-        bytes
-    });
+    picture("webp", pictures(ImageFormat::WebP), &mutate::webp);
 }
 
 #[test]

@@ -83,6 +83,21 @@ pub fn zip(random: &mut Random, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
+/// Bytes of the file; then, mostly, the sizes of the file and of its first chunk are set right.
+pub fn webp(random: &mut Random, mut bytes: Vec<u8>) -> Vec<u8> {
+    let words: &[&[u8]] =
+        &[b"VP8X", b"VP8L", b"VP8 ", b"ALPH", b"ANIM", b"ANMF", b"EXIF", b"ICCP", b"RIFF"];
+    random.mutate(&mut bytes, words);
+    if random.below(4) > 0 && bytes.len() >= 20 {
+        bytes.resize(bytes.len().next_multiple_of(2), 0);
+        for at in [4, 16] {
+            let size = (bytes.len() - at - 4) as u32;
+            bytes[at..at + 4].copy_from_slice(&size.to_le_bytes());
+        }
+    }
+    bytes
+}
+
 /// Names without their folder, and contents.
 fn members(bytes: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
     let mut archive = ZipArchive::new(Cursor::new(bytes)).ok()?;

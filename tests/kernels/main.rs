@@ -12,6 +12,8 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod guarded;
+#[path = "../common/logits.rs"]
+mod logits;
 #[path = "../common/models.rs"]
 mod models;
 #[cfg(feature = "cuda")]

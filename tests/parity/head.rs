@@ -11,6 +11,7 @@ use ddu::cpu::head::{head, scores};
 use ddu::ops::{Head, LogitScore, Resize, Size};
 
 use crate::common::{Rng, U};
+use crate::logits::{ALONE, NOT_FINITE};
 
 fn position(align_corners: bool, i: usize, input: usize, output: usize) -> f64 {
     match (align_corners, output) {
@@ -134,21 +135,6 @@ fn equal_logits_give_the_first_class_and_full_entropy() {
 /// `ddu::ops::Head` says.
 #[test]
 fn logits_that_are_not_finite_give_nan_entropy_and_a_defined_class() {
-    let (inf, nan) = (f32::INFINITY, f32::NAN);
-    let cases: [([f32; 4], u8); 12] = [
-        ([nan, 1.0, 3.0, 2.0], 2),
-        ([1.0, nan, 3.0, 2.0], 2),
-        ([3.0, 1.0, 2.0, nan], 0),
-        ([1.0, inf, 3.0, 2.0], 1),
-        ([inf, 1.0, 3.0, inf], 0),
-        ([nan, 1.0, inf, inf], 2),
-        ([-inf, 1.0, 3.0, 2.0], 2),
-        ([3.0, 1.0, -inf, 2.0], 0),
-        ([nan, -inf, 1.0, 0.0], 2),
-        ([nan; 4], 0),
-        ([-inf; 4], 0),
-        ([nan, -inf, -inf, nan], 0),
-    ];
     // The lower right cell holds the case, the others zeros: in the centre its infinities stay what they
     // are; elsewhere the upsampling makes NaN of them (inf times a weight of 0, inf - inf).
     let params = Head {
@@ -158,7 +144,7 @@ fn logits_that_are_not_finite_give_nan_entropy_and_a_defined_class() {
         crop: Size::new(3, 3),
         resize: Resize { align_corners: true },
     };
-    for (cell, class) in cases {
+    for (cell, class) in NOT_FINITE {
         let logits = [[0.0; 4], [0.0; 4], [0.0; 4], cell].concat();
         let (mut label, mut entropy) = ([9; 9], [0.0; 9]);
         head(&params, &logits, &mut label, &mut entropy);
@@ -175,7 +161,7 @@ fn logits_that_are_not_finite_give_nan_entropy_and_a_defined_class() {
     let size = Size::new(1, 1);
     let resize = Resize { align_corners: true };
     let params = Head { classes: 1, grid: size, padded: size, crop: size, resize };
-    for (logit, certain) in [(2.0, true), (inf, false), (-inf, false), (nan, false)] {
+    for (logit, certain) in ALONE {
         let (mut label, mut entropy) = ([9], [9.0]);
         head(&params, &[logit], &mut label, &mut entropy);
         assert_eq!((label[0], entropy[0] == 0.0, entropy[0].is_nan()), (0, certain, !certain));

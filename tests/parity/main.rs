@@ -8,6 +8,8 @@ mod common;
 mod conv2d;
 mod dropout;
 mod head;
+#[path = "../common/logits.rs"]
+mod logits;
 #[path = "../common/models.rs"]
 mod models;
 mod plan;

@@ -1,5 +1,5 @@
-// The rest of density.cu and density_hopper.cu, which include a kernel and say how it wants W: against an f64 loop in three
-// schedules, several panels, early exit on and off. Prints the first fault; exit status 1 if there is one.
+// What density.cu and density_hopper.cu share; they include a kernel and say how it wants W. Against an f64 loop in three
+// schedules, with several panels, early exit on and off. Prints the first fault; exit status 1 if there is one.
 #include <cstdio>
 #include <vector>
 
@@ -7,7 +7,7 @@
 
 namespace {
 
-// Of the random schedule: a lane must be late in the very moment when the copies overtake it.
+// Of the random schedule: a missing wait shows only where a lane is late when the copies overtake it.
 constexpr uint32_t SEEDS = 6;
 constexpr int C = 5, ITEMS = C + 1, WORDS = (P + 31) / 32;
 
@@ -19,7 +19,7 @@ float uniform() {
     return float(int(state >> 8) % 2001 - 1000) / 1000.0f;
 }
 
-// Of PANELS 64 channels.
+// With 64 PANELS channels.
 int check(const int PANELS) {
     const int D = PANELS * PANEL, PADDED = D, BLOCKS = PANELS * (PANELS + 1) / 2 * (PANEL / BK);  // of an item
     auto* z = allocate<half>(P * D);

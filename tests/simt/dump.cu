@@ -29,7 +29,7 @@ DEVICE void store(const Params& p, int section, const float (&d)[4]) {
 
 DEVICE void registers(const Params& p) {
     const int lane = threadIdx.x;
-    // Whole numbers of no pattern: sums are exact, and a value in another place is another sum.
+    // Whole numbers without a pattern: the sums are exact, and a value in a wrong place gives another sum.
     auto whole = [&](int seed) { return float((lane * 29 + seed * 71) % 127 - 63); };
     uint32_t a[4], b[2];
     float d[4];

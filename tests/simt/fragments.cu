@@ -1,7 +1,7 @@
-// The host bodies of mma, ldmatrix and wgmma against a statement of their own of the PTX ISA's layouts ("Matrix
+// The host bodies of mma, ldmatrix and wgmma against the layouts of the PTX ISA, stated here once more ("Matrix
 // Fragments for mma.m16n8k16 with floating point type", "ldmatrix", "Register
 // Fragments for wgmma.mma_async.m64nNk16", "Strides", "Swizzling modes"), element by element as the manual writes
-// them. Prints "ok", or the first difference. Also fp16 conversion, all of it, against the compiler's own.
+// them. Prints "ok", or the first difference. Also the fp16 conversions, of every value, against the compiler's.
 #include <cstdio>
 #include <cstring>
 

@@ -1,4 +1,4 @@
-// As faults.cu, for the words of kernels/common/hopper.cuh: mbarriers, bulk copies, warpgroup products.
+// As faults.cu, for the primitives of kernels/common/hopper.cuh: mbarriers, bulk copies, warpgroup products.
 #define SHARED_BYTES 8192
 #include "planted.h"
 
@@ -141,7 +141,7 @@ template <bool SOUND> DEVICE void too_many_arrivals(const Params& p) {
     p.out[threadIdx.x] = 1.0f;
 }
 
-// A second copy onto a tile that the warp has read, as the vote makes sure, but without an edge to it.
+// A second copy onto a tile that the warp has read, as the vote makes sure, but nothing orders the copy after the read.
 template <bool SOUND> DEVICE void refilled(const Params& p) {
     start(32);
     float sum = 0.0f;

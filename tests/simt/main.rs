@@ -205,7 +205,8 @@ fn every_fault_of_mbarriers_and_warpgroups_is_named() {
     }
 }
 
-/// Nothing is unwritten or out of place in these: only an edge is missing, which no schedule must show.
+/// Nothing is unwritten or out of place in these: only an order is missing, which need not
+/// show in the values of any schedule.
 #[test]
 fn thread_sanitizer_sees_missing_barriers() {
     let program = build("faults", "thread", &["-DDDU_SIMT_TSAN"], &["-fsanitize=thread"]);
@@ -251,7 +252,7 @@ fn needs_each(kernel: &str, words: &[&str], places: usize) {
     let (output, said) = result("whole", &text);
     assert!(output.status.success(), "{said}");
     for place in found {
-        // Not the line itself, so that those of the others stay.
+        // Up to the semicolon alone, so that the numbers of the other lines stay.
         let end = place + text[place..].find(';').unwrap();
         let (output, said) = result("mutant", &format!("{}{}", &text[..place], &text[end..]));
         let line = text[..place].lines().count();
@@ -300,7 +301,8 @@ fn fragments_lie_as_the_ptx_isa_says() {
     assert_eq!(said.trim(), "ok");
 }
 
-/// Each of `tests/golden/ptx` was written on a GPU by the same program; "rounding" is a GPU's own.
+/// Each of `tests/golden/ptx` was written on a GPU by the same program; in the lines "rounding" devices
+/// may differ.
 #[test]
 fn fragments_lie_as_on_gpus() {
     let (output, said) = run(&build("dump", "plain", &[], &[]), &[]);

@@ -83,19 +83,19 @@ int main() {
         int wrong = 0;
         for (int c = 0; c < C; ++c) {
             int64_t n = 0;
-            double own[D] = {};
+            double average[D] = {};
             for (int i = 0; i < IMAGES * P; ++i) n += labels[i] == c;
             for (int i = 0; i < IMAGES * P; ++i) {
-                for (int k = 0; k < D; ++k) own[k] += labels[i] == c ? half_to_float(z[i * D + k]) / double(n) : 0.0;
+                for (int k = 0; k < D; ++k) average[k] += labels[i] == c ? half_to_float(z[i * D + k]) / double(n) : 0.0;
             }
             wrong += count[c] != n;
             for (int i = 0; i < D; ++i) {
-                wrong += !(std::fabs(mean[c * D + i] - own[i]) < 1e-12);
+                wrong += !(std::fabs(mean[c * D + i] - average[i]) < 1e-12);
                 for (int j = 0; j <= i; ++j) {
                     double sum = 0.0;
                     for (int pixel = 0; pixel < IMAGES * P; ++pixel) {
                         if (labels[pixel] != c) continue;
-                        sum += (half_to_float(z[pixel * D + i]) - own[i]) * (half_to_float(z[pixel * D + j]) - own[j]);
+                        sum += (half_to_float(z[pixel * D + i]) - average[i]) * (half_to_float(z[pixel * D + j]) - average[j]);
                     }
                     // A deviation of 0.58: S_ii is n / 3.
                     wrong += !(std::fabs(scatter[(c * D + i) * D + j] - sum) < 2e-6 * double(n) / 3);

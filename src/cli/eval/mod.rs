@@ -297,7 +297,7 @@ impl Run<'_> {
         let mut scale = self.density.map(|density| density.scale());
         let produce = |to: SyncSender<(usize, Result<Seen>)>| {
             // Broken: the tally has stopped, and says why.
-            let _ = pipeline::run(engine, &list, |event| match event {
+            let run = pipeline::run(engine, &list, |event| match event {
                 Event::Failed(index, error) => send(&to, (index, Err(error))),
                 Event::Ran(output, items) => {
                     let members = ensemble.as_mut().map(|e| methods::together(e, output, &items));
@@ -320,9 +320,10 @@ impl Run<'_> {
                     })
                 }
             });
+            run.map(|_| ())
         };
         let consume = |made| self.tally(made, evaluation, bar);
-        let (evaluation, skipped, fared, taken) = behind(produce, consume)?;
+        let (evaluation, skipped, fared, taken) = behind(produce, consume)??;
         if let Some(scale) = scale {
             scale.warn();
         }

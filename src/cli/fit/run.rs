@@ -82,7 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }
-    });
+    })?;
     bar.finish_and_clear();
     if ended.is_continue() && interrupt::requested() && pass.progress.done < data.pairs.len() {
         return Ok(pass.interrupted()?);

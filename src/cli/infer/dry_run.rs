@@ -151,9 +151,24 @@ fn problem(engine: &Engine, plan: &Plan) -> Option<String> {
 fn text(report: &Report, device: Device) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
     writeln!(out, "device {device}: {}", device.describe())?;
-    writeln!(out)?;
+    match report.sizes.is_empty() {
+        true => writeln!(out, "no maps would be written")?,
+        false => out += &table(&report.sizes)?,
+    }
+    for image in &report.images {
+        writeln!(out, "{} -> {}", image.path, image.outputs.join(", "))?;
+    }
+    for failed in &report.failed {
+        writeln!(out, "{}: would be skipped", failed.path)?;
+    }
+    Ok(out)
+}
+
+/// A line per size of images, between empty lines.
+fn table(sizes: &[Cost]) -> Result<String, std::fmt::Error> {
+    let mut out = String::from("\n");
     let header = ["images", "size", "batch", "padded", "grid", "ops", "GFLOP", "arena MiB"];
-    let rows = report.sizes.iter().map(|size| {
+    let rows = sizes.iter().map(|size| {
         [
             size.images.to_string(),
             size.map_px.to_string(),
@@ -172,16 +187,10 @@ fn text(report: &Report, device: Device) -> Result<String, std::fmt::Error> {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
         writeln!(out, "{}", cells.join("  "))?;
-        if let Some(problem) = i.checked_sub(1).and_then(|i| report.sizes[i].problem.as_ref()) {
+        if let Some(problem) = i.checked_sub(1).and_then(|i| sizes[i].problem.as_ref()) {
             writeln!(out, "        does not fit: {problem}")?;
         }
     }
     writeln!(out)?;
-    for image in &report.images {
-        writeln!(out, "{} -> {}", image.path, image.outputs.join(", "))?;
-    }
-    for failed in &report.failed {
-        writeln!(out, "{}: would be skipped", failed.path)?;
-    }
     Ok(out)
 }

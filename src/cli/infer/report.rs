@@ -73,7 +73,7 @@ impl Failed {
 pub struct Done {
     pub written: Vec<Written>,
     pub failed: Vec<Failed>,
-    /// Why it stopped early; among `failed` too.
+    /// Why it stopped early; among `failed` too, where an image has to do with it.
     pub fatal: Option<Error>,
 }
 

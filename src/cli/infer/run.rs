@@ -65,7 +65,7 @@ pub fn run(
     let scores: Vec<Score> = task.files.scores.iter().map(|(score, _)| *score).collect();
     let produce = |to: SyncSender<Outcome>| {
         // Broken: the writer has stopped, and says why.
-        let _ = pipeline::run(engine, &list, |event| match event {
+        let run = pipeline::run(engine, &list, |event| match event {
             Event::Failed(index, error) => send(&to, (index, Err(error))),
             Event::Ran(output, items) => {
                 let start = Instant::now();
@@ -84,8 +84,10 @@ pub fn run(
                 })
             }
         });
+        run.map(|_| ())
     };
-    behind(produce, |made| write_all(task, made))
+    let done = behind(produce, |made| write_all(task, made));
+    done.unwrap_or_else(|error| Done { fatal: Some(error), ..Done::default() })
 }
 
 /// The size that an image is run at, from its header.

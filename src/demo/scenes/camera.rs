@@ -73,7 +73,7 @@ impl Ray {
         (self.y > 1e-4).then(|| self.height / self.y)
     }
 
-    /// First meeting with the convex body of the points p with `n . p <= d` for every plane
+    /// Where the ray first meets the convex body of the points p with `n . p <= d` for every plane
     /// `[n.x, n.y, n.z, d]`: depth and the index of the plane met.
     pub fn convex(&self, planes: &[[f32; 4]]) -> Option<(f32, usize)> {
         let (mut enter, mut exit, mut face) = (0.1f32, f32::MAX, usize::MAX);

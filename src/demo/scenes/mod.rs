@@ -3,7 +3,7 @@
 //! A street in true perspective (ground, buildings, sky) with objects in it, four rays per pixel, fog,
 //! shadows, puddles, blur and noise. Borders are ambiguous where a real camera's are: thin things,
 //! leaves against the sky, worn paint, a pavement that runs into the road, anything far in the fog.
-//! The label of a pixel is the class most of its rays see.
+//! The label of a pixel is the class that most of its rays see.
 //!
 //! The same seed gives the same bytes on every platform (see [`random`]).
 
@@ -177,7 +177,7 @@ impl View {
     }
 }
 
-/// Puts what belongs in a street into it.
+/// Adds the objects that belong in a street.
 fn furnish(random: &mut Random, street: &Street, objects: &mut Vec<Object>) {
     let (road, pavement) = (street.road, street.pavement);
     for side in [-1.0f32, 1.0] {

@@ -1,4 +1,4 @@
-//! Randomness of the scenes: a generator, hash noise and the few shapes that noise is made into.
+//! Randomness of the scenes: a generator of numbers, and noise that is a function of the place.
 //!
 //! Everything here is integer arithmetic or the IEEE operations + - * / and sqrt in f32, which give
 //! the same bits on every platform; no `sin`, `exp` or `powf` anywhere in a scene.

@@ -1,6 +1,6 @@
-//! Objects of classes that no training scene holds. Some are loud (a striped ball), some look much
-//! like what is known (cardboard like a wall, a cone like a sign): a detector should be seen to fail
-//! where it fails.
+//! Objects of classes that no training scene holds. Some stand out (a striped ball), some look much
+//! like what is known (cardboard like a wall, a cone like a sign): the demo also shows where finding
+//! them fails.
 
 use super::camera::{Ray, box_planes};
 use super::colour::{Rgb, mix, scale};

@@ -213,18 +213,21 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
     let ConvTile { pixels: m, channels: n, kernel } = tiling.tile;
     let grid = [pixels.div_ceil(m), conv.out_channels.div_ceil(n), tiling.splits];
     let shape = [o.y.batch, o.y.size.h, o.y.size.w, conv.out_channels];
+    // Whoever writes the output also reads bias and residual.
     let residual = o.residual.as_ref().map_or(0, tensor_bytes);
+    let end = tensor_bytes(&o.y) + padded(conv) * 4 + residual;
+    let written = if tiling.splits == 1 { end } else { partial };
     let work = Work {
         shape,
         flop: conv.flops(o.x.batch, o.y.size),
-        bytes: conv.bytes(o.x.batch, o.x.size, o.y.size, 2) + (residual + partial) as u64,
+        bytes: (tensor_bytes(&o.x) + weights + written) as u64,
         splits: tiling.splits,
         block_flop: (2 * m * n * tiling.k_blocks * K_BLOCK) as f64,
     };
     let mut launches = vec![Launch::new(&SOURCE, kernel, grid, &params, memory, work)?];
     if tiling.splits > 1 {
         let grid = [(pixels * padded(conv) / 8).div_ceil(256), 1, 1];
-        let work = Work::moving(shape, partial + pixels * padded(conv) * 2);
+        let work = Work::moving(shape, partial + end);
         launches.push(Launch::new(&SOURCE, "conv2d_reduce", grid, &params, memory, work)?);
     }
     Ok(launches)

@@ -339,10 +339,13 @@ pub fn density<'a>(
     let issued = precision.terms() * issued(channels) * tile.pixels * (per_split + background);
     // Nothing skipped by early exit: a triangle per pixel, class and term.
     let triangle = (pixels * evaluated * precision.terms()) as u64;
+    // The last split leaves the background where its difference will be.
+    let parts = partial + pixels * 4 * background;
+    let written = if splits == 1 { outputs } else { parts };
     let work = Work {
         shape,
         flop: triangle * (channels * (channels + 1)) as u64,
-        bytes: (read + partial + outputs) as u64,
+        bytes: (read + written) as u64,
         splits,
         block_flop: (2 * issued) as f64,
     };
@@ -350,7 +353,7 @@ pub fn density<'a>(
     let mut launches = vec![Launch::new(tile.source(), kernel, grid, &params, memory, work)?];
     if splits > 1 {
         let grid = [pixels.div_ceil(256), 1, 1];
-        let work = Work::moving(shape, partial + outputs);
+        let work = Work::moving(shape, parts + outputs);
         launches.push(Launch::new(&SOURCE, "density_merge", grid, &params, memory, work)?);
     }
     Ok(launches)

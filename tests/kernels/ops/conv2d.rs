@@ -92,6 +92,39 @@ fn every_tile_on_every_device_against_f64() {
     }
 }
 
+/// What `ddu profile` counts: each operand once, at its own width, and the output where it is written.
+#[test]
+fn bytes_are_counted_once_and_at_their_width() {
+    let (_, device) = devices().swap_remove(0);
+    let (conv, size) = (Conv2d::dense(256, 24, 1), Size::new(7, 9));
+    let (x, y) = (Layout::contiguous(1, size, 256), Layout::contiguous(1, size, 24));
+    let memory = device.alloc(1 << 20).unwrap();
+    let bytes = |element: Element, splits: usize, residual: bool| -> Vec<u64> {
+        let operands = Operands {
+            x: x.tensor(&memory, Element::F16),
+            weight: memory.all(),
+            bias: memory.all(),
+            residual: residual.then(|| y.tensor(&memory, Element::F16)),
+            relu: false,
+            y: y.tensor(&memory, element),
+            partial: Some(memory.all()),
+        };
+        let launches = conv2d(&conv, operands, ConvTiling::new(&conv, TILES[3], splits)).unwrap();
+        launches.iter().map(|launch| launch.work().bytes).collect()
+    };
+    let (read, bias, values) = (63 * 256 * 2 + 24 * 256 * 2, 24 * 4, 63 * 24);
+    assert_eq!(bytes(Element::F16, 1, false), [read + bias + values * 2]);
+    assert_eq!(bytes(Element::F32, 1, false), [read + bias + values * 4]);
+    assert_eq!(bytes(Element::F16, 1, true), [read + bias + values * 2 + values * 2]);
+    // Four parts of f32 sums, which the second launch reads.
+    let parts = 4 * values * 4;
+    assert_eq!(bytes(Element::F32, 4, false), [read + parts, parts + bias + values * 4]);
+    assert_eq!(
+        bytes(Element::F16, 4, true),
+        [read + parts, parts + bias + values * 2 + values * 2]
+    );
+}
+
 struct Reference {
     x: (Layout, Vec<half::f16>),
     weight: Vec<half::f16>,

@@ -4,6 +4,7 @@ use ddu::device::{Device, Element, Tensor, launch};
 use ddu::ops::{Head, LogitScore, Resize, Size};
 
 use super::resize::taps;
+use crate::logits::{ALONE, NOT_FINITE};
 use crate::support::*;
 
 #[test]
@@ -140,24 +141,9 @@ fn the_first_of_equal_logits_wins() {
     }
 }
 
-/// The cases of `tests/parity/head.rs`: NaN entropy where a logit is not finite, and a defined class.
+/// NaN entropy where a logit is not finite, and a defined class.
 #[test]
 fn logits_that_are_not_finite_give_nan_entropy_and_a_defined_class() {
-    let (inf, nan) = (f32::INFINITY, f32::NAN);
-    let cases: [([f32; 4], u8); 12] = [
-        ([nan, 1.0, 3.0, 2.0], 2),
-        ([1.0, nan, 3.0, 2.0], 2),
-        ([3.0, 1.0, 2.0, nan], 0),
-        ([1.0, inf, 3.0, 2.0], 1),
-        ([inf, 1.0, 3.0, inf], 0),
-        ([nan, 1.0, inf, inf], 2),
-        ([-inf, 1.0, 3.0, 2.0], 2),
-        ([3.0, 1.0, -inf, 2.0], 0),
-        ([nan, -inf, 1.0, 0.0], 2),
-        ([nan; 4], 0),
-        ([-inf; 4], 0),
-        ([nan, -inf, -inf, nan], 0),
-    ];
     // The lower right cell holds the case, the others zeros: in the centre its infinities stay.
     let op = Head {
         classes: 4,
@@ -184,7 +170,7 @@ fn logits_that_are_not_finite_give_nan_entropy_and_a_defined_class() {
             }
             (labels, download::<f32>(&*device, &entropy, pixels))
         };
-        for (cell, class) in cases {
+        for (cell, class) in NOT_FINITE {
             let x = Layout { channels: 4, ..Layout::contiguous(1, op.grid, 8) };
             let mut data = vec![0.0; 4 * 8];
             data[3 * 8..][..4].copy_from_slice(&cell);
@@ -193,7 +179,7 @@ fn logits_that_are_not_finite_give_nan_entropy_and_a_defined_class() {
             assert!(labels.iter().all(|label| *label < 4), "{cell:?} on {name}: {labels:?}");
             assert!(entropies.iter().all(|h| h.is_nan()), "{cell:?} on {name}: {entropies:?}");
         }
-        for (logit, certain) in [(2.0, true), (inf, false), (-inf, false), (nan, false)] {
+        for (logit, certain) in ALONE {
             let x = Layout { channels: 1, ..Layout::contiguous(1, single.grid, 8) };
             let (labels, entropies) = maps(&single, x, &[logit, 0., 0., 0., 0., 0., 0., 0.]);
             let found = (labels[0], entropies[0] == 0.0, entropies[0].is_nan());
