@@ -238,6 +238,7 @@ template <class T> DEVICE void consume(const DensityParams& p, int count, bool b
                 if (p.nearest) limit = fmaxf(limit, state.min_squares);
                 left = all(vote(lane_squares > limit || !(usable >> t & 1)) == 0xffffffffu);
             }
+            fence_proxy_async();  // the panel's bias and scale have been read; a bulk copy overwrites them
             sync_warp();
             release(last_stage, left ? n + 1 : n);
         }

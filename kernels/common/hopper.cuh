@@ -122,6 +122,15 @@ DEVICE void bulk_copy(Shared<half> destination, const void* source, int bytes, S
 #endif
 }
 
+// Orders the thread's own reads and writes of shared memory, and those it knows of, before accesses of bulk copies and warpgroup
+// products (the async proxy) by whom it lets go on: an mbarrier alone does not (PTX ISA, "Async proxy"). What a copy has written may be
+// read after its mbarrier's wait without one.
+DEVICE void fence_proxy_async() {
+#if defined(__CUDACC__)
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 // --- registers: called by all warps of a warpgroup -------------------------------------------------------------
 
 template <int REGISTERS> DEVICE void take_registers() {

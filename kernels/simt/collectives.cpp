@@ -1,8 +1,13 @@
 // Collectives: each is a rendezvous whose last arrival computes for all. Barriers are happens-before
 // edges for ThreadSanitizer; shuffle, vote, ldmatrix and mma are none.
+#include <cstdlib>
+
 #include "runtime.h"
 
 namespace simt {
+
+const char* const wanted_sums = std::getenv("DDU_SIMT_SUMS");
+const sums::Cut* const cut_off = wanted_sums ? sums::named(wanted_sums) : nullptr;
 
 // Every lane of the warp brings its operands; the last one runs `compute` on all 32 and frees the rest.
 // The lanes must come to the same instruction (.aligned), in the same place of the source.
@@ -19,7 +24,7 @@ void rendezvous(const char* what, void* operand, const Site& site, void (*comput
     }
     warp.operand[lane] = operand;
     warp.arrived |= 1u << lane;
-    if (warp.arrived != ~0u) return block_current(what, site);
+    if (warp.arrived != ~0u) return block_current({what, site});
     if (compute) compute(warp);
     warp.arrived = 0;
     ++warp.generation;
@@ -62,7 +67,7 @@ void arrive(unsigned id, unsigned threads, bool wait, const char* what, const Si
         }
     } else if (wait) {
         b.waiting[thread / 32] |= 1u << thread % 32;
-        block_current(what, site);
+        block_current({what, site});
     }
     if (wait) edge_acquire(edge);
 }
@@ -127,7 +132,8 @@ inline float high(uint32_t pair) { return half_to_float(half{uint16_t(pair >> 16
 
 // PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type". With g = lane / 4, t = lane % 4:
 // a0 (g, 2t), a1 (g + 8, 2t), a2 (g, 2t + 8), a3 (g + 8, 2t + 8); b0 (2t, g), b1 (2t + 8, g); d0, d1 (g, 2t), d2, d3 (g + 8, 2t).
-// Products of fp16 are exact in f32, so a fused multiply-add gives the bits of a multiply and an add.
+// Products of fp16 are exact in f32, so a fused multiply-add gives the bits of a multiply and an add. Sums are those of f32,
+// one product after another, or as a tensor core's.
 __attribute__((always_inline)) inline void mma(Warp& warp) {
     float a[16][16], b[16][8], d[16][8];
     for (int l = 0; l < 32; ++l) {
@@ -143,7 +149,8 @@ __attribute__((always_inline)) inline void mma(Warp& warp) {
         }
         for (int i = 0; i < 4; ++i) d[g + i / 2 * 8][t + i % 2] = o.d[i];
     }
-    for (int i = 0; i < 16; ++i) {
+    if (cut_off) sums::add_products(*cut_off, 16, a, b[0], d[0], 8);
+    for (int i = 0; !cut_off && i < 16; ++i) {
         float sum[8];
         for (int j = 0; j < 8; ++j) sum[j] = d[i][j];
         for (int k = 0; k < 16; ++k) {

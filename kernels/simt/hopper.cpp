@@ -113,7 +113,7 @@ void mbarrier_wait(void* barrier, int parity, Site site) {
     while ((b.phase & 1) == uint32_t(parity)) {
         if (settle(b, site)) break;
         b.waiting[w.current->id / 32] |= 1u << w.current->id % 32;
-        block_current("an mbarrier", site);
+        block_current({"an mbarrier", site, static_cast<char*>(barrier) - w.arena, parity});
     }
     edge_acquire(&b.edge[parity]);
 }
@@ -161,7 +161,7 @@ void warpgroup_rendezvous(const char* what, void* operand, const Site& site, voi
              " at " + where(group.site));
     }
     group.operand[lane] = operand;
-    if (++group.arrived < 128) return block_current(what, site);
+    if (++group.arrived < 128) return block_current({what, site});
     if (compute) compute(group);
     group.arrived = 0;
     for (uint32_t i = 0; i < 4; ++i) make_ready(w, first + i, i == lane / 32 ? ~(1u << lane % 32) : ~0u);
@@ -229,7 +229,8 @@ __attribute__((always_inline)) inline void product(Warpgroup& group) {
             for (int i = 0; i < 4; ++i) d[row + i / 2 * 8][j * 8 + t + i % 2] = o.accumulate ? o.d[j * 4 + i] : 0.0f;
         }
     }
-    for (int row = 0; row < 64; ++row) {
+    for (unsigned j = 0; cut_off && j < n; j += 8) sums::add_products(*cut_off, 64, a, b[0] + j, d[0] + j, 64);
+    for (int row = 0; !cut_off && row < 64; ++row) {
         for (unsigned j = 0; j < n; j += 16) {
             float sum[16];
             for (int i = 0; i < 16; ++i) sum[i] = d[row][j + i];

@@ -116,7 +116,11 @@ std::string deadlock(Worker& w) {
     std::vector<std::pair<std::string, uint32_t>> places;
     for (auto& t : w.thread) {
         if (t.id >= w.threads) break;
-        const std::string place = t.done ? "has left the kernel" : std::string("waits in ") + t.wait.what + " at " + where(t.wait.site);
+        std::string place = t.done ? "has left the kernel" : std::string("waits in ") + t.wait.what;
+        if (!t.done && t.wait.byte >= 0) {
+            place += " at byte " + std::to_string(t.wait.byte) + ", parity " + std::to_string(t.wait.parity) + ",";
+        }
+        if (!t.done) place += " at " + where(t.wait.site);
         auto same = std::find_if(places.begin(), places.end(), [&](auto& p) { return p.first == place; });
         if (same == places.end()) places.push_back({place, t.id});
     }
@@ -274,10 +278,10 @@ void make_ready(Worker& w, uint32_t warp, uint32_t lanes) {
     w.ready_warps |= 1u << warp;
 }
 
-void block_current(const char* what, const Site& site) {
+void block_current(const Wait& wait) {
     Worker& w = *this_worker;
     Thread& t = *w.current;
-    t.wait = {what, site};
+    t.wait = wait;
     Thread* next = pick(w);
     // Nobody can run and this thread waits: the worker's own fiber says who waits where.
     if (next) run_thread(w, *next);
@@ -321,7 +325,9 @@ int ddu_simt_launch(DduSimtLaunch* request, char* error, uint64_t error_bytes) {
     const Kernel* kernel = kernels;
     while (kernel && std::strcmp(kernel->name, request->kernel) != 0) kernel = kernel->next;
     const uint64_t blocks = uint64_t(request->grid_x) * request->grid_y * request->grid_z;
-    if (!kernel) {
+    if (wanted_sums && !cut_off) {
+        problem = std::string("DDU_SIMT_SUMS: expected ") + sums::NAMES + ", found " + wanted_sums;
+    } else if (!kernel) {
         problem = std::string("no kernel is called ") + request->kernel;
     } else if (kernel->params_bytes != request->params_bytes) {
         problem = std::string(kernel->name) + ": takes " + std::to_string(kernel->params_bytes) + " bytes of parameters, was given " +

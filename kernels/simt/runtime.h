@@ -6,6 +6,7 @@
 #include "fiber.h"
 #include "hopper.h"
 #include "simt.h"
+#include "sums.h"
 
 namespace simt {
 
@@ -31,6 +32,8 @@ struct Product {
 struct Wait {
     const char* what = nullptr;
     Site site;
+    int64_t byte = -1;  // of an mbarrier: where it lies in shared memory, and the parity waited for
+    int parity = 0;
 };
 
 struct Thread {
@@ -147,9 +150,12 @@ std::string describe_address(uintptr_t address);
 std::string damaged_guard();
 
 // collectives.cpp
+// DDU_SIMT_SUMS: the tensor cores whose sums of products are played (sums.h); unset, products are added one after another in f32.
+extern const char* const wanted_sums;
+extern const sums::Cut* const cut_off;
 void rendezvous(const char* what, void* operand, const Site& site, void (*compute)(Warp&));
 // runtime.cpp: gives the processor to another thread; returns when this one is ready again.
-void block_current(const char* what, const Site& site);
+void block_current(const Wait& wait);
 // In the random schedule, sometimes lets other threads go first.
 void yield_current(const Site& site);
 // "kernel, block (x, y, z), thread i".

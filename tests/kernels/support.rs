@@ -15,6 +15,11 @@ use crate::{guarded::Guarded, standin};
 
 const SCHEDULES: [Schedule; 3] = [Schedule::Forward, Schedule::Reverse, Schedule::Random(7)];
 
+/// Whether the simt device plays tensor cores' sums (`kernels/simt/sums.h`), which no schedule changes.
+pub fn cut_off() -> bool {
+    std::env::var_os("DDU_SIMT_SUMS").is_some()
+}
+
 /// The devices that every case runs on: the same kernels in three orders of blocks and threads, and cuda:0
 /// where there is one. `DDU_TEST_DEVICE=simt|cuda` takes only these, and insists on the GPU.
 ///
@@ -22,7 +27,7 @@ const SCHEDULES: [Schedule; 3] = [Schedule::Forward, Schedule::Reverse, Schedule
 /// the same in each (`tests/simt` plants faults and holds that).
 pub fn devices() -> Vec<(String, Box<dyn Device>)> {
     let sanitizer = std::env::var_os("DDU_SIMT_SANITIZE").is_some();
-    with(if sanitizer { &SCHEDULES[..1] } else { &SCHEDULES })
+    with(if sanitizer || cut_off() { &SCHEDULES[..1] } else { &SCHEDULES })
 }
 
 /// For a case that takes long: one schedule, and cuda:0 where there is one.
@@ -220,17 +225,18 @@ impl Expected {
 
 /// Holds `got` (of `layout`, everything outside its channels poison) against the reference: no value
 /// missing or not finite, each inside its bound, and the normalised rms error at most twice the plain
-/// loop's, plus 1e-6.
+/// loop's, plus 1e-6. The worst shares of the two.
 pub fn check<T>(
     what: &str,
     layout: &Layout,
     got: &[T],
     expected: impl Fn(usize, usize, usize, usize) -> Expected,
-) where
+) -> [f64; 2]
+where
     T: Into<f64> + Copy + bytemuck::Pod,
 {
     let poisoned = |v: &T| bytemuck::bytes_of(v).iter().all(|&b| b == POISON);
-    let (mut error, mut plain, mut total) = (0.0, 0.0, 0.0);
+    let (mut error, mut plain, mut total, mut worst) = (0.0, 0.0, 0.0, 0f64);
     for (pixel, values) in got.chunks_exact(layout.stride).enumerate() {
         let (n, rest) = (pixel / layout.size.pixels(), pixel % layout.size.pixels());
         let (y, x) = (rest / layout.size.w, rest % layout.size.w);
@@ -255,6 +261,7 @@ pub fn check<T>(
                 want.value,
                 want.bound
             );
+            worst = worst.max(off / want.bound);
             error += off * off;
             plain += (want.plain - want.value).powi(2);
             total += want.value * want.value;
@@ -263,4 +270,5 @@ pub fn check<T>(
     let norm = |sum: f64| (sum / f64::max(total, f64::MIN_POSITIVE)).sqrt();
     let (error, limit) = (norm(error), 2.0 * norm(plain) + 1e-6);
     assert!(error <= limit, "{what}: normalised rms {error:e}, limit {limit:e}");
+    [worst, error / limit]
 }

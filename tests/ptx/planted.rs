@@ -1,7 +1,10 @@
 //! Faults that simt cannot see, for it has words in place of these instructions: each is one change of a sound kernel's
 //! text, and is named by the interpreter or changes what comes out.
 
-use crate::{Block, run};
+use std::io::Write;
+use std::process::Command;
+
+use crate::{Block, ptx, run};
 
 struct Kernel {
     text: &'static str,
@@ -83,6 +86,21 @@ fn warpgroup() -> Kernel {
     let product = |row, n| (0..depth(n)).map(|k| a(row, k) * b(n, k)).sum::<f32>();
     let expected = bits((0..64 * 32).map(|i| product(i / 32, i % 32)));
     Kernel { text: include_str!("warpgroup.ptx"), threads: 128, shared: 4224, input, expected }
+}
+
+fn proxies() -> Kernel {
+    let b = |n: usize, k: usize| number(n * 64 + k);
+    // As in `warpgroup`.
+    let mut tile = vec![0.0; 16 * 64];
+    for n in 0..16 {
+        for k in 0..64 {
+            tile[n * 64 + ((k / 8) ^ (n % 8)) * 8 + k % 8] = b(n, k);
+        }
+    }
+    let sum = |n| (0..16).map(|k| b(n, k)).sum::<f32>();
+    let expected = bits((0..64 * 16).map(|i| sum(i % 16)));
+    let input = halves(tile.into_iter());
+    Kernel { text: include_str!("proxies.ptx"), threads: 128, shared: 2176, input, expected }
 }
 
 fn registers() -> Kernel {
@@ -258,6 +276,58 @@ fn faults_of_a_warpgroup() {
 }
 
 #[test]
+fn faults_between_proxies() {
+    const LOADED: &str = "// loaded\n\tfence.proxy.async.shared::cta;";
+    const FENCED: &str = "// stored\n\tfence.proxy.async.shared::cta;";
+    const STORED: &str = "// stored\n\tfence.proxy.async.shared::cta;\n\tbar.sync 0;";
+    let faults = [
+        fault(
+            "a copy over what was loaded, no fence between",
+            LOADED,
+            "// loaded",
+            Said("writes what a load read, no fence.proxy.async between"),
+        ),
+        fault(
+            "a product of what was stored, no fence between",
+            FENCED,
+            "// stored",
+            Said("reads what a store wrote, no fence.proxy.async between"),
+        ),
+        fault(
+            "the fence before the store",
+            "st.shared.u32 [%r6], %r8;\n\t// stored\n\tfence.proxy.async.shared::cta;",
+            "fence.proxy.async.shared::cta;\n\tst.shared.u32 [%r6], %r8;",
+            Said("reads what a store wrote, no fence.proxy.async between"),
+        ),
+        fault(
+            "one warp's fence for all, before they met",
+            FENCED,
+            "setp.lt.s32 %p5, %r1, 32;\n\t@%p5 fence.proxy.async.shared::cta;",
+            Said("reads what a store wrote, no fence.proxy.async between"),
+        ),
+        fault(
+            "a fence, but no barrier",
+            STORED,
+            "fence.proxy.async.shared::cta;",
+            Said("RACE: reads what another thread wrote"),
+        ),
+        fault(
+            "a load of what comes, no wait for it",
+            "mov.u32 %r7, 0;",
+            "mov.u32 %r7, 1;",
+            Said("under way to"),
+        ),
+        fault(
+            "an mbarrier that bulk copies cannot see",
+            "fence.mbarrier_init.release.cluster;",
+            "",
+            Said("no fence after mbarrier.init"),
+        ),
+    ];
+    check(&proxies(), &faults);
+}
+
+#[test]
 fn faults_of_the_registers() {
     let faults = [
         fault("more than there are", "aligned.u32 24;", "aligned.u32 40;", Said("deadlock")),
@@ -265,4 +335,38 @@ fn faults_of_the_registers() {
         fault("no multiple of eight", "aligned.u32 240;", "aligned.u32 236;", Said("registers")),
     ];
     check(&registers(), &faults);
+}
+
+/// `mbarrier_wait` of `kernels/common/hopper.cuh` in a build that gives up, as nvcc compiles it (`stuck.cu`): the variable
+/// that it leaves for the core dump holds the block, the thread, the barrier's byte of shared memory and the parity.
+#[test]
+fn a_wait_that_never_ends_traps_with_block_barrier_and_parity() {
+    let Some(nvcc) = ptx::nvcc() else {
+        let why = "no nvcc was found to make PTX with (NVCC)";
+        let _ = writeln!(std::io::stderr(), "a_wait_that_never_ends.. SKIPPED: {why}");
+        return;
+    };
+    for sound in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("stuck.ptx");
+        let mut command = Command::new(&nvcc);
+        command.args(["-ptx", "-std=c++17", "-O3", "-arch=sm_90a", "-DDDU_WAIT_TRIES=3"]);
+        command.arg(format!("-DMADE_SOUND={sound}"));
+        command.arg(ptx::project().join("tests/ptx/stuck.cu")).arg("-o").arg(&out);
+        let made = command.output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let text = std::fs::read_to_string(out).unwrap();
+        let block = Block { threads: 128, shared: 128, out: 128, input: &[0; 16], seed: None };
+        let found = run(&text, &block);
+        if sound {
+            assert_eq!(found, Ok((0..128).collect()));
+            continue;
+        }
+        let said = found.unwrap_err();
+        let (_, words) = said.split_once("trap; ddu_stuck = ").unwrap_or_else(|| panic!("{said}"));
+        let words: Vec<u32> = words.split_whitespace().map(|word| word.parse().unwrap()).collect();
+        assert_eq!(words[..3], [0, 0, 0], "block: {said}");
+        assert!(words[3] < 128, "thread: {said}");
+        assert_eq!(words[4..], [72, 1], "barrier and parity: {said}");
+    }
 }

@@ -3,6 +3,7 @@
 #include "planted.h"
 
 #include "../../kernels/common/hopper.cuh"
+#include "../ptx/stuck.cuh"
 
 constexpr int TILE_BYTES = THREADS * 16;  // 16 rows of 128 bytes
 
@@ -141,6 +142,11 @@ template <bool SOUND> DEVICE void too_many_arrivals(const Params& p) {
     p.out[threadIdx.x] = 1.0f;
 }
 
+template <bool SOUND> DEVICE void missing_arrival(const Params& p) {
+    two_phases<SOUND>();
+    p.out[threadIdx.x] = 1.0f;
+}
+
 // A second copy onto a tile that the warp has read, as the vote makes sure, but nothing orders the copy after the read.
 template <bool SOUND> DEVICE void refilled(const Params& p) {
     start(32);
@@ -171,4 +177,5 @@ BOTH(too_few_bytes)
 BOTH(too_many_bytes)
 BOTH(no_init)
 BOTH(too_many_arrivals)
+BOTH(missing_arrival)
 BOTH(refilled)

@@ -195,6 +195,10 @@ fn every_fault_of_mbarriers_and_warpgroups_is_named() {
         ("one_warp_short", ["waits in wgmma.fence", "waits in __syncthreads"]),
         ("too_few_bytes", ["expects 1024 bytes, 2048 come", "hopper.cu"]),
         ("too_many_bytes", ["a wait that never comes", "waits in an mbarrier"]),
+        (
+            "missing_arrival",
+            ["a wait that never comes", "waits in an mbarrier at byte 72, parity 1, at stuck.cuh:"],
+        ),
         ("no_init", ["of shared memory that nobody has written", "thread"]),
         ("too_many_arrivals", ["has 1 arrivals a phase, one more comes", "hopper.cu"]),
     ] {
@@ -299,6 +303,19 @@ fn fragments_lie_as_the_ptx_isa_says() {
     let program = build("fragments", "plain", &[], &[]);
     let (_, said) = run(&program, &[]);
     assert_eq!(said.trim(), "ok");
+}
+
+#[test]
+fn sums_are_cut_off_as_tensor_cores_do() {
+    let (_, said) = run(&build("sums", "plain", &[], &[]), &[]);
+    assert_eq!(said.trim(), "ok");
+    // Of another name: an error of each launch.
+    let mut command = Command::new(plain_faults());
+    let output =
+        command.args(["unwritten_sound", FORWARD]).env("DDU_SIMT_SUMS", "v100").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success(), "{said}");
+    assert_eq!(said.trim(), "DDU_SIMT_SUMS: expected a100 or h100, found v100");
 }
 
 /// Each of `tests/golden/ptx` was written on a GPU by the same program; in the lines "rounding" devices

@@ -4,6 +4,12 @@
 //! product of the two low terms is left out, 7e-7 at most. f32 sums of 16 pixels, then of four of these, then of
 //! eight: where all the pixels but one are the same, each step rounds the same way, so that the 15 + 3 + 7
 //! additions may err by 25 x 2^-24 = 1.5e-6; half of it is the worst that is met.
+//!
+//! A tensor core's 16 pixels: an A100 adds eight products of the high terms at once, an H100 all 16, and errs in a step by at most
+//! (2^-21 + 2^-23) sum |x_i x_j| (`main.rs`): by 1.2e-6 of it in an A100's two, 6e-7 in an H100's one, in place of the 15
+//! additions' 9e-7. (The two products with a low term come first and are 2^-11 of it.) That takes one pixel in each 16 which is far
+//! greater than the others, whose products all lose as much as they can; half is what is lost on average, and an A100 meets 40 % of
+//! the bound at worst, on CamVid.
 
 use ddu::density::{Moments, Tally, VOID};
 use ddu::device::{Device, Element};

@@ -43,11 +43,13 @@ void Block::note(const Instruction& ins, const std::string& kind, const std::str
     if (!n.times++) n.first = where(ins) + " " + what;
 }
 
-void Block::touch(const Instruction& ins, bool write, bool in_shared, uint32_t thread, uint64_t address, uint32_t bytes) {
+void Block::touch(const Instruction& ins, bool write, bool in_shared, uint32_t thread, uint64_t address, uint32_t bytes,
+                  Proxy proxy) {
     if (!options.races) return;
     const char* race;
     if (in_shared) {
-        race = write ? races.write(thread, uint32_t(address), bytes) : races.read(thread, uint32_t(address), bytes);
+        const uint32_t at = uint32_t(address);
+        race = write ? races.write(thread, proxy, at, bytes) : races.read(thread, proxy, at, bytes);
     } else {
         race = write ? global_races->write(number, address, bytes) : global_races->read(number, address, bytes);
     }
@@ -63,6 +65,9 @@ uint8_t* Block::global(uint64_t address, uint32_t bytes, uint32_t alignment, con
     if (address < last.from || address + bytes > last.to) {
         auto after =
             std::upper_bound(launch.memory.begin(), launch.memory.end(), address, [](uint64_t a, const Range& r) { return a < r.from; });
+        for (const Variable& v : launch.kernel->variables) {
+            if (address >= v.address() && address + bytes <= v.address() + v.words->size() * 4) return reinterpret_cast<uint8_t*>(address);
+        }
         if (after == launch.memory.begin()) fail(ins, "global address outside every buffer");
         const Range& found = *std::prev(after);
         if (address + bytes > found.to) {
@@ -90,8 +95,11 @@ Block::Block(const Launch& launch, const Options& options, Notes& notes)
     readers.resize(launch.shared_bytes / 16 + 1);
     reached.resize(k.code.size());
     bool uses_wgmma = false;
-    const Handler wgmma = special("wgmma");
-    for (const Instruction& ins : k.code) uses_wgmma |= ins.run == wgmma;
+    const Handler wgmma = special("wgmma"), trap = special("trap");
+    for (const Instruction& ins : k.code) {
+        uses_wgmma |= ins.run == wgmma;
+        traps |= ins.run == trap;
+    }
     warps.resize((launch.threads + 31) / 32);
     for (uint32_t i = 0; i < warps.size(); ++i) {
         Warp& w = warps[i];
@@ -144,7 +152,7 @@ void Block::begin(uint32_t x, uint32_t y, uint32_t z, uint64_t number) {
         w.pc = 0;
         w.others.clear();
         w.state = Warp::READY;
-        w.passed = false;
+        w.passed = w.timed_out = false;
         for (int l = 0; l < 32; ++l) {
             w.copies[l].clear();
             w.commits[l].clear();
@@ -185,8 +193,8 @@ void Block::land(size_t i) {
     MBarrier& barrier = mbarriers.at(b.barrier);
     barrier.bytes -= b.bytes;
     if (options.races) {
-        barrier.coming.resize(b.known.size());
-        for (size_t k = 0; k < b.known.size(); ++k) barrier.coming[k] = std::max(barrier.coming[k], b.known[k]);
+        join(barrier.coming.all, b.known.all);
+        join(barrier.coming.fenced, b.known.fenced);
     }
     turn(*this, barrier);
 }
@@ -272,6 +280,13 @@ void Block::run() {
                 land(shuffled ? random() % bulks.size() : 0);
                 continue;
             }
+            bool timed_out = false;
+            for (Warp& w : warps) {
+                if (!traps || w.state != Warp::AT_MBARRIER) continue;
+                w.timed_out = timed_out = true;
+                w.state = Warp::READY;
+            }
+            if (timed_out) continue;
             std::string text = "deadlock:";
             for (Warp& w : warps) {
                 if (w.state == Warp::ENDED) continue;

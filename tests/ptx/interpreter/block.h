@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../../../kernels/simt/sums.h"
 #include "code.h"
 #include "races.h"
 
@@ -19,10 +20,9 @@ struct Options {
     int64_t seed = -1;  // -1: warps in turn
     int workers = 2;
     bool races = false;  // look for them; with one worker
-    // How matrix products are summed: exactly, then rounded towards zero (default) or to nearest; or as tensor cores are
-    // reported to do it, `chunk` products and the accumulator at once, cut off `extra` bits below the 24 of the greatest.
-    bool nearest = false;
-    int chunk = 0, extra = 0;
+    // The tensor cores whose sums of products are played; null: the sums of 16 products and the accumulator are exact, then
+    // rounded towards zero.
+    const sums::Cut* sums = nullptr;
 };
 
 struct Launch {
@@ -52,7 +52,6 @@ enum Shadow : uint8_t {
     UNDEFINED = 1,  // nobody has written it
     ARRIVING = 2,   // an asynchronous copy to it is under way
     BARRIER = 4,    // of an mbarrier
-    GENERIC = 8,    // written by a thread, no proxy fence since
 };
 
 struct Copy {  // cp.async, of one lane
@@ -63,13 +62,15 @@ struct Bulk {
     uint64_t from;
     uint32_t to, bytes, barrier;
     const Instruction* ins;
-    Clock known;
+    Known known;
 };
 struct MBarrier {
     uint32_t expected = 0, pending = 0;
     int64_t bytes = 0;
     uint32_t phase = 0;
-    Clock coming, past;  // what the arrivals of this phase know, and those of all before
+    Known coming, past;  // what the arrivals of this phase know, and those of all before
+    uint32_t initialised_by = 0;
+    bool visible = false;  // to bulk copies
 };
 struct Product {  // wgmma.mma_async
     const Instruction* ins;
@@ -99,7 +100,8 @@ struct Warp {
     uint32_t pc = 0, mask = 0, alive = 0;
     std::vector<Group> others;  // by pc, the lowest last
     enum { READY, AT_BARRIER, AT_MBARRIER, AT_REGISTERS, ENDED } state = READY;
-    bool passed = false;  // a barrier that it waits at has opened
+    bool passed = false;     // a barrier that it waits at has opened
+    bool timed_out = false;  // the mbarrier that it waits at has not
 
     std::vector<Copy> copies[32];       // by lane: issued, in order
     std::vector<uint32_t> commits[32];  // ends of the committed groups in `copies`
@@ -130,6 +132,7 @@ struct Block {
     std::vector<std::pair<uint32_t, uint64_t>> products[32];  // by warpgroup: instruction, descriptor, in order
     std::vector<uint16_t> readers;                            // by shared byte / 16: products in flight that read it
     int64_t free_registers = 0;
+    bool traps = false;  // the kernel may: its waits end without result where nothing else can go on
     std::array<Range, 64> recent{};
     std::mt19937_64 random;
     uint64_t instructions = 0, lanes = 0;
@@ -148,7 +151,7 @@ struct Block {
     uint32_t at(uint64_t address, uint32_t bytes, uint32_t alignment, const Instruction& ins);
     [[noreturn]] void fail(const Instruction& ins, const std::string& what) const;
     // A thread's access, where races are looked for.
-    void touch(const Instruction& ins, bool write, bool shared, uint32_t thread, uint64_t at, uint32_t bytes);
+    void touch(const Instruction& ins, bool write, bool shared, uint32_t thread, uint64_t at, uint32_t bytes, Proxy proxy = GENERIC);
     void note(const Instruction& ins, const std::string& kind, const std::string& what = "");
     std::string where(const Instruction& ins) const;
 

@@ -70,6 +70,9 @@ bool Builder::value(const std::string& s, uint64_t& out) {
     if (s[0] == '-' && s.size() > 1 && isdigit(s[1])) return out = uint64_t(std::stoll(s, nullptr, 0)), true;
     if (s == "ddu_arena") return out = kernel.shared_base, true;
     if (s == kernel.name + "_param_0") return out = PARAM_BASE, true;
+    for (const Variable& variable : kernel.variables) {
+        if (s == variable.name) return out = variable.address(), true;
+    }
     return false;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,13 @@ struct Instruction {
     std::string text;
 };
 
+// A variable in global memory, of the module: all its kernels have it.
+struct Variable {
+    std::string name;
+    std::shared_ptr<std::vector<uint32_t>> words;
+    uint64_t address() const { return reinterpret_cast<uint64_t>(words->data()); }
+};
+
 struct Kernel {
     std::string name, module;
     uint32_t params_bytes = 0, threads = 0;
@@ -46,6 +54,7 @@ struct Kernel {
     std::vector<std::pair<uint32_t, bool>> flags;
     std::map<std::string, uint32_t> specials;  // %tid.x ..: rows
     std::map<uint32_t, std::string> files;
+    std::vector<Variable> variables;
 };
 
 // An instruction that takes registers to a register, lane by lane (lanes.cpp): its handler, and a letter an operand, the

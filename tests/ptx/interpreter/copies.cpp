@@ -45,9 +45,8 @@ bool copy_wait(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
             const Copy& c = w.copies[l][i];
             std::memset(block.shared.data() + c.to, 0, 16);
             std::memcpy(block.shared.data() + c.to, reinterpret_cast<const void*>(c.from), c.bytes);
-            // Written through the generic proxy, as cp.async is not of the async proxy.
-            for (int k = 0; k < 16; ++k) block.shadow[c.to + k] = GENERIC;
-            // From here on others know of it only through a barrier that comes later.
+            for (int k = 0; k < 16; ++k) block.shadow[c.to + k] = 0;
+            // cp.async is not of the async proxy. From here on others know of it only through a barrier that comes later.
             block.touch(ins, true, true, w.index * 32 + uint32_t(l), c.to, 16);
         }
         w.copies[l].erase(w.copies[l].begin(), w.copies[l].begin() + n);
@@ -86,13 +85,13 @@ bool bulk(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
         const uint32_t to = block.at(w.row(ins.s[0])[l], bytes, 16, ins);
         const uint64_t from = lane64(w, ins.s[1], l);
         block.global(from, bytes, 16, ins);
-        mbarrier(block, ins, barrier);
+        if (!mbarrier(block, ins, barrier).visible) block.note(ins, "no fence after mbarrier.init, before a bulk copy counts on it");
         check_write(block, ins, to, bytes, "cp.async.bulk");
         for (uint32_t i = 0; i < bytes; ++i) block.shadow[to + i] = ARRIVING | UNDEFINED;
         block.bulks.push_back({from, to, bytes, barrier, &ins, {}});
         if (block.options.races) {
             const uint32_t thread = w.index * 32 + uint32_t(l);
-            block.touch(ins, true, true, thread, to, bytes);
+            block.touch(ins, true, true, thread, to, bytes, ASYNC);
             block.touch(ins, false, false, thread, from, bytes);
             block.races.release(thread, block.bulks.back().known);
         }
@@ -108,10 +107,23 @@ bool mbarrier_init(Block& block, Warp& w, const Instruction& ins, uint32_t mask)
         if (!count || count >= 1u << 20) block.fail(ins, "an arrival count of " + std::to_string(count));
         check_write(block, ins, offset, 8, "mbarrier.init");
         for (int i = 0; i < 8; ++i) block.shadow[offset + i] = BARRIER;
-        block.mbarriers[address] = {count, count, 0, 0, {}, {}};
+        block.mbarriers[address] = {count, count, 0, 0, {}, {}, w.index * 32 + uint32_t(l), false};
         block.touch(ins, true, true, w.index * 32 + uint32_t(l), offset, 8);
     }
     return true;
+}
+
+// Either fence makes the mbarriers that the thread has initialised visible to bulk copies.
+bool init_fence(Block& block, Warp& w, const Instruction&, uint32_t mask) {
+    for (auto& [address, b] : block.mbarriers) b.visible |= b.initialised_by / 32 == w.index && mask >> b.initialised_by % 32 & 1;
+    return true;
+}
+
+bool proxy_fence(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
+    for (uint32_t l = 0; l < 32 && block.options.races; ++l) {
+        if (mask >> l & 1) block.races.fence(w.index * 32 + l);
+    }
+    return init_fence(block, w, ins, mask);
 }
 
 bool mbarrier_arrive(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
@@ -142,10 +154,11 @@ bool mbarrier_try_wait(Block& block, Warp& w, const Instruction& ins, uint32_t m
         // The phase of this parity is the one before the current.
         done |= uint32_t((b.phase ^ 1) == parity) << l;
     }
-    if (!done) {
+    if (!done && !w.timed_out) {
         w.state = Warp::AT_MBARRIER;
         return false;
     }
+    w.timed_out = false;
     // It may time out.
     if (block.options.seed >= 0 && block.random() % 4 == 0) done = 0;
     for (int l = 0; l < 32 && block.options.races; ++l) {
@@ -164,6 +177,8 @@ void copy_handlers(Handlers& h) {
     h["cp.async.wait_group"] = &copy_wait;
     h["cp.async.bulk"] = &bulk;
     h["mbarrier.init"] = &mbarrier_init;
+    h["fence.mbarrier_init.release.cluster"] = &init_fence;
+    h["fence.proxy.async.shared::cta"] = &proxy_fence;
     h["mbarrier.arrive"] = &mbarrier_arrive;
     h["mbarrier.try_wait"] = &mbarrier_try_wait;
 }

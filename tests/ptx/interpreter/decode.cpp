@@ -13,7 +13,9 @@ std::vector<std::string> braced(const std::string& s) {
 // Loads, stores, and moves between a register and its parts.
 bool Builder::decode_access(Draft& draft, const std::string& op, const std::vector<std::string>& o) {
     Instruction& ins = draft.ins;
-    const std::vector<std::string> parts = split(op, '.');
+    std::vector<std::string> parts = split(op, '.');
+    // Nothing here is kept in registers behind the program's back.
+    if (parts.size() > 1 && parts[1] == "volatile") parts.erase(parts.begin() + 1);
     const std::string& type = parts.back();
     if (parts[0] == "ld" || parts[0] == "st") {
         const bool load = parts[0] == "ld";

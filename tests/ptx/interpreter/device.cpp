@@ -1,10 +1,11 @@
 // The interpreter behind the interface of the simt device (kernels/simt/api.h), so that the stand-in driver
-// (tests/cuda/driver.cpp) runs on either. Of the simt device nothing else is used.
+// (tests/cuda/driver.cpp) runs on either. Of the simt device nothing else is used but sums.h: what tensor cores are known to do.
 //
 // Environment: DDU_PTX_DIR, the folder of the *.ptx; DDU_PTX_LOG, a file that gets counts, notes and errors at the end;
 // DDU_PTX_UNREACHED=1, in it also every instruction that was not reached, nor another of its line of source; 2, those as well of
-// whose line another was; DDU_PTX_GUARD, how many bytes at both ends of a buffer no kernel may touch; DDU_PTX_SEED=N, warps, quanta, landings and timeouts by chance, blocks in reverse;
-// DDU_PTX_RACES=1 looks for races; DDU_PTX_SUMS, how matrix products are summed (block.h): `nearest`, or CHUNK,EXTRA.
+// whose line another was; DDU_PTX_GUARD, how many bytes at both ends of a buffer no kernel may touch; DDU_PTX_SEED=N, warps, quanta,
+// landings and timeouts by chance, blocks in reverse; DDU_PTX_RACES=1 looks for races; DDU_PTX_SUMS=a100|h100, the tensor cores whose
+// sums of products are played (kernels/simt/sums.h).
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -55,10 +56,9 @@ struct World {
     World() {
         options.seed = number("DDU_PTX_SEED", -1);
         options.races = number("DDU_PTX_RACES", 0) != 0;
-        if (const char* sums = std::getenv("DDU_PTX_SUMS")) {
-            options.nearest = std::string(sums) == "nearest";
-            if (!options.nearest && std::sscanf(sums, "%d,%d", &options.chunk, &options.extra) != 2)
-                stop("DDU_PTX_SUMS: nearest, or CHUNK,EXTRA");
+        if (const char* wanted = std::getenv("DDU_PTX_SUMS")) {
+            options.sums = sums::named(wanted);
+            if (!options.sums) stop(std::string("DDU_PTX_SUMS: expected ") + sums::NAMES + ", found " + wanted);
         }
         const char* folder = std::getenv("DDU_PTX_DIR");
         if (!folder) stop("DDU_PTX_DIR names no folder of PTX");

@@ -45,8 +45,8 @@ template <Space S> inline const uint8_t* source(Block& block, const Instruction&
 }
 
 void widen(const uint16_t* from, float* to, int n);
-float narrow(double v, bool nearest);
-void multiply(const float (&a)[16][16], const float* b, double* d, int n, const Options& options);
+// d[16][n] += a b.
+void multiply(const float (&a)[16][16], const float* b, float* d, int n, const Options& options);
 void fragment(Warp& w, const uint32_t* registers, float (&a)[16][16]);
 
 }  // namespace ptx

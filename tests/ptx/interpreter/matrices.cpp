@@ -42,46 +42,23 @@ bool ldmatrix(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
     return true;
 }
 
-// d[16][n] = a[16][16] b[16][n] + c, all row-major.
-void product(const float (&a)[16][16], const float* b, double* d, int n) {
+// Towards zero.
+float narrow(double v) {
+    const float f = float(v);
+    return std::isfinite(f) && std::abs(double(f)) > std::abs(v) ? std::bit_cast<float>(std::bit_cast<uint32_t>(f) - 1) : f;
+}
+
+// d[16][n] += a[16][16] b[16][n], all row-major: the exact sums (but for f64's rounding), rounded towards zero.
+void product(const float (&a)[16][16], const float* b, float* d, int n) {
+    double sum[64];
     for (int i = 0; i < 16; ++i) {
-        double* to = d + i * n;
+        for (int j = 0; j < n; ++j) sum[j] = double(d[i * n + j]);
         for (int k = 0; k < 16; ++k) {
             const double x = a[i][k];
             const float* from = b + k * n;
-            for (int j = 0; j < n; ++j) to[j] += x * double(from[j]);
+            for (int j = 0; j < n; ++j) sum[j] += x * double(from[j]);
         }
-    }
-}
-
-// d[i][j] of tensor cores: terms are aligned to the greatest and cut off.
-void cut_product(const float (&a)[16][16], const float* b, double* d, int n, const Options& options) {
-    auto exponent = [](double v) { return int(std::bit_cast<uint64_t>(v) >> 52 & 0x7ff) - 1023; };
-    for (int i = 0; i < 16; ++i) {
-        for (int j = 0; j < n; ++j) {
-            double sum = d[i * n + j];
-            for (int k = 0; k < 16; k += options.chunk) {
-                double terms[17];
-                int most = -1100, count = 0;
-                terms[count++] = sum;
-                for (int l = k; l < k + options.chunk; ++l) terms[count++] = double(a[i][l]) * double(b[l * n + j]);
-                bool finite = true;
-                for (int t = 0; t < count; ++t) {
-                    if (terms[t] != 0.0) most = std::max(most, exponent(terms[t]));
-                    finite &= std::isfinite(terms[t]);
-                }
-                if (!finite || most < -1000) {
-                    sum = 0.0;
-                    for (int t = 0; t < count; ++t) sum += terms[t];
-                    continue;
-                }
-                const double up = std::ldexp(1.0, 23 + options.extra - most);
-                double total = 0.0;
-                for (int t = 0; t < count; ++t) total += std::trunc(terms[t] * up);
-                sum = double(narrow(total / up, false));
-            }
-            d[i * n + j] = sum;
-        }
+        for (int j = 0; j < n; ++j) d[i * n + j] = narrow(sum[j]);
     }
 }
 
@@ -91,16 +68,9 @@ void widen(const uint16_t* from, float* to, int n) {
     for (int i = 0; i < n; ++i) to[i] = half_to_float(from[i]);
 }
 
-// The exact sum (but for f64's rounding) to f32; tensor cores may truncate.
-float narrow(double v, bool nearest) {
-    const float f = float(v);
-    if (nearest || !(std::abs(double(f)) > std::abs(v))) return f;
-    return std::isfinite(f) ? std::bit_cast<float>(std::bit_cast<uint32_t>(f) - 1) : f;
-}
-
-void multiply(const float (&a)[16][16], const float* b, double* d, int n, const Options& options) {
-    if (options.chunk) {
-        cut_product(a, b, d, n, options);
+void multiply(const float (&a)[16][16], const float* b, float* d, int n, const Options& options) {
+    if (options.sums) {
+        for (int j = 0; j < n; j += 8) sums::add_products(*options.sums, 16, a, b + j, d + j, n);
     } else {
         product(a, b, d, n);
     }
@@ -124,8 +94,7 @@ namespace {
 
 bool mma(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
     full(block, ins, mask);
-    float a[16][16], b[16 * 8];
-    double d[16 * 8];
+    float a[16][16], b[16 * 8], d[16 * 8];
     fragment(w, &ins.list2[0], a);
     uint32_t defined = FULL;
     for (int i = 0; i < 10; ++i) defined &= w.defined[ins.list2[i]];
@@ -144,7 +113,7 @@ bool mma(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
     for (int i = 0; i < 4; ++i) {
         write_check(block, w, ins, ins.list[i]);
         for (int l = 0; l < 32; ++l) {
-            w.row(ins.list[i])[l] = std::bit_cast<uint32_t>(narrow(d[(l / 4 + i / 2 * 8) * 8 + l % 4 * 2 + i % 2], block.options.nearest));
+            w.row(ins.list[i])[l] = std::bit_cast<uint32_t>(d[(l / 4 + i / 2 * 8) * 8 + l % 4 * 2 + i % 2]);
         }
         w.defined[ins.list[i]] = defined == FULL ? FULL : 0;
     }

@@ -110,7 +110,7 @@ template <Space S> bool store(Block& block, Warp& w, const Instruction& ins, uin
             check_write(block, ins, offset, bytes, "st");
             block.touch(ins, true, true, w.index * 32 + uint32_t(l), offset, bytes);
             std::memcpy(block.shared.data() + offset, raw, bytes);
-            for (uint32_t i = 0; i < bytes; ++i) block.shadow[offset + i] = GENERIC | (undefined >> (i / ins.bytes) & 1 ? UNDEFINED : 0);
+            for (uint32_t i = 0; i < bytes; ++i) block.shadow[offset + i] = undefined >> (i / ins.bytes) & 1 ? UNDEFINED : 0;
         }
     }
     return true;

@@ -4,74 +4,95 @@
 
 namespace ptx {
 
+void join(Clock& to, const Clock& from) {
+    to.resize(from.size(), 0);
+    for (size_t i = 0; i < to.size(); ++i) to[i] = std::max(to[i], from[i]);
+}
+
 void SharedRaces::begin(uint32_t threads, size_t bytes) {
     threads_ = threads;
     warps_ = (threads + 31) / 32;
-    clocks_.assign(warps_ * 32, Clock(warps_ * 32, 0));
+    known_.assign(warps_ * 32, {Clock(warps_ * 32, 0), Clock(warps_ * 32, 0)});
     now_.assign(warps_, 1);
     writes_.assign(bytes, {});
     reads_.assign(bytes * warps_, {});
 }
 
-const char* SharedRaces::read(uint32_t thread, uint32_t offset, uint32_t bytes) {
-    const Clock& known = clocks_[thread];
+const char* SharedRaces::read(uint32_t thread, Proxy proxy, uint32_t offset, uint32_t bytes) {
+    const Known& known = known_[thread];
     const uint32_t warp = thread / 32;
     const char* found = nullptr;
     for (uint32_t i = offset; i < offset + bytes; ++i) {
         const Write& w = writes_[i];
-        if (w.clock && w.thread != thread && known[w.thread] < w.clock) {
+        if (w.clock && w.thread != thread && known.all[w.thread] < w.clock) {
             other = w.thread;
             found = "reads what another thread wrote, unordered";
+        } else if (w.clock && proxy == ASYNC && w.proxy == GENERIC && known.fenced[w.thread] < w.clock) {
+            other = w.thread;
+            found = "reads what a store wrote, no fence.proxy.async between";
         }
         Read& r = reads_[size_t(i) * warps_ + warp];
-        if (r.clock != now_[warp]) r = {now_[warp], 0};
+        if (r.clock != now_[warp]) r = {now_[warp], 0, 0};
         r.lanes |= 1u << thread % 32;
+        if (proxy == GENERIC) r.generic |= 1u << thread % 32;
     }
     return found;
 }
 
-const char* SharedRaces::write(uint32_t thread, uint32_t offset, uint32_t bytes) {
-    const Clock& known = clocks_[thread];
+const char* SharedRaces::write(uint32_t thread, Proxy proxy, uint32_t offset, uint32_t bytes) {
+    const Known& known = known_[thread];
     const char* found = nullptr;
     for (uint32_t i = offset; i < offset + bytes; ++i) {
         Write& w = writes_[i];
-        if (w.clock && w.thread != thread && known[w.thread] < w.clock) {
+        if (w.clock && w.thread != thread && known.all[w.thread] < w.clock) {
             other = w.thread;
             found = "writes what another thread wrote, unordered";
+        } else if (w.clock && proxy == ASYNC && w.proxy == GENERIC && known.fenced[w.thread] < w.clock) {
+            other = w.thread;
+            found = "writes what a store wrote, no fence.proxy.async between";
         }
         for (uint32_t warp = 0; warp < warps_; ++warp) {
             Read& r = reads_[size_t(i) * warps_ + warp];
             for (uint32_t lanes = r.lanes; lanes; lanes &= lanes - 1) {
-                const uint32_t reader = warp * 32 + uint32_t(__builtin_ctz(lanes));
-                if (reader != thread && known[reader] < r.clock) {
+                const uint32_t lane = uint32_t(__builtin_ctz(lanes)), reader = warp * 32 + lane;
+                if (reader != thread && known.all[reader] < r.clock) {
                     other = reader;
                     found = "writes what another thread read, unordered";
+                } else if (proxy == ASYNC && r.generic >> lane & 1 && known.fenced[reader] < r.clock) {
+                    other = reader;
+                    found = "writes what a load read, no fence.proxy.async between";
                 }
             }
             r = {};
         }
-        w = {thread, now_[thread / 32]};
+        w = {thread, now_[thread / 32], proxy};
     }
     return found;
 }
 
 void SharedRaces::meet(const std::vector<uint32_t>& threads) {
-    Clock all(warps_ * 32, 0);
+    Known all;
     for (uint32_t t : threads) release(t, all);
     for (uint32_t t : threads) acquire(t, all);
 }
 
-void SharedRaces::release(uint32_t thread, Clock& to) {
-    to.resize(warps_ * 32, 0);
-    const Clock& own = clocks_[thread];
-    for (size_t i = 0; i < to.size(); ++i) to[i] = std::max(to[i], own[i]);
-    to[thread] = std::max(to[thread], now_[thread / 32]);
+void SharedRaces::release(uint32_t thread, Known& to) {
+    join(to.all, known_[thread].all);
+    join(to.fenced, known_[thread].fenced);
+    to.all[thread] = std::max(to.all[thread], now_[thread / 32]);
     ++now_[thread / 32];
 }
 
-void SharedRaces::acquire(uint32_t thread, const Clock& from) {
-    Clock& own = clocks_[thread];
-    for (size_t i = 0; i < from.size(); ++i) own[i] = std::max(own[i], from[i]);
+void SharedRaces::acquire(uint32_t thread, const Known& from) {
+    if (from.all.empty()) return;  // nobody has released
+    join(known_[thread].all, from.all);
+    join(known_[thread].fenced, from.fenced);
+}
+
+void SharedRaces::fence(uint32_t thread) {
+    Known& known = known_[thread];
+    join(known.fenced, known.all);
+    known.fenced[thread] = now_[thread / 32]++;
 }
 
 void GlobalRaces::begin(uint64_t from, uint64_t bytes) {

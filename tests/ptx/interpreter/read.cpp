@@ -44,6 +44,7 @@ struct Reader {
 std::vector<Kernel> parse(const std::string& text, const std::string& module) {
     std::vector<Kernel> kernels;
     std::map<uint32_t, std::string> files;
+    std::vector<Variable> variables;
     uint32_t shared_base = 1024;
     Reader r{text};
     while (r.blank(), !r.end()) {
@@ -72,6 +73,17 @@ std::vector<Kernel> parse(const std::string& text, const std::string& module) {
             while (shared_base < 1024) shared_base += 2 * alignment;
             continue;
         }
+        if (word == ".global") {
+            // ".align 4 .b8 NAME[BYTES]", of 0s.
+            const std::string rest = r.until(";");
+            const size_t name = rest.find_last_of(" \t") + 1, bracket = rest.find('[', name);
+            if (bracket == std::string::npos || rest.find(" .b8 ") == std::string::npos)
+                throw std::runtime_error(module + ":" + std::to_string(line) + ": a variable that is no array of bytes");
+            const size_t bytes = std::stoul(rest.substr(bracket + 1));
+            variables.push_back({rest.substr(name, bracket - name), std::make_shared<std::vector<uint32_t>>((bytes + 3) / 4)});
+            r.step();
+            continue;
+        }
         if (word != ".visible") {
             r.until("\n");
             continue;
@@ -79,6 +91,7 @@ std::vector<Kernel> parse(const std::string& text, const std::string& module) {
         Builder b;
         b.kernel.shared_base = shared_base;
         b.kernel.module = module;
+        b.kernel.variables = variables;
         std::string head = r.until("{");
         const size_t entry = head.find(".entry");
         if (entry == std::string::npos) throw std::runtime_error(module + ":" + std::to_string(line) + ": not an entry");

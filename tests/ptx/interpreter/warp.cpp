@@ -105,6 +105,16 @@ bool barrier(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
     return false;
 }
 
+// What the module's variables hold is all that a kernel can say.
+bool trap(Block& block, Warp&, const Instruction& ins, uint32_t) {
+    std::string text = "trap";
+    for (const Variable& v : block.launch.kernel->variables) {
+        text += "; " + v.name + " =";
+        for (uint32_t word : *v.words) text += " " + std::to_string(word);
+    }
+    block.fail(ins, text);
+}
+
 }  // namespace
 
 void warp_handlers(Handlers& h) {
@@ -114,6 +124,7 @@ void warp_handlers(Handlers& h) {
     h["bar.warp.sync"] = &warp_sync;
     h["bar.sync"] = &barrier;
     h["barrier.sync"] = &barrier;
+    h["trap"] = &trap;
 }
 
 }  // namespace ptx

@@ -85,9 +85,8 @@ bool wgmma(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
         for (int i = 0; i < 16; ++i) seen |= block.shadow[offset + i];
         if (seen & ARRIVING) block.fail(ins, "reads shared memory that an asynchronous copy is under way to");
         if (seen & UNDEFINED) block.note(ins, "b is undefined");
-        if (seen & GENERIC) block.note(ins, "b was written through the generic proxy, no fence.proxy.async since");
         ++block.readers[offset / 16];
-        block.touch(ins, false, true, w.index * 32, offset, 16);
+        block.touch(ins, false, true, w.index * 32, offset, 16, ASYNC);
     });
     w.products.push_back({&ins, b, accumulate, w.group});
     return true;
@@ -115,14 +114,13 @@ bool wgmma_wait(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
         const int columns = p.shape;
         float a[16][16];
         fragment(w, &p.list2[0], a);
-        static thread_local float b[16 * 64];
-        static thread_local double d[16 * 64];
+        static thread_local float b[16 * 64], d[16 * 64];
         for_chunks(block, p, product.b, [&](uint32_t row, uint32_t k, uint32_t offset) {
             float v[8];
             widen(reinterpret_cast<const uint16_t*>(block.shared.data() + offset), v, 8);
             for (uint32_t i = 0; i < 8; ++i) b[(k + i) * columns + row] = v[i];
             --block.readers[offset / 16];
-            block.touch(p, false, true, w.index * 32, offset, 16);
+            block.touch(p, false, true, w.index * 32, offset, 16, ASYNC);
         });
         auto place = [&](int i, int l) { return (l / 4 + i / 2 % 2 * 8) * columns + i / 4 * 8 + l % 4 * 2 + i % 2; };
         for (int i = 0; i < columns / 2; ++i) {
@@ -131,7 +129,7 @@ bool wgmma_wait(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
         multiply(a, b, d, columns, block.options);
         for (int i = 0; i < columns / 2; ++i) {
             const uint32_t row = p.list[i];
-            for (int l = 0; l < 32; ++l) w.row(row)[l] = std::bit_cast<uint32_t>(narrow(d[place(i, l)], block.options.nearest));
+            for (int l = 0; l < 32; ++l) w.row(row)[l] = std::bit_cast<uint32_t>(d[place(i, l)]);
             if (!--w.lock_depth[row]) {
                 w.locked[row] = 0;
                 w.defined[row] = FULL;
@@ -164,8 +162,6 @@ bool set_registers(Block& block, Warp& w, const Instruction& ins, uint32_t mask)
     return true;
 }
 
-bool nothing(Block&, Warp&, const Instruction&, uint32_t) { return true; }
-
 }  // namespace
 
 void warpgroup_handlers(Handlers& h) {
@@ -174,7 +170,6 @@ void warpgroup_handlers(Handlers& h) {
     h["wgmma.fence.sync.aligned"] = &wgmma_fence;
     h["wgmma.commit_group.sync.aligned"] = &wgmma_commit;
     h["wgmma.wait_group.sync.aligned"] = &wgmma_wait;
-    h["fence.mbarrier_init.release.cluster"] = &nothing;
 }
 
 }  // namespace ptx
