@@ -1,15 +1,17 @@
 //! What every kernel of a plan costs: on paper for an H200, and measured on a device.
 //!
-//! On paper: the busiest of the 132 multiprocessors has ceil(blocks / 132) blocks and works at its share
-//! of the tensor cores' peak, tile padding included; memory moves every operand once at full bandwidth;
-//! the larger of the two counts, and each launch adds 1.3 us. It is a lower bound of the time (one block
-//! alone does not fill a multiprocessor, and mma.sync does not reach the peak, which is wgmma's): it
-//! tells which layers are too small, not how fast they are.
+//! On paper: a dense convolution takes what its cost model says (`device/launch/conv2d/tiling.rs`). Of
+//! other kernels the busiest of the 132 multiprocessors has ceil(blocks / 132) blocks and works at its
+//! share of the tensor cores' peak, tile padding included: a lower bound, since one block alone does not
+//! fill a multiprocessor. Memory moves every operand once at full bandwidth; the larger of the two
+//! counts, and each launch adds 1.3 us. No GPU has confirmed any of it.
 
 use crate::data::Image;
 use crate::density::ModelGaussians;
 use crate::device::dry_run::{MULTIPROCESSORS, Paper, SHARED_BYTES};
+use crate::device::launch::conv2d::LAUNCH_SECONDS;
 use crate::device::launch::density::Precision;
+use crate::device::launch::{Bound, Modelled};
 use crate::device::{Cost, Launch, Work};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -17,10 +19,9 @@ use crate::model::Model;
 use crate::ops::Size;
 use crate::score::Score;
 
-/// Dense fp16 FLOP/s, bytes/s, and seconds a launch costs inside a CUDA graph: an H200 (SXM).
+/// Dense fp16 FLOP/s and bytes/s of an H200 (SXM).
 const PEAK_FLOPS: f64 = 989e12;
 const PEAK_BYTES: f64 = 4.8e12;
-const LAUNCH_SECONDS: f64 = 1.3e-6;
 
 /// One launch.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -41,6 +42,8 @@ pub struct Row {
     pub h200_predicted_us: f64,
     /// Time at the roof (FLOP or bytes) over the predicted time, in percent.
     pub h200_predicted_roof_percent: f64,
+    /// What most of the predicted time goes to.
+    pub h200_bound: Bound,
     pub measured: Option<Cost>,
 }
 
@@ -125,11 +128,19 @@ fn row(op: &str, launch: &Launch) -> Row {
         0 => usize::MAX,
         bytes => SHARED_BYTES / (bytes + 1024),
     });
-    let Work { shape, flop, bytes, splits, block_flop } = *launch.work();
-    let roof = (flop as f64 / PEAK_FLOPS).max(bytes as f64 / PEAK_BYTES);
+    let Work { shape, flop, bytes, splits, block_flop, modelled } = *launch.work();
+    let memory = bytes as f64 / PEAK_BYTES;
+    let roof = (flop as f64 / PEAK_FLOPS).max(memory);
     let busiest = (blocks as f64 / MULTIPROCESSORS as f64).ceil();
-    let compute = busiest * block_flop * MULTIPROCESSORS as f64 / PEAK_FLOPS;
-    let predicted = compute.max(bytes as f64 / PEAK_BYTES) + LAUNCH_SECONDS;
+    let at_peak = Modelled {
+        seconds: busiest * block_flop * MULTIPROCESSORS as f64 / PEAK_FLOPS,
+        bound: Bound::Tensor,
+    };
+    let Modelled { seconds, bound } = modelled.unwrap_or(at_peak);
+    let (working, bound) =
+        if seconds > memory { (seconds, bound) } else { (memory, Bound::Memory) };
+    let bound = if LAUNCH_SECONDS > working { Bound::Launch } else { bound };
+    let predicted = working + LAUNCH_SECONDS;
     Row {
         op: op.into(),
         kernel: kernel.name,
@@ -141,6 +152,7 @@ fn row(op: &str, launch: &Launch) -> Row {
         bytes,
         h200_predicted_us: predicted * 1e6,
         h200_predicted_roof_percent: 100.0 * roof / predicted,
+        h200_bound: bound,
         measured: None,
     }
 }

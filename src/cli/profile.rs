@@ -22,7 +22,7 @@ use super::{devices, scoring};
 ///
 /// Runs on a picture of stripes, or on --input: how much the density's early exit skips depends on it.
 /// On simt the time says nothing of a GPU; the counts of instructions do. With --dry-run nothing runs:
-/// tile, splits, blocks and waves of every launch, and the time that an H200's roofs would allow.
+/// tile, splits, blocks and waves of every launch, the time predicted for an H200 and what bounds it.
 #[derive(clap::Args)]
 pub struct Args {
     /// Model written by `ddu convert`
@@ -41,7 +41,7 @@ pub struct Args {
     /// simt or cuda:N
     #[arg(long, required_unless_present = "dry_run")]
     device: Option<devices::Choice>,
-    /// Run nothing: how each kernel is spread, and what an H200's roofs allow
+    /// Run nothing: how each kernel is spread, and what is predicted for an H200
     #[arg(long)]
     dry_run: bool,
     /// Write the table to FILE as CSV
@@ -172,7 +172,7 @@ fn text(
         "op", "kernel", "output", "splits", "blocks", "GFLOP", "MB"
     )?;
     if !measured {
-        writeln!(out, " {:>7} {:>9} {:>8}", "waves", "H200 us", "% roof")?;
+        writeln!(out, " {:>7} {:>9} {:>8}  bound by", "waves", "H200 us", "% roof")?;
     } else {
         writeln!(
             out,
@@ -195,7 +195,7 @@ fn text(
         )?;
         if !measured {
             let (us, roof) = (row.h200_predicted_us, row.h200_predicted_roof_percent);
-            writeln!(out, " {:>7.2} {us:>9.2} {roof:>8.1}", row.waves)?;
+            writeln!(out, " {:>7.2} {us:>9.2} {roof:>8.1}  {}", row.waves, row.h200_bound)?;
             continue;
         }
         let time = seconds(row);
@@ -224,9 +224,11 @@ fn text(
         writeln!(out, "total: {} launches, {gflop:.2} GFLOP, {:.3} ms", rows.len(), total * 1e3)?;
     } else {
         let us: f64 = rows.iter().map(|row| row.h200_predicted_us).sum();
+        let at_roof = |row: &Row| row.h200_predicted_us * row.h200_predicted_roof_percent / 100.0;
+        let roof: f64 = rows.iter().map(at_roof).sum();
         writeln!(
             out,
-            "total: {} launches, {gflop:.2} GFLOP; an H200's roofs and launches allow {us:.0} us (a lower bound on paper, not a measurement)",
+            "total: {} launches, {gflop:.2} GFLOP; predicted for an H200: {us:.0} us (on paper, not a measurement; its roofs allow {roof:.0} us)",
             rows.len()
         )?;
     }
@@ -246,13 +248,13 @@ fn text(
 
 fn csv(rows: &[Row]) -> Result<String, std::fmt::Error> {
     let mut out = String::from(
-        "op,kernel,output,splits,blocks,waves,flop,bytes,h200_predicted_us,h200_predicted_roof_percent,\
+        "op,kernel,output,splits,blocks,waves,flop,bytes,h200_predicted_us,h200_predicted_roof_percent,h200_bound,\
          measured_us,mma,ldmatrix,cp_async,shuffle,barrier,load_128,store_128\n",
     );
     for row in rows {
         write!(
             out,
-            "{},{},{},{},{},{},{},{},{},{}",
+            "{},{},{},{},{},{},{},{},{},{},{}",
             row.op,
             row.kernel,
             shape(row),
@@ -262,7 +264,8 @@ fn csv(rows: &[Row]) -> Result<String, std::fmt::Error> {
             row.flop,
             row.bytes,
             row.h200_predicted_us,
-            row.h200_predicted_roof_percent
+            row.h200_predicted_roof_percent,
+            row.h200_bound
         )?;
         let cost = row.measured.as_ref();
         match cost {

@@ -1,8 +1,14 @@
-//! Launches of `kernels/conv2d.cu`: which tile, how many splits, and the parameters.
+//! Launches of `kernels/conv2d.cu`: the checks, the parameters and the work; `conv2d/tiling.rs` chooses tile
+//! and splits.
+
+mod tiling;
+
+pub use tiling::{ConvCost, ConvTile, ConvTiling, LAUNCH_SECONDS, TILES};
 
 use super::{
     Address, Addresses, Launch, Work, param, param_product, require, require_tensors, tensor_bytes,
 };
+use crate::device::dry_run::MULTIPROCESSORS;
 use crate::device::kernels::Source;
 use crate::device::{Element, Slice, Tensor};
 use crate::error::Result;
@@ -53,73 +59,6 @@ pub(in crate::device) static SOURCE: Source = Source {
 
 /// Values of the reduction per step of the main loop (`BK`).
 pub const K_BLOCK: usize = 32;
-
-/// A template instance: pixels x output channels of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct ConvTile {
-    pub pixels: usize,
-    pub channels: usize,
-    kernel: &'static str,
-}
-
-/// Largest first.
-pub const TILES: [ConvTile; 4] = [
-    ConvTile { pixels: 128, channels: 128, kernel: "conv2d_128x128" },
-    ConvTile { pixels: 128, channels: 64, kernel: "conv2d_128x64" },
-    ConvTile { pixels: 64, channels: 64, kernel: "conv2d_64x64" },
-    ConvTile { pixels: 64, channels: 32, kernel: "conv2d_64x32" },
-];
-
-impl ConvTile {
-    /// Its row of the table of kernels.
-    pub fn kernel(&self) -> &'static str {
-        self.kernel
-    }
-}
-
-/// How one convolution is divided among the blocks of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct ConvTiling {
-    pub tile: ConvTile,
-    /// Parts of the reduction, each summed by separate blocks; 1: no second kernel.
-    pub splits: usize,
-    /// Blocks of [`K_BLOCK`] in a split (the last may have fewer).
-    pub k_blocks: usize,
-}
-
-impl ConvTiling {
-    /// # Panics
-    /// If `splits` is 0.
-    pub fn new(conv: &Conv2d, tile: ConvTile, splits: usize) -> Self {
-        let all = reduction(conv).div_ceil(K_BLOCK);
-        let k_blocks = all.div_ceil(splits.min(all));
-        // Rounding up may make the last splits empty: only as many as have work.
-        ConvTiling { tile, splits: all.div_ceil(k_blocks), k_blocks }
-    }
-
-    /// The largest tile that gives every multiprocessor a block; where none does, the smallest tile
-    /// whose channels are not mostly padding, with the reduction split until all are busy or a split
-    /// has 8 blocks of k (below that the copies' latency is not hidden).
-    pub fn choose(conv: &Conv2d, pixels: usize, multiprocessors: usize) -> Self {
-        let blocks = |tile: &ConvTile| {
-            pixels.div_ceil(tile.pixels) * conv.out_channels.div_ceil(tile.channels)
-        };
-        let narrow =
-            |tile: &&ConvTile| tile.channels == 32 || conv.out_channels > tile.channels / 2;
-        let fitting = || TILES.iter().filter(narrow);
-        if let Some(tile) = fitting().find(|tile| blocks(tile) >= multiprocessors) {
-            return ConvTiling::new(conv, *tile, 1);
-        }
-        let tile = fitting().find(|t| t.pixels == 64).unwrap_or(&TILES[3]);
-        let limit = (reduction(conv).div_ceil(K_BLOCK) / 8).max(1);
-        ConvTiling::new(conv, *tile, (multiprocessors / blocks(tile).max(1)).clamp(1, limit))
-    }
-
-    /// Bytes of the partial sums.
-    pub fn partial_bytes(&self, conv: &Conv2d, pixels: usize) -> usize {
-        if self.splits == 1 { 0 } else { self.splits * pixels * padded(conv) * 4 }
-    }
-}
 
 /// Length of the reduction of an output value.
 fn reduction(conv: &Conv2d) -> usize {
@@ -217,17 +156,20 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
     let residual = o.residual.as_ref().map_or(0, tensor_bytes);
     let end = tensor_bytes(&o.y) + padded(conv) * 4 + residual;
     let written = if tiling.splits == 1 { end } else { partial };
+    let cost = ConvCost::of(conv, pixels, MULTIPROCESSORS, tiling);
     let work = Work {
         shape,
         flop: conv.flops(o.x.batch, o.y.size),
         bytes: (tensor_bytes(&o.x) + weights + written) as u64,
         splits: tiling.splits,
         block_flop: (2 * m * n * tiling.k_blocks * K_BLOCK) as f64,
+        modelled: Some(cost.modelled()),
     };
     let mut launches = vec![Launch::new(&SOURCE, kernel, grid, &params, memory, work)?];
     if tiling.splits > 1 {
         let grid = [(pixels * padded(conv) / 8).div_ceil(256), 1, 1];
-        let work = Work::moving(shape, partial + end);
+        let moved = Work::moving(shape, partial + end);
+        let work = Work { modelled: Some(cost.modelled_join()), ..moved };
         launches.push(Launch::new(&SOURCE, "conv2d_reduce", grid, &params, memory, work)?);
     }
     Ok(launches)

@@ -348,6 +348,7 @@ pub fn density<'a>(
         bytes: (read + written) as u64,
         splits,
         block_flop: (2 * issued) as f64,
+        modelled: None,
     };
     let grid = [pixels.div_ceil(tile.pixels), splits, 1];
     let mut launches = vec![Launch::new(tile.source(), kernel, grid, &params, memory, work)?];

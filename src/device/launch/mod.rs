@@ -134,18 +134,62 @@ pub struct Work {
     pub splits: usize,
     /// FLOP that the busiest block issues, tile padding included.
     pub block_flop: f64,
+    /// What an H200's multiprocessors take by the kernel's cost model, where it has one.
+    pub modelled: Option<Modelled>,
+}
+
+/// A kernel's time on an H200 by its cost model, without the launch and without memory beyond L2.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Modelled {
+    pub seconds: f64,
+    pub bound: Bound,
+}
+
+/// What most of a launch's time goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bound {
+    /// The tensor cores.
+    Tensor,
+    /// Instructions around the products.
+    Issue,
+    /// Operands from L2.
+    L2,
+    /// The way from L2 to the products: too little is in flight on a multiprocessor.
+    Latency,
+    /// Prologue and epilogue.
+    Edges,
+    /// Each operand once from memory.
+    Memory,
+    /// The launch itself.
+    Launch,
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.pad(match self {
+            Bound::Tensor => "tensor cores",
+            Bound::Issue => "instructions",
+            Bound::L2 => "L2",
+            Bound::Latency => "latency",
+            Bound::Edges => "prologue and epilogue",
+            Bound::Memory => "memory",
+            Bound::Launch => "launch",
+        })
+    }
 }
 
 impl Work {
     /// The work of a kernel limited by memory: bytes, no FLOP.
     fn moving(shape: [usize; 4], bytes: usize) -> Self {
-        Work { shape, flop: 0, bytes: bytes as u64, splits: 1, block_flop: 0.0 }
+        Work { shape, flop: 0, bytes: bytes as u64, splits: 1, block_flop: 0.0, modelled: None }
     }
 
     /// The work of a kernel whose blocks share the FLOP evenly.
     fn even(shape: [usize; 4], flop: u64, bytes: u64, grid: [usize; 3]) -> Self {
         let blocks: f64 = grid.iter().map(|&n| n as f64).product();
-        Work { shape, flop, bytes, splits: 1, block_flop: flop as f64 / blocks.max(1.0) }
+        let block_flop = flop as f64 / blocks.max(1.0);
+        Work { shape, flop, bytes, splits: 1, block_flop, modelled: None }
     }
 }
 
