@@ -27,8 +27,8 @@ constexpr const char* NAMES = "a100 or h100";
 // Null where there is none of this name.
 inline const Cut* named(const char* name) { return !std::strcmp(name, "a100") ? &A100 : !std::strcmp(name, "h100") ? &H100 : nullptr; }
 
-constexpr int NONE = -90;    // exponent of 0: times any finite one less than any product's, times infinity greater
-constexpr int LEAST = -14;   // of fp16
+constexpr int NONE = -90;   // exponent of 0: times any finite one less than any product's, times infinity greater
+constexpr int LEAST = -14;  // of fp16
 
 inline int exponent(float v) {
     const int field = int(std::bit_cast<uint32_t>(v) >> 23 & 0xff);

@@ -14,6 +14,7 @@ template <bool SOUND> DEVICE void two_phases() {
     const bool arrives = threadIdx.x == 0 || threadIdx.x == 32;
     if (arrives) mbarrier_arrive(barrier);
     mbarrier_wait(barrier, 0);
+    sync_threads();  // nobody is a phase behind
     if (arrives && (SOUND || threadIdx.x == 0)) mbarrier_arrive(barrier);
     mbarrier_wait(barrier, 1);
 }

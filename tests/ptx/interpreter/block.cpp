@@ -43,8 +43,7 @@ void Block::note(const Instruction& ins, const std::string& kind, const std::str
     if (!n.times++) n.first = where(ins) + " " + what;
 }
 
-void Block::touch(const Instruction& ins, bool write, bool in_shared, uint32_t thread, uint64_t address, uint32_t bytes,
-                  Proxy proxy) {
+void Block::touch(const Instruction& ins, bool write, bool in_shared, uint32_t thread, uint64_t address, uint32_t bytes, Proxy proxy) {
     if (!options.races) return;
     const char* race;
     if (in_shared) {
