@@ -27,7 +27,7 @@ pub struct Engine {
 
 /// What runs the plans.
 enum Backend {
-    Cpu { runner: cpu::Runner, density: Option<CpuDensity> },
+    Cpu { runner: cpu::Runner, density: Option<Box<CpuDensity>> },
     Device(Box<Network>),
 }
 
@@ -161,7 +161,7 @@ impl Engine {
                 };
                 let classifier = runner.weights().classifier();
                 let clipped = || ClippedClassifier::new(gaussians.limits.clone(), classifier);
-                *scoring = Some(CpuDensity {
+                *scoring = Some(Box::new(CpuDensity {
                     evaluator: asked(&|n| matches!(n, Needs::Density | Needs::Background))
                         .then(|| Evaluator::new(gaussians)),
                     weighted: density
@@ -171,7 +171,7 @@ impl Engine {
                         .map(Evaluator::new),
                     clipped: asked(&|n| n == Needs::Limits).then(clipped),
                     scores: scores.to_vec(),
-                });
+                }));
                 Ok(())
             }
             Backend::Device(network) => network.score_with(density, scores, precision),
@@ -231,7 +231,7 @@ impl Engine {
                 for node in &plan.nodes {
                     runner.step(&plan, node);
                 }
-                Results::Cpu { runner, density: density.as_ref() }
+                Results::Cpu { runner, density: density.as_deref() }
             }
             Backend::Device(network) => {
                 network.prepare(&plan)?;
