@@ -31,7 +31,7 @@ pub struct Engine {
 
 /// What runs the plans.
 enum Backend {
-    Cpu { runner: cpu::Runner, density: Option<CpuDensity> },
+    Cpu { runner: cpu::Runner, density: Option<Box<CpuDensity>> },
     Device(Box<Network>),
 }
 
@@ -174,7 +174,7 @@ impl Engine {
                 };
                 let classifier = runner.weights().classifier();
                 let clipped = || ClippedClassifier::new(gaussians.limits.clone(), classifier);
-                *scoring = Some(CpuDensity {
+                *scoring = Some(Box::new(CpuDensity {
                     evaluator: asked(&|n| matches!(n, Needs::Density | Needs::Background))
                         .then(|| Evaluator::new(gaussians)),
                     weighted: density
@@ -184,7 +184,7 @@ impl Engine {
                         .map(Evaluator::new),
                     clipped: asked(&|n| n == Needs::Limits).then(clipped),
                     scores: scores.to_vec(),
-                });
+                }));
                 Ok(())
             }
             Backend::Device(network) => network.score_with(density, scores, precision),
@@ -284,7 +284,7 @@ impl Engine {
                 };
                 // The network's own run is the last, so that its logits and features stay.
                 again.iter().for_each(|node| runner.step(&plan, node));
-                Results::Cpu { runner, density: density.as_ref(), mixed }
+                Results::Cpu { runner, density: density.as_deref(), mixed }
             }
             Backend::Device(network) => {
                 network.prepare(&plan)?;
