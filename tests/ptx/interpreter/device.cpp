@@ -3,8 +3,9 @@
 //
 // Environment: DDU_PTX_DIR, the folder of the *.ptx; DDU_PTX_LOG, a file that gets counts, notes and errors at the end;
 // DDU_PTX_UNREACHED=1, in it also every instruction that was not reached, nor another of its line of source; 2, those as well of
-// whose line another was; DDU_PTX_GUARD, how many bytes at both ends of a buffer no kernel may touch; DDU_PTX_SEED=N, warps, quanta, landings and timeouts by chance, blocks in reverse;
-// DDU_PTX_RACES=1 looks for races; DDU_PTX_SUMS, how matrix products are summed (block.h): `nearest`, or CHUNK,EXTRA.
+// whose line another was; DDU_PTX_GUARD, how many bytes at both ends of a buffer no kernel may touch; DDU_PTX_SEED=N, warps,
+// quanta, landings and timeouts by chance, blocks in reverse; DDU_PTX_RACES=1 looks for races; DDU_PTX_SUMS, how matrix products
+// are summed (block.h): `nearest`, or CHUNK,EXTRA.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
