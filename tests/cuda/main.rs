@@ -3,6 +3,7 @@
 #![cfg(all(feature = "cuda", feature = "simt"))]
 
 mod command;
+mod first_contact;
 #[path = "../common/models.rs"]
 mod models;
 #[path = "../common/standin.rs"]
