@@ -1,5 +1,5 @@
-//! What every kernel of a plan costs: on paper for an H200, and measured on a device ([`measure`]: runs and kernels,
-//! [`ceilings`]: what the device can do, [`tiles`]: other tiles and splits of the convolutions).
+//! What every kernel of a plan costs: on paper for an H200, and measured on a device (`measure`: runs and kernels,
+//! `ceilings`: what the device can do, `tiles`: other tiles and splits of the convolutions).
 //!
 //! On paper: the busiest of the 132 multiprocessors has ceil(blocks / 132) blocks and works at its share
 //! of the tensor cores' peak, tile padding included; memory moves every operand once at full bandwidth;

@@ -111,7 +111,7 @@ fn candidates(
     found
 }
 
-/// The header of [`csv_line`]s.
+/// The header over lines of [`TimedTiling::csv_line`].
 pub const CSV_HEADER: &str = "host,device,batch,in_h,in_w,in_channels,out_h,out_w,out_channels,kernel,stride,dilation,padding,\
      residual,output,tile_pixels,tile_channels,splits,us,us_min,us_max,chosen";
 
