@@ -186,6 +186,15 @@ impl Device {
         }
     }
 
+    /// What the driver says of it, where it is a GPU.
+    pub fn gpu(self) -> Option<Gpu> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(ordinal) = self {
+            return gpus::find().gpus.into_iter().nth(ordinal);
+        }
+        None
+    }
+
     /// The device, None for the CPU path.
     pub fn open(self) -> Option<ddu::Result<Box<dyn ddu::device::Device>>> {
         match self {
@@ -263,6 +272,7 @@ mod tests {
             compute_capability: "9.0".into(),
             major: 9,
             memory_total_bytes: 1 << 34,
+            pci_bus_id: "00000000:17:00.0".into(),
         };
         assert!(!gpu.confirmed());
         let line = untried(&gpu);

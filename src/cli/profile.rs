@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use ddu::data::{Image, Reads};
+use ddu::device::gpus::Gpu;
 use ddu::engine::Engine;
 use ddu::model::Model;
 use ddu::ops::Size;
 use ddu::profile::{self, Profile, Row};
-use ddu::report::json;
+use ddu::report::json::{self, Summary};
 use ddu::score::Score;
-use ddu::{Error, data};
+use ddu::{Error, data, host};
 use serde::Serialize;
 
 use super::{devices, scoring};
@@ -21,6 +22,8 @@ use super::{devices, scoring};
 /// Time, share, TFLOP/s and GB/s of every kernel of a network, with --density of the density's as well
 ///
 /// Runs on a picture of stripes, or on --input: how much the density's early exit skips depends on it.
+/// On a GPU whole runs are timed as graph replays, and each kernel warm, in a loop, and with the caches full of other
+/// data; what a copy and a matrix product reach there, and the clocks, are measured beside them.
 /// On simt the time says nothing of a GPU; the counts of instructions do. With --dry-run nothing runs:
 /// tile, splits, blocks and waves of every launch, the time predicted for an H200 and what bounds it.
 #[derive(clap::Args)]
@@ -44,6 +47,15 @@ pub struct Args {
     /// Run nothing: how each kernel is spread, and what is predicted for an H200
     #[arg(long)]
     dry_run: bool,
+    /// Whole runs that are timed, and launches of each kernel in its loop; on simt each is run once
+    #[arg(long, value_name = "N", default_value = "200", value_parser = clap::value_parser!(u16).range(1..=10000))]
+    repeats: u16,
+    /// Time folding the features into the moments of a fit as well
+    #[arg(long, conflicts_with = "dry_run")]
+    moments: bool,
+    /// Time each convolution under every tile and split, and write the table to FILE as CSV (cuda:N alone)
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    tilings: Option<PathBuf>,
     /// Write the table to FILE as CSV
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
@@ -75,6 +87,7 @@ impl FromStr for ImageSize {
 struct Report {
     schema_version: u32,
     device: String,
+    gpu: Option<Gpu>,
     host: json::Host,
     model_sha256: String,
     density: Option<PathBuf>,
@@ -82,14 +95,22 @@ struct Report {
     input: Option<PathBuf>,
     image_px: Size,
     batch: usize,
+    repeats: u16,
     #[serde(flatten)]
     profile: Profile,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let device = match args.device.filter(|_| !args.dry_run) {
+    let resolved =
+        args.device.filter(|_| !args.dry_run).map(|choice| choice.resolve()).transpose()?;
+    let gpu = resolved.and_then(devices::Device::gpu);
+    if args.tilings.is_some() && gpu.is_none() {
+        let why = "the times of no other device say which tiling is good";
+        return Err(Error::Usage(format!("--tilings needs --device cuda:N: {why}")).into());
+    }
+    let device = match resolved {
         None => None,
-        Some(choice) => Some(choice.resolve()?.open().ok_or_else(|| {
+        Some(device) => Some(device.open().ok_or_else(|| {
             let fix = "take simt or cuda:N (`cargo bench` times the CPU path)";
             Error::Usage(format!("--device cpu has no kernels to profile: {fix}"))
         })??),
@@ -97,7 +118,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut reads = Reads::new([&*args.model]);
     reads.extend(args.input.as_deref());
     reads.extend(args.scoring.density.as_deref());
-    for output in args.csv.as_deref().into_iter().chain(super::file(&args.json)) {
+    let files = args.csv.as_deref().into_iter().chain(args.tilings.as_deref());
+    for output in files.chain(super::file(&args.json)) {
         super::check_output(&reads, output, args.force)?;
     }
     let model = Model::load(&args.model)?;
@@ -123,7 +145,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             if let Some(profile::ProfiledDensity { density, scores, precision }) = scoring {
                 engine.score_with(density, scores, precision)?;
             }
-            (name, profile::profile(&mut engine, batch, &picture)?)
+            let settings = profile::Settings {
+                repeats: args.repeats.into(),
+                moments: args.moments,
+                pci_bus_id: gpu.as_ref().map(|gpu| gpu.pci_bus_id.clone()),
+            };
+            let profile = profile::profile(&mut engine, batch, &picture, &settings)?;
+            if let (Some(file), Some(gpu)) = (&args.tilings, &gpu) {
+                let timed = profile::tilings(&mut engine, batch, size, settings.repeats)?;
+                let lines = timed.iter().map(|one| one.csv_line(&host::cpu_name(), &gpu.name));
+                let text = [profile::CSV_HEADER.to_owned()].into_iter().chain(lines);
+                let text = text.collect::<Vec<_>>().join("\n") + "\n";
+                data::write_atomic(file, |out| out.write_all(text.as_bytes()))?;
+            }
+            (name, profile)
         }
     };
     if let Some(file) = &args.csv {
@@ -133,14 +168,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match &args.json {
         Some(target) => {
             let report = Report {
-                schema_version: 1,
+                schema_version: 2,
                 device: name,
+                gpu,
                 host: json::Host::here(),
                 model_sha256,
                 density: args.scoring.density,
                 input: args.input,
                 image_px: size,
                 batch,
+                repeats: args.repeats,
                 profile,
             };
             json::write(target, &report)?;
@@ -176,11 +213,19 @@ fn text(
     } else {
         writeln!(
             out,
-            " {:>10} {:>6} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9}",
-            "ms", "share", "TFLOP/s", "GB/s", "mma", "ldmatrix", "cp.async", "ld/st 128"
+            " {:>10} {:>6} {:>8} {:>8}{}",
+            "ms",
+            "share",
+            "TFLOP/s",
+            "GB/s",
+            if profile.run_us.is_some() {
+                format!(" {:>10}", "flushed ms")
+            } else {
+                format!(" {:>9} {:>9} {:>9} {:>9}", "mma", "ldmatrix", "cp.async", "ld/st 128")
+            }
         )?;
     }
-    let seconds = |row: &Row| row.measured.as_ref().map_or(0.0, |cost| cost.time.as_secs_f64());
+    let seconds = |row: &Row| row.measured.as_ref().map_or(0.0, |m| m.warm_us.p50 / 1e6);
     let total: f64 = rows.iter().map(seconds).sum();
     for row in rows {
         let (gflop, mb) = (row.flop as f64 / 1e9, row.bytes as f64 / 1e6);
@@ -207,17 +252,15 @@ fn text(
             gflop / 1e3 / time,
             mb / 1e3 / time
         )?;
-        match row.measured.as_ref().and_then(|cost| cost.counts) {
-            Some(c) => writeln!(
-                out,
-                " {:>9} {:>9} {:>9} {:>9}",
-                c.mma,
-                c.ldmatrix,
-                c.cp_async,
-                c.load + c.store
-            )?,
-            None => writeln!(out)?,
+        let Some(measured) = &row.measured else { continue };
+        if let Some(c) = measured.counts {
+            let accesses = c.load + c.store;
+            write!(out, " {:>9} {:>9} {:>9} {accesses:>9}", c.mma, c.ldmatrix, c.cp_async)?;
         }
+        if let Some(flushed) = measured.flushed_us {
+            write!(out, " {:>10.3}", flushed.p50 / 1e3)?;
+        }
+        writeln!(out)?;
     }
     let gflop: f64 = rows.iter().map(|row| row.flop as f64 / 1e9).sum();
     if measured {
@@ -235,6 +278,13 @@ fn text(
     if measured {
         let on = input.map_or("a picture of stripes".into(), |path| path.display().to_string());
         writeln!(out, "run on {on}")?;
+        match &profile.run_us {
+            Some(run) => write_device(&mut out, profile, run)?,
+            None => writeln!(out, "times on simt say nothing of a GPU; the counts do")?,
+        }
+    }
+    if let Some(moments) = &profile.moments_us {
+        writeln!(out, "the moments of a fit: {}", spread(moments))?;
     }
     if let Some(skipped) = profile.early_exit_skipped {
         let percent = 100.0 * skipped;
@@ -246,10 +296,45 @@ fn text(
     Ok(out)
 }
 
+/// "812.3 us, median (811.0 .. 840.1, 90 % below 820.0)"
+fn spread(us: &Summary) -> String {
+    let Summary { min, p50, p90, max, .. } = us;
+    format!("{p50:.1} us, median ({min:.1} .. {max:.1}, 90 % below {p90:.1})")
+}
+
+/// What a device that is timed was found to do.
+fn write_device(out: &mut String, profile: &Profile, run: &Summary) -> std::fmt::Result {
+    writeln!(out, "a whole run, replayed as a graph: {}", spread(run))?;
+    writeln!(
+        out,
+        "the table: one launch among many of the same in one graph, medians; flushed: alone, caches full of other data"
+    )?;
+    if let Some(c) = &profile.ceilings {
+        let (gb, tflop) = (c.copy_bytes_per_s / 1e9, c.gemm_flop_per_s / 1e12);
+        let (mib, side) = (c.copied_bytes as f64 / f64::from(1 << 20), c.gemm_side);
+        writeln!(
+            out,
+            "here max_pool of 1 x 1 copies {mib} MiB at {gb:.1} GB/s (read and written),"
+        )?;
+        writeln!(
+            out,
+            "and conv2d of 1 x 1 multiplies {side} x {side} x {side} at {tflop:.2} TFLOP/s"
+        )?;
+    }
+    match &profile.clocks {
+        Some(c) => writeln!(
+            out,
+            "clocks during runs: multiprocessors {} of {} MHz, memory {} MHz",
+            c.multiprocessors_mhz, c.multiprocessors_limit_mhz, c.memory_mhz
+        ),
+        None => writeln!(out, "clocks unknown: nvidia-smi did not say"),
+    }
+}
+
 fn csv(rows: &[Row]) -> Result<String, std::fmt::Error> {
     let mut out = String::from(
         "op,kernel,output,splits,blocks,waves,flop,bytes,h200_predicted_us,h200_predicted_roof_percent,h200_bound,\
-         measured_us,mma,ldmatrix,cp_async,shuffle,barrier,load_128,store_128\n",
+         measured_us,measured_us_min,measured_us_max,flushed_us,mma,ldmatrix,cp_async,shuffle,barrier,load_128,store_128\n",
     );
     for row in rows {
         write!(
@@ -267,12 +352,16 @@ fn csv(rows: &[Row]) -> Result<String, std::fmt::Error> {
             row.h200_predicted_roof_percent,
             row.h200_bound
         )?;
-        let cost = row.measured.as_ref();
-        match cost {
-            Some(cost) => write!(out, ",{}", cost.time.as_secs_f64() * 1e6)?,
+        let measured = row.measured.as_ref();
+        match measured.map(|measured| measured.warm_us) {
+            Some(Summary { p50, min, max, .. }) => write!(out, ",{p50},{min},{max}")?,
+            None => write!(out, ",,,")?,
+        }
+        match measured.and_then(|measured| measured.flushed_us) {
+            Some(flushed) => write!(out, ",{}", flushed.p50)?,
             None => write!(out, ",")?,
         }
-        match cost.and_then(|cost| cost.counts) {
+        match measured.and_then(|measured| measured.counts) {
             Some(c) => writeln!(
                 out,
                 ",{},{},{},{},{},{},{}",

@@ -244,6 +244,48 @@ impl Queue {
         unsafe { self.stream.launch(function, grid, threads, shared, launch.params()) }
     }
 
+    /// Gives launches to the stream, several as a graph; the caller holds `work`.
+    fn run(&self, work: &mut StreamState, launches: &[Launch]) -> Result<()> {
+        match launches {
+            [] => Ok(()),
+            [launch] => {
+                let name = launch.kernel().name;
+                self.launch(launch).map_err(|error| self.fault(name, error))
+            }
+            _ => {
+                let graph = self.graph(work, launches)?;
+                // SAFETY: the graph was captured from launches with the same parameters, so the same addresses;
+                // these launches prove that what lies there now is alive and large enough.
+                unsafe { self.stream.replay(graph) }.map_err(|error| self.fault("a run", error))
+            }
+        }
+    }
+
+    /// The graph of a list: the one that is kept, or a new one.
+    fn graph<'a>(&self, work: &'a mut StreamState, launches: &[Launch]) -> Result<&'a Graph> {
+        let key = key(launches);
+        let entry = match work.graphs.iter().position(|(kept, _)| *kept == key) {
+            Some(i) => work.graphs.remove(i),
+            None => {
+                let mut at = "a run";
+                let enqueue = || {
+                    launches.iter().try_for_each(|launch| {
+                        at = launch.kernel().name;
+                        self.launch(launch)
+                    })
+                };
+                let graph = self.stream.capture(enqueue);
+                let graph = graph.map_err(|error| self.fault(at, error))?;
+                if work.graphs.len() == GRAPHS {
+                    work.graphs.remove(0);
+                }
+                (key, graph)
+            }
+        };
+        work.graphs.push(entry);
+        Ok(&work.graphs.last().expect("one was pushed").1)
+    }
+
     /// What an error of the driver means, one line.
     fn fault(&self, at: &str, error: DriverError) -> Error {
         use CUresult::*;
@@ -360,35 +402,9 @@ impl Device for Cuda {
     }
 
     fn run(&self, launches: &[Launch]) -> Result<()> {
-        if let [] | [_] = launches {
-            return launches.iter().try_for_each(|launch| self.launch(launch));
-        }
         launches.iter().try_for_each(|launch| launch.check(self.id))?;
-        let queue = &self.queue;
-        let mut work = queue.enter()?;
-        let key = key(launches);
-        let graph = match work.graphs.iter().position(|(kept, _)| *kept == key) {
-            Some(i) => work.graphs.remove(i).1,
-            None => {
-                let mut at = "a run";
-                let enqueue = || {
-                    launches.iter().try_for_each(|launch| {
-                        at = launch.kernel().name;
-                        queue.launch(launch)
-                    })
-                };
-                let graph = queue.stream.capture(enqueue);
-                graph.map_err(|error| queue.fault(at, error))?
-            }
-        };
-        // SAFETY: the graph was captured from launches with the same parameters, so the same addresses; these
-        // launches prove that what lies there now is alive and large enough.
-        let replayed = unsafe { queue.stream.replay(&graph) };
-        if work.graphs.len() == GRAPHS {
-            work.graphs.remove(0);
-        }
-        work.graphs.push((key, graph));
-        replayed.map_err(|error| queue.fault("a run", error))
+        let mut work = self.queue.enter()?;
+        self.queue.run(&mut work, launches)
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -396,19 +412,21 @@ impl Device for Cuda {
         self.queue.stream.wait().map_err(|error| self.queue.fault("a run", error))
     }
 
-    fn measure(&self, launch: &Launch) -> Result<Cost> {
-        launch.check(self.id)?;
+    fn measure(&self, before: &[Launch], launches: &[Launch]) -> Result<Cost> {
+        before.iter().chain(launches).try_for_each(|launch| launch.check(self.id))?;
         let queue = &self.queue;
-        let _work = queue.enter()?;
-        let measured = || {
-            let (start, end) = (Event::new(true)?, Event::new(true)?);
-            queue.stream.record(&start)?;
-            queue.launch(launch)?;
-            queue.stream.record(&end)?;
-            end.wait()?;
-            end.since(&start)
-        };
-        let milliseconds = measured().map_err(|error| queue.fault(launch.kernel().name, error))?;
+        let mut work = queue.enter()?;
+        let fault = |error| queue.fault("a measured run", error);
+        let (start, end) = (Event::new(true).map_err(fault)?, Event::new(true).map_err(fault)?);
+        if launches.len() > 1 {
+            queue.graph(&mut work, launches)?;
+        }
+        // While the device is busy with `before`, what follows is given to it: its own submission is not timed.
+        queue.run(&mut work, before)?;
+        queue.stream.record(&start).map_err(fault)?;
+        queue.run(&mut work, launches)?;
+        queue.stream.record(&end).map_err(fault)?;
+        let milliseconds = end.wait().and_then(|()| end.since(&start)).map_err(fault)?;
         let time = Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3);
         Ok(Cost { time, counts: None })
     }

@@ -17,6 +17,8 @@ pub struct Gpu {
     #[serde(skip)]
     pub major: i32,
     pub memory_total_bytes: u64,
+    /// "00000000:17:00.0", as nvidia-smi names it.
+    pub pci_bus_id: String,
 }
 
 impl Gpu {
@@ -98,19 +100,21 @@ fn ask(found: &mut Gpus) -> Result<(), cudarc::driver::DriverError> {
     for ordinal in 0..device::get_count()? {
         let gpu = device::get(ordinal)?;
         // SAFETY: `gpu` comes from `device::get`.
-        let (memory, major, minor) = unsafe {
-            (
-                device::total_mem(gpu)?,
-                device::get_attribute(gpu, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-                device::get_attribute(gpu, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-            )
-        };
+        let memory = unsafe { device::total_mem(gpu) }?;
+        // SAFETY: likewise.
+        let attribute = |which| unsafe { device::get_attribute(gpu, which) };
+        let major = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let domain = attribute(CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
+        let bus = attribute(CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?;
+        let slot = attribute(CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?;
         found.gpus.push(Gpu {
             ordinal: ordinal as usize,
             name: device::get_name(gpu)?,
             compute_capability: format!("{major}.{minor}"),
             major,
             memory_total_bytes: memory as u64,
+            pci_bus_id: format!("{domain:08X}:{bus:02X}:{slot:02X}.0"),
         });
     }
     Ok(())

@@ -95,12 +95,13 @@ pub trait Device: Send + Sync {
     /// Those of the launches, on a device that reports them late.
     fn synchronize(&self) -> Result<()>;
 
-    /// Launches and waits; returns what it cost.
-    fn measure(&self, launch: &Launch) -> Result<Cost>;
+    /// Launches `before`, then `launches` as [`Self::run`] does, and waits: what these cost, from the end of `before`
+    /// to their own. What a device makes of a list for later runs (a CUDA graph) is made before the clock starts.
+    fn measure(&self, before: &[Launch], launches: &[Launch]) -> Result<Cost>;
 }
 
-/// What one launch took.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+/// What a list of launches took.
+#[derive(Clone, Debug, Default)]
 pub struct Cost {
     pub time: Duration,
     /// Instructions by class; on `simt` only.
@@ -118,6 +119,18 @@ pub struct Counts {
     /// 128-bit global loads and stores.
     pub load: u64,
     pub store: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        self.mma += other.mma;
+        self.ldmatrix += other.ldmatrix;
+        self.cp_async += other.cp_async;
+        self.shuffle += other.shuffle;
+        self.barrier += other.barrier;
+        self.load += other.load;
+        self.store += other.store;
+    }
 }
 
 /// Device memory; freed when dropped.

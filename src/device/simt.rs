@@ -148,9 +148,13 @@ impl Device for Simt {
         Ok(())
     }
 
-    fn measure(&self, launch: &Launch) -> Result<Cost> {
+    fn measure(&self, before: &[Launch], launches: &[Launch]) -> Result<Cost> {
+        self.run(before)?;
         let start = Instant::now();
-        let counts = self.execute(launch)?;
+        let mut counts = Counts::default();
+        for launch in launches {
+            counts += self.execute(launch)?;
+        }
         Ok(Cost { time: start.elapsed(), counts: Some(counts) })
     }
 }

@@ -4,7 +4,7 @@
 use super::density::require_channels;
 use crate::density::{Moments, Tally, VOID};
 use crate::device::launch::moments::{COUNTS, Running, Scratch, Shape, moments};
-use crate::device::{Buffer, Device, Slice, Tensor, grow};
+use crate::device::{Buffer, Device, Launch, Slice, Tensor, grow};
 use crate::error::Result;
 
 pub struct DeviceMoments {
@@ -51,6 +51,16 @@ impl DeviceMoments {
 
     /// Folds in the images of `features` (fp16), in order; `labels` u8 per pixel.
     pub fn add(&mut self, device: &dyn Device, features: Tensor, labels: Slice) -> Result<()> {
+        device.run(&self.launches(device, features, labels)?)
+    }
+
+    /// What [`Self::add`] launches.
+    pub(crate) fn launches<'a>(
+        &'a mut self,
+        device: &dyn Device,
+        features: Tensor<'a>,
+        labels: Slice<'a>,
+    ) -> Result<Vec<Launch<'a>>> {
         let shape = Shape {
             batch: features.batch,
             cells: features.size.pixels(),
@@ -61,7 +71,7 @@ impl DeviceMoments {
         let scratch: Scratch = std::array::from_fn(|i| self.scratch[i].all());
         let (count, mean, scatter) = (self.count.all(), self.mean.all(), self.scatter.all());
         let running = Running { count, mean, scatter };
-        device.run(&moments(shape, features, labels, scratch, running)?)
+        moments(shape, features, labels, scratch, running)
     }
 
     /// The moments so far, and what became of the pixels folded in here.

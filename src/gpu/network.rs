@@ -224,15 +224,36 @@ impl Network {
 
     /// A node; a dropout copies.
     pub fn step<'a>(&'a self, plan: &'a Plan, node: &'a Node) -> Result<Step<'a>> {
-        self.step_of(plan, node, None)
+        self.step_of(plan, node, None, None)
     }
 
-    /// The same in a pass of MC Dropout, where a dropout masks.
+    /// A dense convolution, and how this device divides it; None for every other node.
+    pub fn division<'a>(&self, plan: &Plan, node: &'a Node) -> Option<(&'a Conv2d, ConvTiling)> {
+        match &node.op {
+            Op::Conv { conv, .. } if ConvKernel::of(conv) == ConvKernel::Dense => {
+                Some((conv, self.tiling(plan, node, conv)))
+            }
+            _ => None,
+        }
+    }
+
+    /// As [`Self::step`], with a dense convolution divided otherwise, its partial sums in the memory given.
+    pub fn step_divided<'a>(
+        &'a self,
+        plan: &'a Plan,
+        node: &'a Node,
+        division: (ConvTiling, Slice<'a>),
+    ) -> Result<Step<'a>> {
+        self.step_of(plan, node, None, Some(division))
+    }
+
+    /// In a pass of MC Dropout, where a dropout masks, and divided otherwise.
     fn step_of<'a>(
         &'a self,
         plan: &'a Plan,
         node: &'a Node,
         pass: Option<Pass>,
+        division: Option<(ConvTiling, Slice<'a>)>,
     ) -> Result<Step<'a>> {
         let (x, y) = (self.tensor(plan, node.input)?, self.tensor(plan, node.output)?);
         let launches = match &node.op {
@@ -248,10 +269,13 @@ impl Network {
                     }
                     ConvKernel::Dense => {
                         let residual = residual.map(|view| self.tensor(plan, view)).transpose()?;
-                        let partial = Some(self.buffers().partial.all());
+                        let chosen =
+                            || (self.tiling(plan, node, conv), self.buffers().partial.all());
+                        let (tiling, partial) = division.unwrap_or_else(chosen);
+                        let partial = Some(partial);
                         let operands =
                             Operands { x, weight, bias, residual, relu: *relu, y, partial };
-                        launch::conv2d(conv, operands, self.tiling(plan, node, conv))?
+                        launch::conv2d(conv, operands, tiling)?
                     }
                     _ => {
                         let what = format!("node {}", node.name);
@@ -409,13 +433,8 @@ impl Network {
     }
 
     fn partial_bytes(&self, plan: &Plan, node: &Node) -> usize {
-        match &node.op {
-            Op::Conv { conv, .. } if ConvKernel::of(conv) == ConvKernel::Dense => {
-                let pixels = plan.batch * plan.size(node.output).pixels();
-                self.tiling(plan, node, conv).partial_bytes(conv, pixels)
-            }
-            _ => 0,
-        }
+        let pixels = plan.batch * plan.size(node.output).pixels();
+        self.division(plan, node).map_or(0, |(conv, tiling)| tiling.partial_bytes(conv, pixels))
     }
 
     /// # Panics

@@ -55,7 +55,7 @@ fn every_json_has_a_schema_version() {
         ("doctor --json".into(), 1),
         (format!("infer {model} -d d.safetensors {image} -o out --json -"), 1),
         (format!("infer {model} {image} -o dry --dry-run --json -"), 1),
-        (format!("profile {model} --size 32x32 --dry-run --json -"), 1),
+        (format!("profile {model} --size 32x32 --dry-run --json -"), 2),
         (format!("eval {model} -d d.safetensors {TRAIN} -o eval"), 1),
     ];
     if cfg!(feature = "simt") {

@@ -101,6 +101,7 @@ fn profile_with_a_density() {
             run(&bench, "profile -m model.safetensors --density d --size 33x33 --device simt");
         assert!(text.stdout.contains("early exit skipped"), "{}", text.stdout);
         assert!(text.stdout.contains("a picture of stripes"), "{}", text.stdout);
+        assert!(text.stdout.contains("times on simt say nothing of a GPU"), "{}", text.stdout);
     }
 }
 
@@ -151,7 +152,17 @@ fn simt_infers_compares_and_profiles() {
         let kernel = launch["kernel"].as_str().unwrap();
         let tensor = kernel == "stem" || kernel.starts_with("conv2d_") && kernel != "conv2d_reduce";
         assert_eq!(mma(launch) > 0, tensor, "{kernel}");
+        assert!(launch["measured"]["flushed_us"].is_null(), "{launch}");
     }
+    // Of a GPU alone.
+    for field in ["run_us", "moments_us", "ceilings", "clocks", "gpu"] {
+        assert!(report[field].is_null(), "{field}: {}", report[field]);
+    }
+    let outcome =
+        run(&bench, "profile -m model.safetensors --size 17x21 --device simt --tilings t.csv");
+    assert_eq!(outcome.code, 2, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("--tilings needs --device cuda:N"), "{}", outcome.stderr);
+    assert!(!bench.path("t.csv").exists());
 }
 
 /// With features that the kernels of density and moments take.

@@ -133,7 +133,7 @@ fn with_kernels_every_command_runs() {
     let outcome = bench.ddu("compare -m model.safetensors pictures/1.png --device cuda:0", "");
     assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
     assert!(outcome.stdout.ends_with("pass\n"), "{}", outcome.stdout);
-    let profile = "profile -m model.safetensors --size 17x21 --device cuda:0 --json -";
+    let profile = "profile -m model.safetensors --size 17x21 --device cuda:0 --repeats 1 --json -";
     let outcome = bench.ddu(profile, "");
     let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(report["device"], "cuda:0");

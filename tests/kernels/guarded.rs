@@ -64,8 +64,9 @@ impl Device for Guarded {
         self.cuda.shared_bytes()
     }
 
+    /// DDU_TEST_NO_WGMMA: no, so that what takes warpgroup products can be tested last.
     fn wgmma(&self) -> bool {
-        self.cuda.wgmma()
+        std::env::var_os("DDU_TEST_NO_WGMMA").is_none() && self.cuda.wgmma()
     }
 
     fn alloc(&self, bytes: usize) -> ddu::Result<Buffer> {
@@ -97,7 +98,7 @@ impl Device for Guarded {
         self.cuda.synchronize()
     }
 
-    fn measure(&self, launch: &Launch) -> ddu::Result<Cost> {
-        self.cuda.measure(launch)
+    fn measure(&self, before: &[Launch], launches: &[Launch]) -> ddu::Result<Cost> {
+        self.cuda.measure(before, launches)
     }
 }

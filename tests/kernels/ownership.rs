@@ -56,7 +56,7 @@ fn another_device_neither_copies_nor_launches() {
     a.write(x.all(), &[0; BYTES]).unwrap();
     refused("launch", b.launch(&launch));
     refused("run", b.run(&[launch.clone(), launch.clone()]));
-    refused("measure", b.measure(&launch));
+    refused("measure", b.measure(&[], std::slice::from_ref(&launch)));
     assert_eq!(bytes(&a, &y), [POISON; BYTES], "nothing was written");
     a.launch(&launch).unwrap();
     assert_eq!(bytes(&a, &y), [0; BYTES]);

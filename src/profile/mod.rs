@@ -1,4 +1,5 @@
-//! What every kernel of a plan costs: on paper for an H200, and measured on a device.
+//! What every kernel of a plan costs: on paper for an H200, and measured on a device (`measure`: runs and kernels,
+//! `ceilings`: what the device can do, `tiles`: other tiles and splits of the convolutions).
 //!
 //! On paper: a dense convolution takes what its cost model says (`device/launch/conv2d/tiling.rs`). Of
 //! other kernels the busiest of the 132 multiprocessors has ceil(blocks / 132) blocks and works at its
@@ -6,18 +7,27 @@
 //! fill a multiprocessor. Memory moves every operand once at full bandwidth; the larger of the two
 //! counts, and each launch adds 1.3 us. No GPU has confirmed any of it.
 
-use crate::data::Image;
+mod ceilings;
+mod measure;
+mod tiles;
+
 use crate::density::ModelGaussians;
 use crate::device::dry_run::{MULTIPROCESSORS, Paper, SHARED_BYTES};
 use crate::device::launch::conv2d::LAUNCH_SECONDS;
 use crate::device::launch::density::Precision;
 use crate::device::launch::{Bound, Modelled};
-use crate::device::{Cost, Launch, Work};
+use crate::device::{Launch, Work};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::gpu::network::Network;
 use crate::model::Model;
 use crate::ops::Size;
+use crate::report::json::Summary;
 use crate::score::Score;
+
+pub use ceilings::{Ceilings, Clocks};
+pub use measure::{Measured, Settings, profile};
+pub use tiles::{CSV_HEADER, TimedTiling, tilings};
 
 /// Dense fp16 FLOP/s and bytes/s of an H200 (SXM).
 const PEAK_FLOPS: f64 = 989e12;
@@ -44,7 +54,7 @@ pub struct Row {
     pub h200_predicted_roof_percent: f64,
     /// What most of the predicted time goes to.
     pub h200_bound: Bound,
-    pub measured: Option<Cost>,
+    pub measured: Option<Measured>,
 }
 
 /// What a plan's launches cost.
@@ -54,6 +64,15 @@ pub struct Profile {
     /// Share of the triangular blocks of W that the density's early exit left out on this picture; FLOP
     /// and predicted time of the density count them.
     pub early_exit_skipped: Option<f64>,
+    /// Microseconds of whole runs, each a graph's replay from its submission to its end; none on simt, whose times
+    /// say nothing of a GPU.
+    pub run_us: Option<Summary>,
+    /// Microseconds of folding the batch's features into a fit's moments ([`Settings::moments`]).
+    pub moments_us: Option<Summary>,
+    /// What the device was found to be able to do, in the same run; none on simt.
+    pub ceilings: Option<Ceilings>,
+    /// Of the GPU during whole runs, as nvidia-smi says; None where it cannot be asked.
+    pub clocks: Option<Clocks>,
 }
 
 /// A density to be profiled with a network.
@@ -62,15 +81,6 @@ pub struct ProfiledDensity<'a> {
     pub density: &'a ModelGaussians,
     pub scores: &'a [Score],
     pub precision: Precision,
-}
-
-/// Runs `batch` copies of a picture and measures every launch, those of the density included where the engine
-/// scores with one.
-///
-/// # Errors
-/// An engine on the CPU path, which has no launches, and those of the device.
-pub fn profile(engine: &mut Engine, batch: usize, picture: &Image) -> Result<Profile> {
-    launches(engine, batch, picture.size, Some(picture))
 }
 
 /// Every launch as an H200 would get it; nothing runs, and no device is needed.
@@ -87,38 +97,27 @@ pub fn dry_run(
     if let Some(ProfiledDensity { density, scores, precision }) = scoring {
         engine.score_with(density, scores, precision)?;
     }
-    launches(&mut engine, batch, size, None)
-}
-
-fn launches(
-    engine: &mut Engine,
-    batch: usize,
-    size: Size,
-    picture: Option<&Image>,
-) -> Result<Profile> {
     let plan = engine.plan(batch, size)?;
-    let Some(network) = engine.network_mut() else {
-        return Err(Error::invalid("profile", "a device with kernels", "cpu"));
-    };
+    let network = network(&mut engine)?;
     network.prepare(&plan)?;
-    if let Some(picture) = picture {
-        network.write_pictures(&plan, &vec![picture; batch])?;
-    }
     let mut launches = Vec::new();
     for step in network.steps(&plan)? {
-        for launch in &step.launches {
-            let measured = picture.map(|_| network.device().measure(launch)).transpose()?;
-            launches.push(Row { measured, ..row(step.name, launch) });
-        }
+        launches.extend(step.launches.iter().map(|launch| row(step.name, launch)));
     }
-    let early_exit_skipped = match (network.density_scores(), picture) {
-        (Some(scoring), Some(_)) => {
-            let done = scoring.multiplied_share(network.device(), batch, &plan.head())?;
-            Some(1.0 - done)
-        }
-        _ => None,
-    };
-    Ok(Profile { launches, early_exit_skipped })
+    Ok(Profile {
+        launches,
+        early_exit_skipped: None,
+        run_us: None,
+        moments_us: None,
+        ceilings: None,
+        clocks: None,
+    })
+}
+
+/// The network of an engine on a device.
+fn network(engine: &mut Engine) -> Result<&mut Network> {
+    let cpu = Error::invalid("profile", "a device with kernels", "cpu");
+    engine.network_mut().ok_or(cpu)
 }
 
 fn row(op: &str, launch: &Launch) -> Row {
