@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_ends_have_bins_and_nothing_has_no_error() {
-        let bins = calibration(&[(0.0, true), (1.0, true), (1.0 / 15.0, true)]).bins();
+        let bins = calibration(&[(0.0, true), (1.0, true), (0.0625, true)]).bins();
         assert_eq!([bins[0].pixels, bins[14].pixels], [2, 1]);
         assert_eq!(calibration(&[]).ece(), None);
     }

@@ -197,7 +197,8 @@ fn harmonic(n: u64) -> f64 {
     }
     const EULER: f64 = 0.577_215_664_901_532_9;
     let x = n as f64;
-    x.ln() + EULER + 1.0 / (2.0 * x) - 1.0 / (12.0 * x * x) + 1.0 / (120.0 * x.powi(4))
+    let even = 1.0 / (12.0 * x * x) - 1.0 / (120.0 * x.powi(4)) + 1.0 / (252.0 * x.powi(6));
+    x.ln() + EULER + 1.0 / (2.0 * x) - even
 }
 
 /// A score's value as an uncertainty, high where it is uncertain, and back: a probability p becomes 1 - p, so

@@ -352,7 +352,7 @@ fn eval_recommends_thresholds_and_reports_them() {
         }
     }
     for (wrong, code, says) in [
-        ("--target recall=1", 2, "p-accurate-certain=SHARE"),
+        ("--target recall=0.5", 2, "p-accurate-certain=SHARE"),
         ("--target false-alarm-rate=0.1 --thresholds a/thresholds.json", 2, "cannot be used"),
         ("--thresholds a/results.json", 1, "a/results.json: expected thresholds"),
         ("--thresholds none.json", 1, "none.json"),
