@@ -428,11 +428,11 @@ fn an_output_that_exists_is_one_code() {
         "fit --merge d -o out/results.json".into(),
         format!("eval {MODEL} {TRAIN} -o out"),
         "convert model.safetensors -o d".into(),
-        format!("infer {MODEL} {image} -o new --json out/eval.json"),
-        format!("infer {MODEL} {image} -o new --json out/eval.json --dry-run"),
-        format!("profile {MODEL} --dry-run --json out/eval.json"),
-        format!("profile {MODEL} --dry-run --csv out/eval.json"),
-        format!("compare {MODEL} {image} --device simt --json out/eval.json"),
+        format!("infer {MODEL} {image} -o new --json out/results.json"),
+        format!("infer {MODEL} {image} -o new --json out/results.json --dry-run"),
+        format!("profile {MODEL} --dry-run --json out/results.json"),
+        format!("profile {MODEL} --dry-run --csv out/results.json"),
+        format!("compare {MODEL} {image} --device simt --json out/results.json"),
         "demo -o out".into(),
         "demo --scenes out --count 1".into(),
     ] {
@@ -445,7 +445,7 @@ fn an_output_that_exists_is_one_code() {
         assert_eq!(outcome.stderr.lines().count(), 1, "{command}: {}", outcome.stderr);
     }
     assert!(contents(&bench, "out") == before);
-    ok(end(spawn(&bench, &format!("profile {MODEL} --dry-run --json out/eval.json --force"))));
+    ok(end(spawn(&bench, &format!("profile {MODEL} --dry-run --json out/results.json --force"))));
     ok(end(spawn(&bench, "demo --scenes out --count 1 --force")));
     assert!(contents(&bench, "out") != before);
 }

@@ -19,7 +19,7 @@ fn no_command_overwrites_what_it_reads() {
     std::fs::hard_link(bench.path("model.safetensors"), bench.path("m2")).unwrap();
     for (read, folder) in [("model.safetensors", "m3"), ("d", "d3")] {
         std::fs::create_dir(bench.path(folder)).unwrap();
-        std::fs::hard_link(bench.path(read), bench.path(folder).join("eval.json")).unwrap();
+        std::fs::hard_link(bench.path(read), bench.path(folder).join("results.json")).unwrap();
     }
     std::fs::create_dir(bench.path("hub")).unwrap();
     bench.write("hub/model.safetensors", b"a checkpoint");
@@ -51,7 +51,7 @@ fn no_command_overwrites_what_it_reads() {
         format!("eval {m} --density d {TRAIN} -o d3 --force"),
         format!("profile {m} --dry-run --force --json m2"),
         format!("profile {m} --dry-run --force --csv ./voc/../model.safetensors"),
-        format!("profile {m} --dry-run --force --density d --csv d3/eval.json"),
+        format!("profile {m} --dry-run --force --density d --csv d3/results.json"),
         format!("profile {m} --dry-run --force --input photo.png --json photo.png"),
         format!("compare {m} photo.png --device simt --force --json m2"),
         format!("compare {m} photo.png --device simt --force --json voc/../photo.png"),

@@ -16,7 +16,7 @@ use ddu::device::launch::density::Precision;
 use ddu::engine::{Engine, Output};
 use ddu::model::{Backbone, Model};
 use ddu::ops::Size;
-use ddu::score::Score;
+use ddu::score::{Needs, Score, ScoreInfo};
 
 use crate::models::{random_model, small, wide};
 use crate::pictures::*;
@@ -102,7 +102,9 @@ fn scores_of_logits_clipped_features_and_weighted_moments_are_those_of_the_paths
     let weighted = ready.weighted.clone().expect("the demo's network is sure of some pixels");
     let size = Size::new(50, 71);
     let pictures = [crop(910, (80, 40), size).0, crop(911, (100, 150), size).0];
-    let scores: Vec<Score> = ddu::score::SCORES.iter().map(|info| info.score).collect();
+    // Those of one network's own pass.
+    let own = |info: &&ScoreInfo| !matches!(info.needs, Needs::Passes | Needs::Members);
+    let scores: Vec<Score> = ddu::score::SCORES.iter().filter(own).map(|info| info.score).collect();
     for (path, mut engine) in
         [("device", on_device(demo_model())), ("CPU", Engine::new(demo_model()))]
     {
