@@ -17,7 +17,9 @@ struct MixtureParams {
     const float* logits;
     float* sums;
     uint8_t* label;
-    float *confidence, *entropy, *information;
+    float* confidence;
+    float* entropy;
+    float* information;
     int32_t batch, classes, in_h, in_w, in_stride, out_h, out_w, crop_h, crop_w;
     int32_t align_corners, first;
     float share;

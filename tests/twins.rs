@@ -239,6 +239,7 @@ fn a_changed_field_is_noticed() {
         let declare = |field: &Field| match field.kind {
             "Address" => format!("void* {};", field.name),
             "i32" => format!("int32_t {};", field.name),
+            "i64" => format!("int64_t {};", field.name),
             "f32" => format!("float {};", field.name),
             "[f32; 3]" => format!("float {}[3];", field.name),
             other => panic!("{other}"),
@@ -254,7 +255,7 @@ fn a_changed_field_is_noticed() {
             renamed[i] = lines[i].replace(fields[i].name, "another");
             let mut resized = lines.clone();
             resized[i] = match fields[i].kind {
-                "Address" => format!("int32_t {};", fields[i].name),
+                "Address" | "i64" => format!("int32_t {};", fields[i].name),
                 "[f32; 3]" => format!("float {}[4];", fields[i].name),
                 _ => format!("int64_t {};", fields[i].name),
             };

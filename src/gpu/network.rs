@@ -180,7 +180,7 @@ impl Network {
             let op = plan.head();
             for pass in passes.iter() {
                 for node in again {
-                    steps.push(self.step_of(plan, node, Some(pass))?);
+                    steps.push(self.step_of(plan, node, Some(pass), None)?);
                 }
                 steps.push(mixture.add(&op, self.logits(plan)?, pass.index == 0)?);
             }
