@@ -79,6 +79,8 @@ fn ops(criterion: &mut Criterion) {
                 conv.stride,
                 conv.dilation
             ),
+            // Of plans for MC Dropout alone.
+            Op::Dropout(_) => continue,
             Op::Spatial(op) => format!("{op:?} of {} channels to {output}", node.output.channels),
         };
         let name = format!("{what} on {input}");
