@@ -98,9 +98,9 @@ fn table(s: &Summary) -> String {
             let title = format!("{what} by {by}");
             lines.push(format!(
                 "{title:40}{:>8}{:>8}{:>8}",
-                number(d.map(|d| d.auroc), 3),
-                number(d.map(|d| d.average_precision), 3),
-                number(d.map(|d| d.fpr95), 3)
+                number(Some(d.auroc), 3),
+                number(Some(d.average_precision), 3),
+                number(Some(d.fpr95), 3)
             ));
         }
     }

@@ -137,8 +137,7 @@ fn page(summary: &Summary, viewer: Viewer) -> Page {
     });
     let detections = [("errors", &summary.errors), ("unknown objects", &summary.unknown)];
     let detections = detections.iter().flat_map(|(what, found)| {
-        let found = found.rows().filter_map(|(name, detection)| Some((name, detection?)));
-        found.map(move |(name, d)| {
+        found.rows().map(move |(name, d)| {
             let values = [d.auroc, d.average_precision, d.fpr95].map(|value| number(value, 3));
             [vec![format!("{what} by {name}")], values.to_vec()].concat()
         })

@@ -47,9 +47,9 @@ impl Detections {
         self.0[score as usize]
     }
 
-    /// Name and result of each score.
-    pub fn rows(&self) -> impl Iterator<Item = (&'static str, Option<Detection>)> {
-        SCORES.iter().map(|info| (info.name, self.get(info.score)))
+    /// Name and result of each score that has values of both sets.
+    pub fn rows(&self) -> impl Iterator<Item = (&'static str, Detection)> {
+        SCORES.iter().filter_map(|info| Some((info.name, self.get(info.score)?)))
     }
 }
 

@@ -276,7 +276,7 @@ fn planted(root: &Path, python: &Path) -> (PathBuf, std::ffi::OsString) {
     std::fs::copy(Path::new(SCRIPTS).join("steps.py"), package.join("real_steps.py")).unwrap();
     std::fs::write(package.join("steps.py"), PLANTED).unwrap();
     let mut tar = Command::new("tar");
-    tar.arg("-czf").arg(package.join("programs.tar.gz")).args(["-T", "/dev/null"]);
+    tar.arg("-cf").arg(package.join("programs.tar.xz")).args(["-T", "/dev/null"]);
     assert!(tar.status().unwrap().success());
     (package.join("run.py"), fakes(root, python))
 }

@@ -90,7 +90,7 @@ fn verdict(chromium: &Path, width: usize, dark: bool) -> String {
 #[test]
 fn pixels_are_read_and_sliders_move_the_mask() {
     let Some(chromium) = chromium() else { return };
-    for (width, dark) in [(1280, false), (390, true)] {
+    for (width, dark) in [(1280, false), (390, true), (1280, true), (390, false)] {
         assert_eq!(verdict(&chromium, width, dark), "all is well", "{width} px, dark: {dark}");
     }
 }

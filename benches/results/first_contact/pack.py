@@ -38,7 +38,7 @@ def gather(folder, ddu, kernels, models):
     doctor = json.loads(subprocess.run([ddu, "doctor", "--json"], check=True, stdout=subprocess.PIPE).stdout)
     if not doctor["cuda_kernels_compiled"]:
         sys.exit(f"{ddu}: built without nvcc: set NVCC and build again")
-    with tempfile.TemporaryDirectory() as stripped, tarfile.open(folder / "programs.tar.gz", "w:gz", compresslevel=6) as archive:
+    with tempfile.TemporaryDirectory() as stripped, tarfile.open(folder / "programs.tar.xz", "w:xz", preset=6) as archive:
         for name, program in (("ddu", ddu), ("kernels", kernels)):
             path = Path(stripped) / name
             subprocess.run(["strip", "-o", path, program], check=True)

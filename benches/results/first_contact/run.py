@@ -183,7 +183,7 @@ def main():
     args = arguments()
     runner = Runner(args.out.resolve(), args.deadline)
     here = Path(__file__).resolve().parent
-    with tarfile.open(here / "programs.tar.gz") as archive:
+    with tarfile.open(here / "programs.tar.xz") as archive:
         archive.extractall(runner.work)
     started = args.first is None
     for step in steps.CALLS[args.call](here, runner.work, args):

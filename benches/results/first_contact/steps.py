@@ -28,14 +28,15 @@ class Step(NamedTuple):
 
 
 # Modules of the test program, simplest kernels first; others come after these.
-MODULES = ["ops::gather", "ops::preprocess", "ops::grid", "ops::pool", "ops::resize", "ops::head", "ops::depthwise", "ops::stem",
-           "ops::conv2d", "ops::moments", "ops::density", "ownership", "network"]
-# What runs on no GPU: the stand-in for the driver, the PTX interpreter.
-ELSEWHERE = ("standin_cases::", "ptx_cases::")
+MODULES = ["ops::gather", "ops::clip", "ops::dropout", "ops::preprocess", "ops::grid", "ops::pool", "ops::resize", "ops::head",
+           "ops::mixture", "ops::depthwise", "ops::stem", "ops::conv2d", "ops::moments", "ops::density", "ownership", "network"]
+# What runs on no GPU: the stand-in for the driver, the PTX interpreter, sums played on simt, the CPU path.
+ELSEWHERE = ("standin_cases::", "ptx_cases::", "mutants::", "truncation::", "ops::pool::on_the_cpu::",
+             "ops::resize::on_the_cpu::", "ops::dropout::on_the_cpu::")
 
 # One small test of each kernel, for the sanitizers.
-SMALL = ["ops::gather::", "ops::preprocess::", "ops::grid::labels_meet", "ops::grid::the_predicted", "ops::pool::max_pool_is_exact",
-         "ops::pool::global_average_against", "ops::resize::both_rules", "ops::resize::maps_are", "ops::head::label_and",
+SMALL = ["ops::gather::", "ops::clip::", "ops::dropout::masks", "ops::mixture::logits", "ops::preprocess::",
+         "ops::grid::labels_meet", "ops::grid::the_predicted", "ops::pool::max_pool_is_exact", "ops::pool::global_average_against", "ops::resize::both_rules", "ops::resize::maps_are", "ops::head::label_and",
          "ops::depthwise::", "ops::stem::", "ops::moments::a_handful", "ops::density::without_predicted", "ops::conv2d::"]
 
 # Four kernels for ncu: where the time of a network, its density and its fit goes.
