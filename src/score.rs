@@ -257,6 +257,7 @@ mod tests {
             assert_eq!(info.score as usize, i);
             assert_eq!(info.score.info().name, info.name);
             assert!(SCORES[..i].iter().all(|other| other.name != info.name));
+            assert!(crate::data::RESULTS.contains(&info.name), "{}", info.name);
         }
     }
 }

@@ -207,25 +207,40 @@ impl Search {
     }
 }
 
+/// What `ddu infer` may write of an image, as STEM.WORD.png or STEM.WORD.npy: maps of classes and the scores
+/// (`crate::score` holds that none is missing).
+pub(crate) const RESULTS: [&str; 15] = [
+    "label",
+    "overlay",
+    "mask",
+    "entropy",
+    "max-softmax",
+    "energy",
+    "entropy-t2",
+    "clipped-entropy",
+    "density",
+    "relative",
+    "weighted-density",
+    "mc-dropout-pe",
+    "mc-dropout-mi",
+    "ensemble-pe",
+    "ensemble-mi",
+];
+
 /// The image's name in the name of a file that `ddu infer` may have written.
 fn result_stem(path: &Path) -> Option<String> {
-    const SUFFIXES: [&str; 6] = [
-        ".label.png",
-        ".overlay.png",
-        ".entropy.png",
-        ".density.png",
-        ".entropy.npy",
-        ".density.npy",
-    ];
-    let name = path.file_name()?.to_str()?;
-    SUFFIXES.iter().find_map(|suffix| Some(name.strip_suffix(suffix)?.to_owned()))
+    let (stem, word) = path.file_stem()?.to_str()?.rsplit_once('.')?;
+    let extension = path.extension()?;
+    let written = RESULTS.contains(&word) && (extension == "png" || extension == "npy");
+    written.then(|| stem.to_owned())
 }
 
-/// Whether the file is a result of a run: the two that every image gets lie beside it.
+/// Whether the file is a result of a run: those that every image gets of its method lie beside it.
 fn lies_among_results(path: &Path) -> bool {
     result_stem(path).is_some_and(|stem| {
         let exists = |suffix: &str| path.with_file_name(format!("{stem}{suffix}")).is_file();
-        exists(".label.png") && exists(".entropy.npy")
+        let first = ["entropy", "mc-dropout-pe", "ensemble-pe"];
+        exists(".label.png") && first.iter().any(|score| exists(&format!(".{score}.npy")))
     })
 }
 
@@ -316,6 +331,23 @@ mod tests {
         assert_eq!(stems(&inputs), ["a.x", "b/2", "b/c/1", "photo"]);
         assert_eq!(inputs.left_out, [folder.path().join("note.txt")]);
         assert!(inputs.failed.is_empty());
+    }
+
+    /// Of another folder's results too: those of each method, and pictures of every score.
+    #[test]
+    fn results_are_no_images() {
+        let results = |first: &str| {
+            tree(&["1.png", "1.label.png", first, "1.clipped-entropy.png", "1.mask.png"])
+        };
+        for first in ["1.entropy.npy", "1.mc-dropout-pe.npy", "1.ensemble-pe.npy"] {
+            let folder = results(first);
+            let inputs = resolve(&[folder.path().into()], Path::new("none"), &b""[..]).unwrap();
+            assert_eq!(stems(&inputs), ["1"], "{first}");
+        }
+        // Without the map that every image gets they are images.
+        let inputs =
+            resolve(&[results("1.txt").path().into()], Path::new("none"), &b""[..]).unwrap();
+        assert_eq!(inputs.images.len(), 4);
     }
 
     #[test]

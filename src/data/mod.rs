@@ -25,6 +25,8 @@ pub use atomic::{regular_target, remove_temporary_files, write_atomic};
 pub use class_map::ClassMap;
 pub use classes::read_class_names;
 pub use dataset::{Dataset, FileState, Labelled, Pair};
+#[cfg(test)]
+pub(crate) use inputs::RESULTS;
 pub use inputs::{Input, Inputs, resolve};
 pub use label_grid::label_grid;
 pub use mask::{Mask, VOID, read_mask, read_mask_within};
