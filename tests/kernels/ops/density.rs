@@ -19,8 +19,14 @@ use crate::support::*;
 const TAU: f32 = 20.0;
 
 /// The tiles that the device has.
-fn each(device: &dyn Device) -> Vec<DensityTile> {
-    TILES.into_iter().filter(|tile| runs(device, tile)).collect()
+fn each(device: &dyn Device, precision: Precision) -> Vec<DensityTile> {
+    TILES.into_iter().filter(|tile| runs(device, tile) && wanted(tile, precision)).collect()
+}
+
+/// DDU_TEST_DENSITY names a kernel: the others are left out (`mutants` changes one at a time).
+fn wanted(tile: &DensityTile, precision: Precision) -> bool {
+    let kernel = tile.kernels()[2 - precision.terms()];
+    std::env::var("DDU_TEST_DENSITY").map_or(true, |name| name == kernel)
 }
 
 fn runs(device: &dyn Device, tile: &DensityTile) -> bool {
@@ -152,7 +158,7 @@ fn every_tile_and_split_against_f64() {
         for tile in TILES.into_iter().filter(|t| channels <= t.channels) {
             for (splits, nearest) in [(1, false), (2, true), (fitted, false)] {
                 for precision in [Precision::Exact, Precision::Fast] {
-                    if precision == Precision::Fast && splits > 1 {
+                    if precision == Precision::Fast && splits > 1 || !wanted(&tile, precision) {
                         continue;
                     }
                     let tiling = DensityTiling::new(tile, fitted, splits);
@@ -197,8 +203,9 @@ fn as_many_classes_as_a_label_can_name() {
     assert!(gaussians.classes.len() > 200);
     let scene = Scene::random(6, 40, 16, 255);
     let device = device();
-    for (tile, tau, splits) in
-        each(&*device).into_iter().flat_map(|t| [(t, f32::INFINITY, 1), (t, TAU, 7)])
+    for (tile, tau, splits) in each(&*device, Precision::Exact)
+        .into_iter()
+        .flat_map(|t| [(t, f32::INFINITY, 1), (t, TAU, 7)])
     {
         let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
         let found = evaluate(&*device, &gaussians, &scene, tiling, Options { tau, ..PLAIN });
@@ -232,12 +239,11 @@ fn early_exit_changes_nothing_that_matters() {
         scene.labels.push(random.labels[pixel]);
     }
     for (name, device) in devices() {
-        let variants = [(false, 1), (true, 1), (true, 2), (false, 3)]
-            .into_iter()
-            .flat_map(|v| [Precision::Exact, Precision::Fast].map(|p| (v.0, v.1, p)));
-        let variants: Vec<_> = variants.collect();
-        for (tile, (nearest, splits, precision)) in
-            each(&*device).into_iter().flat_map(|tile| variants.iter().map(move |v| (tile, *v)))
+        let variants = [(false, 1), (true, 1), (true, 2), (false, 3)].into_iter().flat_map(|v| {
+            [Precision::Exact, Precision::Fast].map(|precision| (v.0, v.1, precision))
+        });
+        for (nearest, splits, precision, tile) in
+            variants.flat_map(|(n, s, p)| each(&*device, p).into_iter().map(move |t| (n, s, p, t)))
         {
             let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
             let on = |tau| {
@@ -263,8 +269,9 @@ fn without_predicted_classes() {
     let gaussians = fit(&Scene::random(51, 900, channels, classes), classes);
     let scene = Scene::random(52, 300, channels, classes);
     let device = device();
-    for (tile, tau, splits) in
-        each(&*device).into_iter().flat_map(|t| [(t, f32::INFINITY, 1), (t, TAU, 2)])
+    for (tile, tau, splits) in each(&*device, Precision::Exact)
+        .into_iter()
+        .flat_map(|t| [(t, f32::INFINITY, 1), (t, TAU, 2)])
     {
         let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
         let options = Options { tau, predicted: false, ..PLAIN };
@@ -300,7 +307,7 @@ fn the_low_terms_of_every_block_count() {
         assert!(worst > 2.0, "panel {panel}, block {block}: {worst:.2} of what is allowed");
     }
     for (name, device) in devices() {
-        for tile in each(&*device) {
+        for tile in each(&*device, Precision::Exact) {
             let tiling = DensityTiling::new(tile, 1, 1);
             let found = evaluate(&*device, &gaussians, &scene, tiling, PLAIN);
             let what = format!("{tiling:?} on {name}");
@@ -324,7 +331,9 @@ fn nearest_class_and_its_distance() {
     let gaussians = fit(&Scene::random(21, 900, channels, classes), classes);
     let scene = Scene::random(22, 150, channels, classes);
     let device = device();
-    for (tile, splits) in each(&*device).into_iter().flat_map(|tile| [(tile, 1), (tile, 3)]) {
+    for (tile, splits) in
+        each(&*device, Precision::Exact).into_iter().flat_map(|tile| [(tile, 1), (tile, 3)])
+    {
         let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
         let found = evaluate(
             &*device,
@@ -368,7 +377,9 @@ fn far_and_broken_features_give_no_nan() {
         .fold(f64::INFINITY, f64::min);
     assert!(far > 1e6, "{far:e} deviations");
     for (name, device) in devices() {
-        for (tile, splits) in each(&*device).into_iter().flat_map(|tile| [(tile, 1), (tile, 3)]) {
+        for (tile, splits) in
+            each(&*device, Precision::Exact).into_iter().flat_map(|tile| [(tile, 1), (tile, 3)])
+        {
             for tau in [TAU, f32::INFINITY] {
                 let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
                 let found = evaluate(
@@ -414,8 +425,9 @@ fn a_tile_of_broken_features() {
     let mut scene = Scene::random(42, 256, 32, 3);
     scene.features[..128 * 32].fill(f16::NAN);
     let device = device();
-    for (tile, tau) in
-        each(&*device).into_iter().flat_map(|tile| [(tile, TAU), (tile, f32::INFINITY)])
+    for (tile, tau) in each(&*device, Precision::Exact)
+        .into_iter()
+        .flat_map(|tile| [(tile, TAU), (tile, f32::INFINITY)])
     {
         let tiling = DensityTiling::new(tile, gaussians.classes.len(), 1);
         let found = evaluate(&*device, &gaussians, &scene, tiling, Options { tau, ..PLAIN });
@@ -438,7 +450,8 @@ fn real_features_of_camvid() {
         features: scene.features[first * 256..(first + pixels) * 256].to_vec(),
         labels: scene.labels[first..first + pixels].to_vec(),
     };
-    for tile in [TILES[0], TILES[3]].into_iter().filter(|tile| runs(&*device, tile)) {
+    let tiles = each(&*device, Precision::Exact).into_iter();
+    for tile in tiles.filter(|tile| [TILES[0], TILES[3]].contains(tile)) {
         let tiling = DensityTiling::new(tile, gaussians.classes.len(), 1);
         let on = |precision, tau| {
             evaluate(&*device, &gaussians, &part, tiling, Options { precision, tau, ..PLAIN })
