@@ -5,8 +5,7 @@
 use std::path::Path;
 
 use ddu::device::kernels::{Field, Source};
-use ddu::device::launch::SOURCES;
-use ddu::device::launch::{conv2d, density};
+use ddu::device::launch::{NESTED, SOURCES, conv2d, density};
 
 /// `kernels/<file>.cu` and what it includes of `kernels/common`, without comments.
 fn text(file: &str) -> String {
@@ -45,18 +44,22 @@ fn parse(text: &str, name: &str) -> Result<Layout, String> {
             None => declaration.split_once(' ').ok_or(format!("{declaration}: no name"))?,
         };
         for name in names.split(',').map(str::trim) {
-            let (kind, bytes) = match kind {
-                "Address" => ("Address", 8),
-                "int32_t" => ("i32", 4),
-                "float" => ("f32", 4),
-                "int64_t" => ("i64", 8),
-                other => return Err(format!("{declaration}: the type {other}")),
+            let (kind, bytes, align) = match kind {
+                "Address" => ("Address", 8, 8),
+                "int32_t" => ("i32", 4, 4),
+                "float" => ("f32", 4, 4),
+                "int64_t" => ("i64", 8, 8),
+                // A struct of kernels/common/, all of whose fields are 32 bits wide.
+                other => match parse(text, other) {
+                    Ok((_, bytes)) => (other, bytes, 4),
+                    Err(error) => return Err(format!("{declaration}: {error}")),
+                },
             };
             let member = match name.split_once('[') {
-                None => (name.into(), kind.into(), bytes, bytes),
+                None => (name.into(), kind.into(), bytes, align),
                 Some((name, count)) => {
                     let count: usize = count.trim_end_matches(']').parse().unwrap();
-                    (name.into(), format!("[{kind}; {count}]"), bytes * count, bytes)
+                    (name.into(), format!("[{kind}; {count}]"), bytes * count, align)
                 }
             };
             members.push(member);
@@ -206,6 +209,17 @@ fn tile_of(kernel: &str) -> Option<(usize, usize)> {
     conv.or(density::TILES.iter().find(fast).map(|t| (t.pixels, t.channels)))
 }
 
+/// The structs that parameters hold are compared as they are; a change of one is a change of each that holds it.
+#[test]
+fn nested_structs_are_the_same() {
+    for (file, ours) in NESTED {
+        let (fields, bytes) = parse(&text(file), ours.name).unwrap();
+        let name = |name: &str, kind: &str, offset| (name.to_owned(), kind.to_owned(), offset);
+        let found: Vec<_> = ours.fields.iter().map(|f| name(f.name, f.kind, f.offset)).collect();
+        assert_eq!((found, ours.bytes), (fields, bytes), "{}", ours.name);
+    }
+}
+
 #[test]
 fn the_launches_and_the_kernels_state_the_same() {
     let mut files: Vec<String> =
@@ -242,7 +256,7 @@ fn a_changed_field_is_noticed() {
             "i64" => format!("int64_t {};", field.name),
             "f32" => format!("float {};", field.name),
             "[f32; 3]" => format!("float {}[3];", field.name),
-            other => panic!("{other}"),
+            other => format!("{other} {};", field.name),
         };
         let with = |lines: &[String]| {
             let body = format!("struct {name} {{\n{}\n", lines.join("\n"));

@@ -11,6 +11,7 @@ use half::f16;
 use super::density_scores::DensityScores;
 use super::logit_scores::{Classifier, LogitScores};
 use super::mixture::Mixture;
+use super::read_map;
 use super::step::Step;
 use crate::data::Image;
 use crate::density::ModelGaussians;
@@ -365,11 +366,7 @@ impl Network {
     }
 
     fn entropy(&self, plan: &Plan, image: usize) -> Result<Vec<f32>> {
-        let pixels = plan.image.pixels();
-        let mut entropy = vec![0f32; pixels];
-        let from = self.buffers().entropy.slice(image * pixels * 4, pixels * 4)?;
-        self.device.read(from, bytemuck::cast_slice_mut(&mut entropy))?;
-        Ok(entropy)
+        read_map(&*self.device, self.buffers().entropy, plan.image, image)
     }
 
     /// Class and entropy (nats) of every pixel of one image after the head has run.
