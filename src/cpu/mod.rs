@@ -11,6 +11,7 @@ pub mod lanes;
 pub mod mixture;
 pub mod pool;
 pub mod preprocess;
+pub mod receptive;
 pub mod resize;
 mod run;
 pub mod simd;
