@@ -102,6 +102,9 @@ fn capped(
     Ok((ModelGaussians { model: density.origin.model.clone(), gaussians, weighted }, warnings))
 }
 
+/// Class and distance of each feature.
+type NearestClass<'py> = (Bound<'py, PyArray1<u8>>, Bound<'py, PyArray1<f32>>);
+
 /// `(mean [D], covariance [D, D], ln pi, eps)` of a class.
 type ClassParameters<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>, f64, f64);
 
@@ -271,7 +274,7 @@ impl Density {
         py: Python<'py>,
         features: &Bound<'py, PyAny>,
         bf16: bool,
-    ) -> PyResult<(Bound<'py, PyArray1<u8>>, Bound<'py, PyArray1<f32>>)> {
+    ) -> PyResult<NearestClass<'py>> {
         let found =
             self.evaluate(py, features, bf16, Options { nearest: true, ..Options::default() })?;
         Ok((found.nearest.into_pyarray(py), found.distance.into_pyarray(py)))
