@@ -8,7 +8,7 @@ use ddu::score::Score;
 const EXTENT: Extent = Extent { fit: 24, test: 8, pictures: 2 };
 
 fn run(folder: &Path) -> Summary {
-    demo::run(EXTENT, folder, &|_, _| ()).unwrap()
+    demo::run(EXTENT, folder, &|_, _| Ok(())).unwrap()
 }
 
 #[test]
@@ -93,6 +93,6 @@ fn a_folder_that_cannot_be_made_is_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = demo::run(EXTENT, &file, &|_, _| ()).unwrap_err().to_string();
+    let error = demo::run(EXTENT, &file, &|_, _| Ok(())).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{}: cannot create", file.display())), "{error}");
 }
