@@ -101,7 +101,8 @@ fn run(folder: &Path, kernel: &str, way: usize, limit: Duration) -> Run {
         // Its real features take longer than all its other cases together.
         command.env("DDU_TEST_DENSITY", tile).args(["--skip", "real_features"]);
     }
-    let quick = |name: &str| density && ["early_exit", "without_predicted"].contains(&name);
+    let quick = ["early_exit", "without_predicted", "far_and_broken"];
+    let quick = |name: &str| density && quick.contains(&name);
     if !all {
         let slow = SLOW.iter().filter(|name| !quick(name));
         command.args(slow.flat_map(|name| ["--skip", name]));
