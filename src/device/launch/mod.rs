@@ -172,6 +172,8 @@ pub enum Bound {
     Tensor,
     /// Instructions around the products.
     Issue,
+    /// What the products read from shared memory, and copies write there.
+    Shared,
     /// Operands from L2.
     L2,
     /// The way from L2 to the products: too little is in flight on a multiprocessor.
@@ -189,6 +191,7 @@ impl std::fmt::Display for Bound {
         f.pad(match self {
             Bound::Tensor => "tensor cores",
             Bound::Issue => "instructions",
+            Bound::Shared => "shared memory",
             Bound::L2 => "L2",
             Bound::Latency => "latency",
             Bound::Edges => "prologue and epilogue",
