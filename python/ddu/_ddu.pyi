@@ -61,6 +61,9 @@ class Maps:
     @property
     def network_s(self) -> float:
         """Seconds in preprocessing and network."""
+    @property
+    def maps_s(self) -> float:
+        """Seconds from the network's output to the maps."""
 
 class Image:
     @staticmethod
