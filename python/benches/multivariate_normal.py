@@ -6,6 +6,7 @@ logsumexp, in turns; the median of the ratios. Threads: RAYON_NUM_THREADS and to
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,17 @@ from test_torch import features_of, mixture
 import ddu
 
 CLASSES, PAIRS = 19, 5
+
+
+def in_turns(first, second):
+    """Seconds of both, PAIRS times, after one to warm up."""
+
+    def seconds(call):
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    return [(seconds(first), seconds(second)) for _ in range(PAIRS + 1)][1:]
 
 
 def main() -> None:
@@ -38,12 +50,7 @@ def main() -> None:
         rows = features.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
         ours = rows.numpy()
 
-        def seconds(call):
-            start = time.perf_counter()
-            call()
-            return time.perf_counter() - start
-
-        pairs = [(seconds(lambda: normal(rows)), seconds(lambda: density(ours))) for _ in range(PAIRS + 1)][1:]
+        pairs = in_turns(partial(normal, rows), partial(density, ours))
         ratios = sorted(torch_s / ddu_s for torch_s, ddu_s in pairs)
         torch_s, ddu_s = (np.median([pair[i] for pair in pairs]) for i in (0, 1))
         print(

@@ -6,6 +6,7 @@ use ddu::data::{ClassMap, LabelRule};
 use ddu::density::{Covariance, Prior};
 use ddu::fit::Annotation;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::data::Labelled;
 use crate::density::Density;
@@ -74,6 +75,15 @@ impl Fit {
         Ok(added.map_err(raised)?[0])
     }
 
+    /// What was fitted so far, to be joined with the fits of other images.
+    fn shard(&self, py: Python) -> PyResult<Shard> {
+        threads_started()?;
+        py.detach(|| {
+            let mut fit = self.fit.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            Ok(Shard(fit.density().map_err(raised)?.clone()))
+        })
+    }
+
     /// What was fitted so far.
     fn density(&self, py: Python) -> PyResult<Density> {
         threads_started()?;
@@ -94,4 +104,33 @@ pub fn class_map_of(
     let config = engine.weights().config();
     let names = config.has_class_names().then_some(config.classes.as_slice());
     ClassMap::new(classes, names, config.classes.len(), entries).map_err(raised)
+}
+
+/// The fit of some images of many. It may be empty, which a density must not be.
+#[pyclass(module = "ddu._ddu")]
+pub struct Shard(ddu::Density);
+
+#[pymethods]
+impl Shard {
+    #[staticmethod]
+    fn from_bytes(py: Python, source: &str, bytes: &[u8]) -> PyResult<Self> {
+        py.detach(|| ddu::Density::from_bytes(source, bytes)).map(Shard).map_err(raised)
+    }
+
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = py.detach(|| self.0.to_bytes("a shard")).map_err(raised)?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// Joins the images that follow its own.
+    fn merge(&mut self, py: Python, source: &str, other: PyRef<Shard>) -> PyResult<()> {
+        threads_started()?;
+        let other = &other.0;
+        py.detach(|| self.0.merge(source, other)).map_err(raised)
+    }
+
+    fn density(&self, py: Python) -> PyResult<Density> {
+        threads_started()?;
+        py.detach(|| Density::new(self.0.clone(), Covariance::default(), Prior::default(), None))
+    }
 }

@@ -34,7 +34,7 @@ mod _ddu {
     #[pymodule_export]
     use super::features::Moments;
     #[pymodule_export]
-    use super::fit::Fit;
+    use super::fit::{Fit, Shard};
     #[pymodule_export]
     use super::fork::threads;
     #[pymodule_export]

@@ -1,5 +1,7 @@
 //! What an engine says of an image, as arrays that own the engine's own vectors.
 
+use std::time::Instant;
+
 use ddu::ops::Size;
 use ddu::score::{SCORES, Score};
 use numpy::PyArray2;
@@ -18,9 +20,11 @@ pub struct Maps {
     /// Cells of the feature grid with a feature that is not finite.
     #[pyo3(get)]
     non_finite: usize,
-    /// Seconds in preprocessing and in the network.
+    /// Seconds in preprocessing and network, and from there to the maps.
     #[pyo3(get)]
     network_s: f64,
+    #[pyo3(get)]
+    maps_s: f64,
 }
 
 /// The same without the interpreter's lock.
@@ -29,18 +33,21 @@ pub struct Computed {
     pub label: Vec<u8>,
     pub scores: Vec<(Score, ddu::engine::ScoreMap)>,
     pub network_s: f64,
+    pub maps_s: f64,
 }
 
 impl Computed {
     pub fn of(output: &ddu::engine::Output, at: usize, scores: &[Score]) -> ddu::Result<Self> {
+        let start = Instant::now();
         let (label, maps) = output.scored(at, scores)?;
+        let maps_s = start.elapsed().as_secs_f64();
         let network_s = (output.preprocess + output.network).as_secs_f64() / output.batch() as f64;
         let scores = scores.iter().copied().zip(maps).collect();
-        Ok(Computed { size: output.size, label, scores, network_s })
+        Ok(Computed { size: output.size, label, scores, network_s, maps_s })
     }
 
     pub fn maps(self, py: Python) -> Maps {
-        let Computed { size, label, scores, network_s } = self;
+        let Computed { size, label, scores, network_s, maps_s } = self;
         let non_finite = scores.iter().map(|(_, map)| map.non_finite).max().unwrap_or(0);
         let scores =
             scores.into_iter().map(|(score, map)| (score, array(py, size, map.values).unbind()));
@@ -50,6 +57,7 @@ impl Computed {
             scores: scores.collect(),
             non_finite,
             network_s,
+            maps_s,
         }
     }
 }

@@ -7,8 +7,9 @@ from reference import log_density
 import ddu
 
 torch = pytest.importorskip("torch", reason="no PyTorch here: its tests are skipped")
-import ddu.torch  # noqa: E402
-from networks import NETWORKS, labelled, made, pictures  # noqa: E402
+from networks import NETWORKS, labelled, made, pictures
+
+import ddu.torch
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
