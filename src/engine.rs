@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::gpu::network::Network;
 use crate::host;
 use crate::model::Model;
-use crate::ops::mixture::Mixed;
+use crate::ops::mixture::{self, Mixed};
 use crate::ops::{Head, LogitScore, Passes, Size};
 use crate::plan::{Folded, Plan, View, compile, compile_with_dropout};
 use crate::score::{Needs, Score};
@@ -335,7 +335,16 @@ fn available(runner: &cpu::Runner) -> Option<u64> {
 
 /// Refuses a plan that takes more than `available` bytes on the CPU, and says which size would fit.
 pub fn check_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
-    let needed = cpu::memory_bytes(plan);
+    require_memory(plan, cpu::memory_bytes(plan), available)
+}
+
+/// The same for a member of an ensemble, which runs while the sums over the members are held.
+pub fn check_member_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
+    let sums = plan.batch as u64 * mixture::bytes(plan.logits.channels, plan.image);
+    require_memory(plan, cpu::memory_bytes(plan) + sums, available)
+}
+
+fn require_memory(plan: &Plan, needed: u64, available: Option<u64>) -> Result<()> {
     let Some(available) = available.filter(|available| needed > *available) else {
         return Ok(());
     };
