@@ -522,11 +522,15 @@ impl CpuDensity {
             _ => &self.evaluator,
         };
         let Some(evaluator) = evaluator else { return Ok(None) };
-        let predicted: Vec<u8> = output
-            .logits(image)?
-            .chunks_exact(output.classes)
-            .map(|l| (0..l.len()).max_by(|&a, &b| l[a].total_cmp(&l[b])).unwrap_or(0) as u8)
-            .collect();
+        // A guess: of equal logits, and of those that are NaN, any.
+        let arg_max = |l: &[f32]| {
+            let higher = |best: usize, (i, value): (usize, &f32)| {
+                if *value > l[best] { i } else { best }
+            };
+            l.iter().enumerate().fold(0, higher) as u8
+        };
+        let logits = output.logits(image)?;
+        let predicted: Vec<u8> = logits.chunks_exact(output.classes).map(arg_max).collect();
         let relative = score.info().needs == Needs::Background;
         let options = Options { relative, ..Options::default() };
         let found = evaluator.evaluate(&features, Some(&predicted), options);

@@ -4,6 +4,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::elementary::{exp, ln};
 use super::simd::arch;
 use crate::ops::{Head, LogitScore, Tap};
 
@@ -137,7 +138,7 @@ fn finish(block: &[f32], label: &mut [u8], first: usize, scores: &mut Scores) {
                 }
                 LogitScore::Energy => {
                     for (i, out) in out.iter_mut().enumerate() {
-                        *out = 0.0 * weighted[i] - (best[i] + sum[i].ln());
+                        *out = 0.0 * weighted[i] - (best[i] + ln(sum[i]));
                     }
                 }
                 LogitScore::EntropyT2 => {}
@@ -174,47 +175,8 @@ fn sums(block: &[f32], best: &[f32; BLOCK], scale: f32) -> Sums {
 #[inline(always)]
 fn entropy(sum: &[f32; BLOCK], weighted: &[f32; BLOCK], out: &mut [f32]) {
     for (i, out) in out.iter_mut().enumerate() {
-        let h = sum[i].ln() - weighted[i] / sum[i];
+        let h = ln(sum[i]) - weighted[i] / sum[i];
         // Rounding can leave a sure pixel a hair below 0. Not `max`, which makes 0 of NaN.
         *out = if h < 0.0 { 0.0 } else { h };
-    }
-}
-
-/// e^x for x <= 0, within 2 ulp of the exact value down to -87, 0 below (and for `-inf`).
-///
-/// x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series to r^7 (the next term is below
-/// 6e-9), then n goes into the exponent. Branchless, so that a loop over it becomes vector code.
-#[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = x.max(-87.0);
-    // Adding 1.5 * 2^23 rounds to the nearest integer, which stands in the low bits.
-    let shifted = clamped * std::f32::consts::LOG2_E + 12_582_912.0;
-    let n = shifted - 12_582_912.0;
-    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.0 / 5040.0;
-    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        p = p * r + c;
-    }
-    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
-    if x < -87.0 { 0.0 } else { p * scale }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::exp;
-
-    #[test]
-    fn exp_is_within_two_ulp() {
-        for i in 0..1_000_000u32 {
-            let x = -87.0 * (i as f32 / 1e6);
-            let exact = f64::from(x).exp();
-            let error = (f64::from(exp(x)) - exact).abs() / exact;
-            assert!(error <= 2.0 * 2f64.powi(-23), "exp({x}): relative error {error:e}");
-        }
-        assert_eq!(exp(0.0), 1.0);
-        assert_eq!(exp(-88.0), 0.0);
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
     }
 }
