@@ -258,6 +258,20 @@ impl Engine {
 
     /// Runs images of one size through the network.
     pub fn run(&mut self, images: &[&Image]) -> Result<Output<'_>> {
+        self.run_to(images, true)
+    }
+
+    /// The mean of the passes with dropout alone, an element for each image, without the network's own run.
+    ///
+    /// # Errors
+    /// Without [`Self::sample_dropout`]; those of [`Self::run`].
+    pub fn mc_dropout(&mut self, images: &[&Image]) -> Result<Vec<Mixed>> {
+        let output = self.run_to(images, false)?;
+        (0..images.len()).map(|image| output.mc_dropout(image)).collect()
+    }
+
+    /// `own`: after the passes with dropout also the network itself, which gives all but their mean.
+    fn run_to(&mut self, images: &[&Image], own: bool) -> Result<Output<'_>> {
         let size = images.first().map_or(Size::new(0, 0), |image| image.size);
         if let Some(other) = images.iter().find(|image| image.size != size) {
             return Err(Error::invalid("batch", format!("images of {size}"), other.size));
@@ -283,14 +297,16 @@ impl Engine {
                     None => Vec::new(),
                 };
                 // The network's own run is the last, so that its logits and features stay.
-                again.iter().for_each(|node| runner.step(&plan, node));
+                if own {
+                    again.iter().for_each(|node| runner.step(&plan, node));
+                }
                 Results::Cpu { runner, density: density.as_deref(), mixed }
             }
             Backend::Device(network) => {
                 network.prepare(&plan)?;
                 start = Instant::now();
                 network.write_pictures(&plan, images)?;
-                let steps = network.steps(&plan)?;
+                let steps = if own { network.steps(&plan)? } else { network.passes(&plan)? };
                 preprocess = start.elapsed();
                 let launches: Vec<_> = steps.into_iter().flat_map(|step| step.launches).collect();
                 network.device().run(&launches)?;

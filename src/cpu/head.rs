@@ -46,7 +46,17 @@ pub(super) struct Upsampling<'a> {
     pub head: &'a Head,
     logits: &'a [f32],
     rows: Vec<Tap>,
-    columns: Vec<Tap>,
+    /// Of each block of pixels: runs of pixels between the same two cells.
+    runs: Vec<Vec<Run>>,
+    /// Of the right cell, for each column.
+    weights: Vec<f32>,
+}
+
+/// Pixels side by side between two cells of a row.
+struct Run {
+    low: usize,
+    high: usize,
+    pixels: usize,
 }
 
 impl<'a> Upsampling<'a> {
@@ -54,7 +64,11 @@ impl<'a> Upsampling<'a> {
         let rows = head.resize.taps(head.grid.h, head.padded.h);
         let mut columns = head.resize.taps(head.grid.w, head.padded.w);
         columns.truncate(head.crop.w);
-        Upsampling { head, logits, rows, columns }
+        let run = |taps: &[Tap]| Run { low: taps[0].low, high: taps[0].high, pixels: taps.len() };
+        let same = |a: &Tap, b: &Tap| (a.low, a.high) == (b.low, b.high);
+        let runs = columns.chunks(BLOCK).map(|block| block.chunk_by(same).map(run).collect());
+        let (runs, weights) = (runs.collect(), columns.iter().map(|tap| tap.weight).collect());
+        Upsampling { head, logits, rows, runs, weights }
     }
 
     /// Gives the logits `[class, BLOCK]` of each block of a row, with its first column and its pixels.
@@ -76,14 +90,20 @@ impl<'a> Upsampling<'a> {
                 blend[c * grid.w + i] = low[c] + (high[c] - low[c]) * row.weight;
             }
         }
-        for (at, columns) in self.columns.chunks(BLOCK).enumerate() {
-            for (blend, out) in blend.chunks_exact(grid.w).zip(block.chunks_exact_mut(BLOCK)) {
-                for (tap, out) in columns.iter().zip(out) {
-                    let low = blend[tap.low];
-                    *out = low + (blend[tap.high] - low) * tap.weight;
+        for (at, (runs, weights)) in self.runs.iter().zip(self.weights.chunks(BLOCK)).enumerate() {
+            for (blend, mut out) in blend.chunks_exact(grid.w).zip(block.chunks_exact_mut(BLOCK)) {
+                let mut weights = weights;
+                for run in runs {
+                    let (low, step) = (blend[run.low], blend[run.high] - blend[run.low]);
+                    let (now, later) = out.split_at_mut(run.pixels);
+                    let (here, further) = weights.split_at(run.pixels);
+                    for (out, weight) in now.iter_mut().zip(here) {
+                        *out = low + step * weight;
+                    }
+                    (out, weights) = (later, further);
                 }
             }
-            each(at * BLOCK, columns.len(), block);
+            each(at * BLOCK, weights.len(), block);
         }
     }
 }
@@ -116,15 +136,16 @@ impl WithSimd for Row<'_> {
 #[inline(always)]
 fn finish(block: &[f32], label: &mut [u8], first: usize, scores: &mut Scores) {
     let mut best = [f32::NEG_INFINITY; BLOCK];
-    let mut class = [0u8; BLOCK];
+    // As wide as the logits, for the vectors.
+    let mut class = [0u32; BLOCK];
     for (c, logits) in block.chunks_exact(BLOCK).enumerate() {
         for i in 0..BLOCK {
             let higher = logits[i] > best[i];
             best[i] = if higher { logits[i] } else { best[i] };
-            class[i] = if higher { c as u8 } else { class[i] };
+            class[i] = if higher { c as u32 } else { class[i] };
         }
     }
-    label.copy_from_slice(&class[..label.len()]);
+    label.iter_mut().zip(class).for_each(|(label, class)| *label = class as u8);
     if scores.iter().any(|(score, _)| *score != LogitScore::EntropyT2) {
         let Sums { sum, weighted } = sums(block, &best, 1.0);
         for (score, map) in scores.iter_mut() {

@@ -61,7 +61,7 @@ fn mean(classes: usize, share: f32, sums: &[f32], label: &mut [u8], maps: [&mut 
     let [confidence, entropy, information] = maps;
     for first in (0..width).step_by(BLOCK) {
         let pixels = BLOCK.min(width - first);
-        let (mut best, mut class, mut h) = ([0f32; BLOCK], [0u8; BLOCK], [0f32; BLOCK]);
+        let (mut best, mut class, mut h) = ([0f32; BLOCK], [0u32; BLOCK], [0f32; BLOCK]);
         let mut values = [0f32; BLOCK];
         for c in 0..classes {
             values[..pixels].copy_from_slice(&sums[c * width + first..][..pixels]);
@@ -69,7 +69,7 @@ fn mean(classes: usize, share: f32, sums: &[f32], label: &mut [u8], maps: [&mut 
                 let p = values[i] * share;
                 let higher = p > best[i];
                 best[i] = if higher { p } else { best[i] };
-                class[i] = if higher { c as u8 } else { class[i] };
+                class[i] = if higher { c as u32 } else { class[i] };
                 // 0 ln 0 = 0: this ln 0 is finite.
                 h[i] -= p * ln(p);
             }
@@ -85,7 +85,8 @@ fn mean(classes: usize, share: f32, sums: &[f32], label: &mut [u8], maps: [&mut 
                 (class[i], best[i], h[i], values[i]) = (0, f32::NAN, f32::NAN, f32::NAN);
             }
         }
-        label[first..][..pixels].copy_from_slice(&class[..pixels]);
+        let label = &mut label[first..][..pixels];
+        label.iter_mut().zip(class).for_each(|(label, class)| *label = class as u8);
         confidence[first..][..pixels].copy_from_slice(&best[..pixels]);
         entropy[first..][..pixels].copy_from_slice(&h[..pixels]);
         information[first..][..pixels].copy_from_slice(&values[..pixels]);
@@ -125,9 +126,13 @@ impl WithSimd for Row<'_> {
                 }
             }
             let planes = sums.chunks_exact_mut(width).zip(block.chunks_exact(BLOCK));
+            let mut share = [0f32; BLOCK];
+            for i in 0..BLOCK {
+                share[i] = 1.0 / sum[i];
+            }
             for (plane, exponentials) in planes {
                 for (i, total) in plane[first..][..pixels].iter_mut().enumerate() {
-                    *total += exponentials[i] / sum[i];
+                    *total += exponentials[i] * share[i];
                 }
             }
             let entropies = &mut sums[up.head.classes * width..][first..][..pixels];
@@ -184,7 +189,7 @@ mod tests {
             let h: f64 = p.iter().map(|p| -p * p.ln()).sum();
             let best = (0..classes).max_by(|&a, &b| p[a].total_cmp(&p[b])).unwrap();
             // A logit of at most 4.4 rounds 8 times: 2.1e-6 (a probability moves by half of that, an entropy
-            // by at most 2 ln 7 of it); exponentials and sums add (C + 8) u (1 + ln C), 2.6e-6.
+            // by at most 2 ln 7 of it); exponentials and sums add (C + 9) u (1 + ln C), 2.8e-6.
             for (found, expected) in [
                 (mixed.confidence[i], p[best]),
                 (mixed.entropy[i], h),
