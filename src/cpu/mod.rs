@@ -5,6 +5,7 @@ pub mod clip;
 pub mod conv;
 pub mod depthwise;
 pub mod dropout;
+pub mod elementary;
 pub mod gemm;
 pub mod head;
 pub mod lanes;

@@ -181,6 +181,22 @@ impl Network {
     /// The whole run of a prepared plan, in order: preprocessing, nodes, head, density. The passes of MC Dropout
     /// come before the nodes that they repeat, so that logits and features stay those of the network itself.
     pub fn steps<'a>(&'a self, plan: &'a Plan) -> Result<Vec<Step<'a>>> {
+        let mut steps = self.passes(plan)?;
+        for node in &plan.nodes[plan.once..] {
+            steps.push(self.step(plan, node)?);
+        }
+        steps.push(self.head(plan)?);
+        let (logits, features) = (self.tensor(plan, plan.logits)?, self.features(plan)?);
+        let op = plan.head();
+        steps.extend(self.logit_scores.steps(&op, features, logits, self.classifier(plan))?);
+        for scores in self.density_scores.iter().chain(&self.weighted_scores) {
+            steps.extend(scores.steps(&*self.device, &op, logits, features)?);
+        }
+        Ok(steps)
+    }
+
+    /// Its first part: preprocessing, what depends on no dropout, the passes of MC Dropout and their mean.
+    pub fn passes<'a>(&'a self, plan: &'a Plan) -> Result<Vec<Step<'a>>> {
         let mut steps = vec![self.preprocess(plan)?];
         let (once, again) = plan.nodes.split_at(plan.once);
         for node in once {
@@ -195,16 +211,6 @@ impl Network {
                 steps.push(mixture.add(&op, self.logits(plan)?, pass.index == 0)?);
             }
             steps.push(mixture.finish(&op, plan.batch, passes.count())?);
-        }
-        for node in again {
-            steps.push(self.step(plan, node)?);
-        }
-        steps.push(self.head(plan)?);
-        let (logits, features) = (self.tensor(plan, plan.logits)?, self.features(plan)?);
-        let op = plan.head();
-        steps.extend(self.logit_scores.steps(&op, features, logits, self.classifier(plan))?);
-        for scores in self.density_scores.iter().chain(&self.weighted_scores) {
-            steps.extend(scores.steps(&*self.device, &op, logits, features)?);
         }
         Ok(steps)
     }
