@@ -1,5 +1,5 @@
-// The words of arch.cuh that only compute capability 9.0 (sm_90a) has: mbarriers, bulk copies, warpgroup
-// matrix products. As there, each has a GPU body and a host body (kernels/simt/hopper.h). For other
+// The words of arch.cuh that only compute capability 9.0 (sm_90a) has: mbarriers, bulk and tensor copies,
+// warpgroup matrix products. As there, each has a GPU body and a host body (kernels/simt/hopper.h). For other
 // architectures a kernel that needs them is empty (HOPPER is 0) and must not be launched.
 #pragma once
 #include "arch.cuh"
@@ -11,6 +11,16 @@
 #define HOPPER 1
 #else
 #define HOPPER 0
+#endif
+
+// Where a tensor lies and which box of it a copy takes: the host makes it (src/device/launch/tensor_map.rs), and a kernel's
+// parameter holds it, on every architecture.
+#if defined(__CUDACC__)
+struct alignas(64) TensorMap {
+    uint64_t opaque[16];
+};
+#else
+using simt::TensorMap;
 #endif
 
 #if HOPPER
@@ -122,6 +132,43 @@ DEVICE void bulk_copy(Shared<half> destination, const void* source, int bytes, S
 #endif
 }
 
+// --- tensor copies ----------------------------------------------------------------------------------------------
+// Coordinates are the tensor's own, the innermost first. A copy's bytes are those of the whole box: what lies outside the tensor
+// arrives as zeros. The destination is a multiple of 1024, where the 128-byte swizzle starts.
+
+// Fetches the map before the first copy by it.
+DEVICE void prefetch_map([[maybe_unused]] const TensorMap& map) {
+#if defined(__CUDACC__)
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+#endif
+}
+
+// The box that starts at (x, y, z).
+DEVICE void tensor_copy(Shared<half> destination, const TensorMap& map, int x, int y, int z, Shared<MBarrier> barrier SITE) {
+#if defined(__CUDACC__)
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(
+                     shared_address(destination)),
+                 "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier))
+                 : "memory");
+#else
+    simt::tensor_copy(destination.get(), map, 3, false, {x, y, z, 0}, {0, 0}, barrier.get(), site);
+#endif
+}
+
+// Channels c .. of as many pixels as the map says: pixel (w, h) of image n and those that follow it between the map's corners,
+// each read (right, down) further on.
+DEVICE void tensor_copy_im2col(Shared<half> destination, const TensorMap& map, int c, int w, int h, int n, int right, int down,
+                               Shared<MBarrier> barrier SITE) {
+#if defined(__CUDACC__)
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6], "
+                 "{%7, %8};" ::"r"(shared_address(destination)),
+                 "l"(&map), "r"(c), "r"(w), "r"(h), "r"(n), "r"(shared_address(barrier)), "h"(uint16_t(right)), "h"(uint16_t(down))
+                 : "memory");
+#else
+    simt::tensor_copy(destination.get(), map, 4, true, {c, w, h, n}, {uint16_t(right), uint16_t(down)}, barrier.get(), site);
+#endif
+}
+
 // Orders the thread's own reads and writes of shared memory, and those it knows of, before accesses of bulk copies and warpgroup
 // products (the async proxy) by whom it lets go on: an mbarrier alone does not (PTX ISA, "Async proxy"). What a copy has written may be
 // read after its mbarrier's wait without one.
@@ -146,21 +193,23 @@ template <int REGISTERS> DEVICE void give_registers() {
 }
 
 // --- warpgroup matrix products ------------------------------------------------------------------------------------
-// d += a b, a 64 x 16 fp16 in registers (a warp's 16 rows as in mma_m16n8k16), b 16 x N fp16 in shared memory, stored as
-// N rows of 16; f32 accumulators. Asynchronous: between wgmma_fence and the wgmma_wait of its group neither a
-// nor d may be touched, nor b overwritten. Products of another N on the same d need a wgmma_fence between.
+// d += a b, a 64 x 16 fp16 in registers (a warp's 16 rows as in mma_m16n8k16) or in shared memory, as 64 rows of 16, b 16 x N
+// fp16 in shared memory, stored as N rows of 16; f32 accumulators. Asynchronous: between wgmma_fence and the wgmma_wait of its group
+// d and a's registers may not be touched, nor shared operands overwritten. Products of another N on the same d need a
+// wgmma_fence between.
 
-// Columns 0 .. 63 of 64 rows; in a thread, value 4 j + 2 h + i is row lane / 4 + 8 h of the warp, column 8 j + 2 (lane % 4) + i.
+// Columns 0 .. N - 1 of 64 rows; in a thread, value 4 j + 2 h + i is row lane / 4 + 8 h of the warp, column 8 j + 2 (lane % 4) + i.
 #if defined(__CUDACC__)
-struct Accumulator {
-    float v[32];
+template <int N> struct AccumulatorOf {
+    float v[N / 2];
     DEVICE float& operator[](int i) { return v[i]; }
 };
 #else
-using simt::Accumulator;
+using simt::AccumulatorOf;
 #endif
+using Accumulator = AccumulatorOf<64>;
 
-// Where b lies: rows of 128 bytes, their 16-byte chunks permuted by row % 8, eight rows (at a multiple of 1024 bytes)
+// Where an operand lies: rows of 128 bytes, their 16-byte chunks permuted by row % 8, eight rows (at a multiple of 1024 bytes)
 // after another; `rows` at the wanted 16 columns (PTX ISA, "Matrix Descriptor Format": 128-byte swizzle).
 DEVICE uint64_t wgmma_rows(Shared<half> rows) {
 #if defined(__CUDACC__)
@@ -226,13 +275,43 @@ template <int N> DEVICE void wgmma_m64k16(Accumulator& d, const uint32_t (&a)[4]
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
     }
 #else
-    simt::wgmma_m64k16(d, N, a, b, accumulate, site);
+    simt::wgmma_m64k16(d.values(), d.in_flight(), N, a, 0, b, accumulate, site);
+#endif
+}
+
+#if defined(__CUDACC__)
+#define DDU_32(d, i) DDU_8(d, i), DDU_8(d, i + 8), DDU_8(d, i + 16), DDU_8(d, i + 24)
+#define DDU_WGMMA_SHARED(N, D, A, B, P)            \
+    "{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\n" \
+    "wgmma.mma_async.sync.aligned.m64n" N "k16.f32.f16.f16 {" D "}, " A ", " B ", p, 1, 1, 0, 0;\n}"
+#define DDU_REGISTERS_32                                                                                                            \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, " \
+    "%27, %28, %29, %30, %31"
+#define DDU_REGISTERS_64                                                                                                              \
+    DDU_REGISTERS_32                                                                                                                  \
+    ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, " \
+    "%57, %58, %59, %60, %61, %62, %63"
+#endif
+
+// d += a b with both operands in shared memory (wgmma_rows); `accumulate` false: d becomes a b.
+template <int N> DEVICE void wgmma_m64k16(AccumulatorOf<N>& d, uint64_t a, uint64_t b, bool accumulate SITE) {
+    static_assert(N == 128 || N == 64, "");
+#if defined(__CUDACC__)
+    const int p = accumulate;
+    if constexpr (N == 128) {
+        asm volatile(DDU_WGMMA_SHARED("128", DDU_REGISTERS_64, "%64", "%65", "%66") : DDU_32(d, 0), DDU_32(d, 32) : "l"(a), "l"(b), "r"(p));
+    } else {
+        asm volatile(DDU_WGMMA_SHARED("64", DDU_REGISTERS_32, "%32", "%33", "%34") : DDU_32(d, 0) : "l"(a), "l"(b), "r"(p));
+    }
+#else
+    simt::wgmma_m64k16(d.values(), d.in_flight(), N, nullptr, a, b, accumulate, site);
 #endif
 }
 
 #if defined(__CUDACC__)
 // To the compiler: d has new values from here on.
-DEVICE void changed(Accumulator& d) { asm volatile("" : DDU_8(d, 0), DDU_8(d, 8), DDU_8(d, 16), DDU_8(d, 24)::"memory"); }
+DEVICE void changed(AccumulatorOf<64>& d) { asm volatile("" : DDU_32(d, 0)::"memory"); }
+DEVICE void changed(AccumulatorOf<128>& d) { asm volatile("" : DDU_32(d, 0), DDU_32(d, 32)::"memory"); }
 #endif
 
 // Waits until at most PENDING of the warpgroup's committed groups are in flight. `finished`: the accumulators that may be read
@@ -242,7 +321,7 @@ template <int PENDING, class... Finished> DEVICE void wgmma_wait(Finished&... fi
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
     (changed(finished), ...);
 #else
-    simt::wgmma_wait(PENDING, {&finished...});
+    simt::wgmma_wait(PENDING, {&finished.in_flight()...});
 #endif
 }
 

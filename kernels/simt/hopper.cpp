@@ -4,8 +4,10 @@
 // finds nothing else missing, so that data nobody waited for stays poisoned. Arrivals release and waits acquire, for
 // ThreadSanitizer as well.
 //
+// Tensor copies (tensor.cpp) are bulk copies whose rows are found as they land.
+//
 // A warpgroup product is a rendezvous of 128 lanes. It computes at once, from what shared memory holds, but its
-// accumulators cannot be touched before the wait of its group, and there its operand must still be what it read:
+// accumulators cannot be touched before the wait of its group, and there its shared operands must still be what it read:
 // hardware reads it some time between the two.
 #include "hopper.h"
 
@@ -36,10 +38,18 @@ void land(MBarrier& b) {
     for (uint32_t i = 0; i < b.copies; ++i) {
         const BulkCopy& copy = b.copy[i];
 #if defined(DDU_SIMT_TSAN)
-        __tsan_read_range(copy.source, copy.bytes);
+        if (copy.source) __tsan_read_range(copy.source, copy.bytes);
         __tsan_write_range(copy.destination, copy.bytes);
 #endif
-        std::memcpy(copy.destination, copy.source, copy.bytes);
+        if (copy.source) std::memcpy(copy.destination, copy.source, copy.bytes);
+        const uint32_t row_bytes = copy.source ? 0 : copy.tensor.map->box[0] * 2;
+        for (uint32_t row = 0; !copy.source && row < copy.bytes / row_bytes; ++row) {
+            const char* source;
+            [[maybe_unused]] const uint32_t bytes = land_row(copy.tensor, row, copy.destination + row * row_bytes, source);
+#if defined(DDU_SIMT_TSAN)
+            if (bytes) __tsan_read_range(source, bytes);
+#endif
+        }
         mark_written(worker(), copy.destination, copy.bytes);
     }
     b.copies = 0;
@@ -119,18 +129,22 @@ void mbarrier_wait(void* barrier, int parity, Site site) {
 }
 
 void bulk_copy(void* destination, const void* source, int bytes, void* barrier, Site site) {
-    Worker& w = worker();
-    check_read(barrier, 8);
-    MBarrier& b = barrier_at(barrier, site);
     if (bytes <= 0 || bytes % 16 || reinterpret_cast<uintptr_t>(source) % 16) {
         fail("a bulk copy whose size or source is no multiple of 16, at " + where(site));
     }
+    begin_copy(destination, uint32_t(bytes), barrier, source, {}, site);
+}
+
+void begin_copy(void* destination, uint32_t bytes, void* barrier, const void* source, const TensorCopy& tensor, const Site& site) {
+    Worker& w = worker();
+    check_read(barrier, 8);
+    MBarrier& b = barrier_at(barrier, site);
     mark_in_flight(w, "bulk copy", destination, bytes, site);
 #if defined(DDU_SIMT_TSAN)
     __tsan_write_range(destination, bytes);
 #endif
     if (b.copies == MBarrier::COPIES) fail("more bulk copies on one mbarrier than the simt device plays, at " + where(site));
-    b.copy[b.copies++] = {static_cast<char*>(destination), source, uint32_t(bytes)};
+    b.copy[b.copies++] = {static_cast<char*>(destination), source, bytes, tensor};
     count(CP_ASYNC);
     edge_release(&b.edge[b.phase & 1]);  // the thread that completes the copy is ordered after the poisoning
     if (awaited(b)) settle(b, site);
@@ -142,8 +156,8 @@ namespace {
 
 struct Operands {
     float* d;
-    const uint32_t* a;
-    uint64_t b;
+    const uint32_t* a;  // registers, or null: a lies in shared memory
+    uint64_t a_rows, b;
     unsigned n;
     bool accumulate;
 };
@@ -181,6 +195,14 @@ struct Rows {
         const uint64_t linear = start + n / 8 * stride + n % 8 * 128 + i * 16;
         return worker().arena + int64_t((linear ^ (linear >> 7 & 7) << 4) - worker().arena_base);
     }
+    void load(unsigned n, float* row) const {
+        for (unsigned i = 0; i < 2; ++i) {
+            check_read(chunk(n, i), 16);
+            half values[8];
+            std::memcpy(values, chunk(n, i), 16);
+            for (unsigned k = 0; k < 8; ++k) row[i * 8 + k] = half_to_float(values[k]);
+        }
+    }
     uint64_t checksum(unsigned n) const {
         uint64_t sum = 0;
         for (unsigned row = 0; row < n; ++row) {
@@ -202,26 +224,35 @@ struct Rows {
     }
 };
 
+constexpr unsigned MOST_COLUMNS = 128;
+
+// Of one product; a thread's stack has no room for them.
+struct Matrices {
+    float a[64][16], b[16][MOST_COLUMNS], d[64][MOST_COLUMNS];
+};
+thread_local Matrices matrices;
+
 // PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk16": a warp's 16 rows as in mma.m16n8k16, columns in eights.
 __attribute__((always_inline)) inline void product(Warpgroup& group) {
     const Operands& first = *static_cast<Operands*>(group.operand[0]);
     const unsigned n = first.n;
     const Rows rows(first.b);
-    float b[16][64], a[64][16], d[64][64];
+    auto& [a, b, d] = matrices;
     for (unsigned column = 0; column < n; ++column) {
-        for (unsigned i = 0; i < 2; ++i) {
-            const char* chunk = rows.chunk(column, i);
-            check_read(chunk, 16);
-            half values[8];
-            std::memcpy(values, chunk, 16);
-            for (unsigned k = 0; k < 8; ++k) b[i * 8 + k][column] = half_to_float(values[k]);
-        }
+        float row[16];
+        rows.load(column, row);
+        for (unsigned k = 0; k < 16; ++k) b[k][column] = row[k];
+    }
+    if (!first.a) {
+        const Rows left(first.a_rows);
+        for (unsigned row = 0; row < 64; ++row) left.load(row, a[row]);
     }
     for (int lane = 0; lane < 128; ++lane) {
         const Operands& o = *static_cast<Operands*>(group.operand[lane]);
-        if (o.n != n || o.b != first.b || o.accumulate != first.accumulate) fail("lanes of a warpgroup bring different operands");
+        if (o.n != n || o.b != first.b || o.a_rows != first.a_rows || o.accumulate != first.accumulate)
+            fail("lanes of a warpgroup bring different operands");
         const int row = lane / 32 * 16 + lane % 32 / 4, t = lane % 4 * 2;
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; o.a && i < 4; ++i) {
             a[row + i % 2 * 8][t + i / 2 * 8] = half_to_float(half{uint16_t(o.a[i])});
             a[row + i % 2 * 8][t + i / 2 * 8 + 1] = half_to_float(half{uint16_t(o.a[i] >> 16)});
         }
@@ -229,7 +260,7 @@ __attribute__((always_inline)) inline void product(Warpgroup& group) {
             for (int i = 0; i < 4; ++i) d[row + i / 2 * 8][j * 8 + t + i % 2] = o.accumulate ? o.d[j * 4 + i] : 0.0f;
         }
     }
-    for (unsigned j = 0; cut_off && j < n; j += 8) sums::add_products(*cut_off, 64, a, b[0] + j, d[0] + j, 64);
+    for (unsigned j = 0; cut_off && j < n; j += 8) sums::add_products(*cut_off, 64, a, b[0] + j, d[0] + j, MOST_COLUMNS);
     for (int row = 0; !cut_off && row < 64; ++row) {
         for (unsigned j = 0; j < n; j += 16) {
             float sum[16];
@@ -260,6 +291,16 @@ void (*const compute_product)(Warpgroup&) = product_portable;
 
 }  // namespace
 
+// Its operands in shared memory: read for the sanitizer, and what they hold.
+static void read(const Product& product) {
+    Rows(product.b).read(product.n);
+    if (product.a) Rows(product.a).read(64);
+}
+
+static uint64_t checksum(const Product& product) {
+    return Rows(product.b).checksum(product.n) + (product.a ? Rows(product.a).checksum(64) : 0);
+}
+
 void touch(InFlight& state) {
     if (state.products) fail("an accumulator is touched while a wgmma on it is in flight (missing wait)");
     if (state.unnamed) fail("an accumulator is touched that the wait for its wgmma does not name");
@@ -271,10 +312,9 @@ void wgmma_fence(Site site) {
     ++worker().current->fences;
 }
 
-void wgmma_m64k16(Accumulator& d, unsigned n, const uint32_t (&a)[4], uint64_t b, bool accumulate, Site site) {
+void wgmma_m64k16(float* d, InFlight& state, unsigned n, const uint32_t* a, uint64_t a_rows, uint64_t b, bool accumulate, Site site) {
     Thread& t = *worker().current;
-    if (d.in_flight().touched > t.fences) fail("a wgmma on registers touched since the last wgmma.fence, at " + where(site));
-    InFlight& state = d.in_flight();
+    if (state.touched > t.fences) fail("a wgmma on registers touched since the last wgmma.fence, at " + where(site));
     if (state.n && state.n != n && state.fences == t.fences) {
         fail("a wgmma of n" + std::to_string(n) + " on the accumulator of one of n" + std::to_string(state.n) +
              " without a wgmma.fence between, at " + where(site));
@@ -282,13 +322,15 @@ void wgmma_m64k16(Accumulator& d, unsigned n, const uint32_t (&a)[4], uint64_t b
     state.n = n;
     state.unnamed = false;
     state.fences = t.fences;
-    Operands operands{d.values(), a, b, n, accumulate};
+    Operands operands{d, a, a_rows, b, n, accumulate};
     if (t.id % 128 == 0) count(MMA);
     warpgroup_rendezvous("wgmma", &operands, site, compute_product);
     const bool checks = t.id % 32 == 0;
-    if (checks) Rows(b).read(n);
+    const Product product{&state, a ? 0 : a_rows, b, n, 0, site};
+    if (checks) read(product);
     ++state.products;
-    t.products.push_back({&state, b, n, checks ? Rows(b).checksum(n) : 0, site});
+    t.products.push_back(product);
+    if (checks) t.products.back().checksum = checksum(product);
     ++t.open_products;
 }
 
@@ -298,7 +340,7 @@ void wgmma_commit() {
     t.open_products = 0;
 }
 
-void wgmma_wait(unsigned pending, std::initializer_list<Accumulator*> finished) {
+void wgmma_wait(unsigned pending, std::initializer_list<InFlight*> finished) {
     Thread& t = *worker().current;
     while (t.product_groups.size() > pending) {
         const uint32_t count = t.product_groups.front();
@@ -306,15 +348,15 @@ void wgmma_wait(unsigned pending, std::initializer_list<Accumulator*> finished) 
             const Product& product = t.products[i];
             product.accumulator->unnamed = --product.accumulator->products == 0;
             if (t.id % 32) continue;
-            Rows(product.b).read(product.n);
-            if (Rows(product.b).checksum(product.n) != product.checksum) {
+            read(product);
+            if (checksum(product) != product.checksum) {
                 fail("shared memory was overwritten under a wgmma in flight, that of " + where(product.site));
             }
         }
         t.products.erase(t.products.begin(), t.products.begin() + count);
         t.product_groups.erase(t.product_groups.begin());
     }
-    for (Accumulator* accumulator : finished) accumulator->in_flight().unnamed = false;
+    for (InFlight* accumulator : finished) accumulator->unnamed = false;
 }
 
 }  // namespace simt

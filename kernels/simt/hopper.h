@@ -1,8 +1,10 @@
-// The host bodies of kernels/common/hopper.cuh (hopper.cpp): mbarriers, bulk copies, warpgroup matrix products.
+// The host bodies of kernels/common/hopper.cuh (hopper.cpp): mbarriers, bulk and tensor copies, warpgroup
+// matrix products.
 #pragma once
 #include <initializer_list>
 
 #include "simt.h"
+#include "tensor_map.h"
 
 namespace simt {
 
@@ -22,6 +24,10 @@ void mbarrier_wait(void* barrier, int parity, Site site);
 // The destination is poisoned at once and holds the data when somebody's wait on the barrier finds the phase complete.
 void bulk_copy(void* destination, const void* source, int bytes, void* barrier, Site site);
 
+// A box of the tensor of a map (tensor.cpp), counted by `barrier`; `offsets` of an im2col map alone.
+void tensor_copy(void* destination, const TensorMap& map, unsigned rank, bool im2col, const int32_t (&at)[4], const uint16_t (&offsets)[2],
+                 void* barrier, Site site);
+
 // What a thread must not do to an accumulator: touch it while a product is in flight, or start a product on it without a
 // fence after touching it or after a product of another shape.
 struct InFlight {
@@ -33,12 +39,12 @@ struct InFlight {
 };
 void touch(InFlight& state);
 
-class Accumulator {
-    float v[32] = {};
+template <int N> class AccumulatorOf {
+    float v[N / 2] = {};
     InFlight state;
 
   public:
-    Accumulator() { touch(state); }
+    AccumulatorOf() { touch(state); }
     float& operator[](int i) {
         touch(state);
         return v[i];
@@ -50,8 +56,9 @@ class Accumulator {
 void wgmma_fence(Site site);
 void wgmma_commit();
 // `finished`: the accumulators that it names as ready to be read.
-void wgmma_wait(unsigned pending, std::initializer_list<Accumulator*> finished);
-// The first `n` columns of d += (or =) a b; b is read now and must be the same at the wait.
-void wgmma_m64k16(Accumulator& d, unsigned n, const uint32_t (&a)[4], uint64_t b, bool accumulate, Site site);
+void wgmma_wait(unsigned pending, std::initializer_list<InFlight*> finished);
+// The first `n` columns of d += (or =) a b, a in registers or, where that is null, in the shared memory of the descriptor `a_rows`;
+// what lies in shared memory is read now and must be the same at the wait.
+void wgmma_m64k16(float* d, InFlight& state, unsigned n, const uint32_t* a, uint64_t a_rows, uint64_t b, bool accumulate, Site site);
 
 }  // namespace simt

@@ -22,9 +22,9 @@ struct Copy {
 // A wgmma in flight, as one of its threads knows it.
 struct Product {
     InFlight* accumulator;
-    uint64_t b;  // matrix descriptor
+    uint64_t a, b;  // matrix descriptors; a 0: in registers
     unsigned n;
-    uint64_t checksum;  // of b; a warp's first lane has it
+    uint64_t checksum;  // of a and b; a warp's first lane has it
     Site site;
 };
 
@@ -77,11 +77,19 @@ struct Warpgroup {
     void* operand[128] = {};
 };
 
-// A bulk copy in flight.
+// Which box of a tensor a copy takes.
+struct TensorCopy {
+    const TensorMap* map = nullptr;
+    int32_t at[4] = {};
+    uint16_t offsets[2] = {};
+};
+
+// A bulk copy in flight; without a source a tensor copy.
 struct BulkCopy {
     char* destination;
     const void* source;
     uint32_t bytes;
+    TensorCopy tensor;
 };
 
 // Plain arrays: what libc does to a vector ThreadSanitizer would count as the lane's own accesses.
@@ -148,6 +156,15 @@ char* allocate_stack(size_t bytes);
 std::string describe_address(uintptr_t address);
 // A description of the first buffer with a damaged guard byte; empty if none.
 std::string damaged_guard();
+
+// hopper.cpp
+// Poisons the destination; `barrier` counts the bytes.
+void begin_copy(void* destination, uint32_t bytes, void* barrier, const void* source, const TensorCopy& tensor, const Site& site);
+// tensor.cpp
+// Rows of a box (im2col: pixels).
+uint32_t tensor_rows(const TensorMap& map);
+// Row i of a box to shared memory; how many bytes of it came from `source`, the others are zeros.
+uint32_t land_row(const TensorCopy& copy, uint32_t i, char* row, const char*& source);
 
 // collectives.cpp
 // DDU_SIMT_SUMS: the tensor cores whose sums of products are played (sums.h); unset, products are added one after another in f32.

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "../../kernels/simt/api.h"
+#include "../../kernels/simt/tensor_map.h"
 
 namespace {
 
@@ -630,6 +631,79 @@ EXPORT int cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) 
         if (!event->recorded || event->past != event->recorded) violation("the time of an event that is not past");
     }
     *milliseconds = float(end->time - start->time);
+    return SUCCESS;
+}
+
+// --- tensor maps --------------------------------------------------------------------------------------
+// What the driver API asks of each; the map is that of the simt device and the interpreter. It reads no memory and needs no context.
+
+namespace {
+
+bool encode(simt::TensorMap* map, uint32_t mode, int type, uint32_t rank, void* address, const uint64_t* sizes, const uint64_t* strides,
+            const uint32_t* steps, int interleave, int swizzle, int promotion, int fill) {
+    if (reinterpret_cast<uintptr_t>(map) % 64) violation("a tensor map that is no multiple of 64");
+    if (type != 6 || interleave || promotion < 0 || promotion > 3 || fill || (swizzle != 0 && swizzle != 3))
+        violation("a tensor map of a kind that it does not know");
+    const uint64_t at = reinterpret_cast<uint64_t>(address);
+    if (rank < 3 || rank > 4 || at % 16) return false;
+    for (uint32_t i = 0; i < rank; ++i) {
+        if (!sizes[i] || sizes[i] > uint64_t(1) << 32 || !steps[i] || steps[i] > 8) return false;
+        if (i + 1 < rank && (strides[i] % 16 || strides[i] >= uint64_t(1) << 40)) return false;
+    }
+    uint64_t bytes = sizes[0] * 2;
+    for (uint32_t i = 1; i < rank; ++i) bytes += (sizes[i] - 1) * strides[i - 1];
+    range(memory, at, bytes, "a tensor map of");
+    *map = {};
+    map->address = at;
+    map->mode = mode;
+    map->rank = rank;
+    for (uint32_t i = 0; i < rank; ++i) {
+        map->sizes[i] = uint32_t(sizes[i]);
+        map->steps[i] = steps[i];
+        if (i + 1 < rank) map->strides[i] = strides[i];
+    }
+    map->swizzle = swizzle ? simt::TensorMap::BYTES_128 : simt::TensorMap::PLAIN;
+    return true;
+}
+
+// The innermost dimension of a box: whole chunks, no more than the swizzle's span.
+bool inner(uint32_t elements, int swizzle) { return elements && elements * 2 % 16 == 0 && (!swizzle || elements * 2 <= 128); }
+
+}  // namespace
+
+EXPORT int cuTensorMapEncodeTiled(simt::TensorMap* map, int type, uint32_t rank, void* address, const uint64_t* sizes,
+                                  const uint64_t* strides, const uint32_t* box, const uint32_t* steps, int interleave, int swizzle,
+                                  int promotion, int fill) {
+    std::lock_guard lock(mutex);
+    if (!encode(map, simt::TensorMap::TILED, type, rank, address, sizes, strides, steps, interleave, swizzle, promotion, fill))
+        return INVALID_VALUE;
+    if (!inner(box[0], swizzle)) return INVALID_VALUE;
+    for (uint32_t i = 0; i < rank; ++i) {
+        if (!box[i] || box[i] > 256) return INVALID_VALUE;
+        // With strides of elements the box says which part of the tensor is gone through: another reading than tensor.cpp's.
+        if (steps[i] != 1) violation("a tiled tensor map with element strides");
+        map->box[i] = box[i];
+    }
+    log("cuTensorMapEncodeTiled");
+    return SUCCESS;
+}
+
+EXPORT int cuTensorMapEncodeIm2col(simt::TensorMap* map, int type, uint32_t rank, void* address, const uint64_t* sizes,
+                                   const uint64_t* strides, const int* lower, const int* upper, uint32_t channels, uint32_t pixels,
+                                   const uint32_t* steps, int interleave, int swizzle, int promotion, int fill) {
+    std::lock_guard lock(mutex);
+    if (rank != 4) violation("an im2col tensor map of a rank that it does not know");
+    if (!encode(map, simt::TensorMap::IM2COL, type, rank, address, sizes, strides, steps, interleave, swizzle, promotion, fill))
+        return INVALID_VALUE;
+    if (!inner(channels, swizzle) || channels > 256 || !pixels || pixels > 1024) return INVALID_VALUE;
+    for (int i = 0; i < 2; ++i) {
+        if (lower[i] < -128 || lower[i] > 127 || upper[i] < -128 || upper[i] > 127) return INVALID_VALUE;
+        map->lower[i] = lower[i];
+        map->upper[i] = upper[i];
+    }
+    map->box[0] = channels;
+    map->box[1] = pixels;
+    log("cuTensorMapEncodeIm2col");
     return SUCCESS;
 }
 

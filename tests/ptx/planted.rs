@@ -103,6 +103,60 @@ fn proxies() -> Kernel {
     Kernel { text: include_str!("proxies.ptx"), threads: 128, shared: 2176, input, expected }
 }
 
+/// A tensor map of `kernels/simt/tensor_map.h`: 16-byte aligned `address` from the start of the data, mode, sizes, strides in
+/// bytes, box, steps and corners; 128-byte swizzle.
+fn map(
+    address: u64,
+    mode: u32,
+    sizes: &[u32],
+    strides: &[u64],
+    [first, steps]: [[u32; 4]; 2],
+    corners: [i32; 4],
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend(address.to_le_bytes());
+    bytes.extend([mode, sizes.len() as u32].iter().flat_map(|n| n.to_le_bytes()));
+    bytes.extend((0..3).flat_map(|i| strides.get(i).unwrap_or(&0).to_le_bytes()));
+    bytes.extend((0..4).flat_map(|i| sizes.get(i).unwrap_or(&0).to_le_bytes()));
+    bytes.extend(first.iter().chain(&steps).flat_map(|n| n.to_le_bytes()));
+    bytes.extend(corners.iter().flat_map(|n| n.to_le_bytes()));
+    bytes.extend(1u32.to_le_bytes());
+    bytes.resize(128, 0);
+    bytes
+}
+
+/// Of A 40 channels of 48 in 2 images of 5 x 9, a 3 x 3 filter with padding 1 and stride 2; of B [66][2][40].
+fn tensor() -> Kernel {
+    let (h, w, c, stride) = (5, 9, 40, 48);
+    let (out_h, out_w) = (3, 5);
+    let b_at = 2 * h * w * stride;
+    let a = |n: usize, y: isize, x: isize, k: usize| {
+        let inside = (0..h as isize).contains(&y) && (0..w as isize).contains(&x) && n < 2 && k < c;
+        if inside { number(((n * h + y as usize) * w + x as usize) * stride + k) } else { 0.0 }
+    };
+    let b = |row: usize, k: usize| {
+        if row < 66 && k < c { number(b_at + (row * 2 + 1) * c + k) } else { 0.0 }
+    };
+    let (pixel, filter) = (stride as u64 * 2, c as u64 * 2);
+    let image = [pixel, pixel * w as u64, pixel * (w * h) as u64];
+    let sizes = [c as u32, w as u32, h as u32, 2];
+    let mut input = map(0, 2, &sizes, &image, [[64, 64, 0, 0], [1, 2, 2, 1]], [-1, -1, -1, -1]);
+    let place = b_at as u64 * 2;
+    let strides = [filter, filter * 2];
+    let sizes = [c as u32, 2, 66];
+    input.extend(map(place, 1, &sizes, &strides, [[64, 1, 64, 0], [1, 1, 1, 0]], [0; 4]));
+    input.extend(halves((0..b_at + 66 * 2 * c).map(number)));
+    // The first pixel is the second of the first row.
+    let product = |row: usize, column: usize| {
+        let m = row + 1;
+        let (n, y, x) = (m / out_w / out_h, m / out_w % out_h * 2, m % out_w * 2);
+        let tap = |k| a(n, y as isize, x as isize + 1, k);
+        (0..64).map(|k| tap(k) * b(column + 3, k)).sum::<f32>()
+    };
+    let expected = bits((0..64 * 64).map(|i| product(i / 64, i % 64)));
+    Kernel { text: include_str!("tensor.ptx"), threads: 128, shared: 16512, input, expected }
+}
+
 fn registers() -> Kernel {
     let (text, expected) = (include_str!("registers.ptx"), vec![1; 384]);
     Kernel { text, threads: 384, shared: 0, input: vec![0; 16], expected }
@@ -325,6 +379,84 @@ fn faults_between_proxies() {
         ),
     ];
     check(&proxies(), &faults);
+}
+
+#[test]
+fn faults_of_tensor_copies() {
+    const IM2COL: &str = "4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%r2], [%rd3, {%r5, %r6, %r7, %r8}], [%r3], {%h1, %h2}";
+    const IM2COL_OF_B: &str = "4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%r2], [%rd4, {%r5, %r6, %r7, %r8}], [%r3], {%h1, %h2}";
+    let faults = [
+        fault("bytes that nobody expects", "%r4, 16384", "%r4, 8192", Said("under way to")),
+        fault("more bytes than come", "%r4, 16384", "%r4, 16400", Said("deadlock")),
+        fault("no wait", "mov.u32 %r12, 0;", "mov.u32 %r12, 1;", Said("under way to")),
+        fault(
+            "a destination that is no multiple of 128",
+            "%r9, %r2, 8192",
+            "%r9, %r2, 8128",
+            Said("misaligned shared address"),
+        ),
+        fault(
+            "a destination that the other operand's lies in",
+            "%r9, %r2, 8192",
+            "%r9, %r2, 7168",
+            Said("writes shared memory that an asynchronous copy is under way to"),
+        ),
+        fault(
+            "a parameter that is not aligned as maps are",
+            ".align 64 .b8 test",
+            ".align 8 .b8 test",
+            Said("a tensor map that is no multiple of 64"),
+        ),
+        fault("an address inside a map", "%rd3, 128;", "%rd3, 64;", Said("of another rank")),
+        fault("a map of the other mode", "[%rd4, {", "[%rd3, {", Said("of the other mode")),
+        fault("an im2col copy without a map of it", IM2COL, IM2COL_OF_B, Said("of the other mode")),
+        fault("another column", "mov.u32 %r6, 1;", "mov.u32 %r6, 3;", Values),
+        fault(
+            "a column between those of the stride",
+            "mov.u32 %r6, 1;",
+            "mov.u32 %r6, 2;",
+            Said("between those of the traversal stride"),
+        ),
+        fault(
+            "a row above the bounding box",
+            "mov.u32 %r7, -1;",
+            "mov.u32 %r7, -3;",
+            Said("outside the bounding box"),
+        ),
+        fault("offsets exchanged", "{%h1, %h2};", "{%h2, %h1};", Values),
+        fault("an offset of nine bits", "%h2, 1;", "%h2, 257;", Said("an offset above 255")),
+        fault("another slice", "mov.u32 %r10, 1;", "mov.u32 %r10, 0;", Values),
+        fault(
+            "an mbarrier that copies cannot see",
+            "fence.mbarrier_init.release.cluster;",
+            "",
+            Said("no fence after mbarrier.init"),
+        ),
+        fault(
+            "the left operand's descriptor off by a chunk",
+            "%rd11, %rd7, 2",
+            "%rd11, %rd7, 1",
+            Values,
+        ),
+        fault("the right one's", "%rd12, %rd8, 2", "%rd12, %rd8, 1", Values),
+    ];
+    let sound = tensor();
+    check(&sound, &faults);
+    // Of the maps themselves: a word of the input.
+    let word = |map: usize, field: usize, value: i32| {
+        let mut input = sound.input.clone();
+        input[map * 128 + field..][..4].copy_from_slice(&value.to_le_bytes());
+        Kernel { input, expected: sound.expected.clone(), ..sound }.run(sound.text, None)
+    };
+    let values = |run: Result<Vec<u32>, String>| run.is_ok_and(|values| values != sound.expected);
+    assert!(values(word(0, 104, 0)) && values(word(1, 104, 0)), "no swizzle");
+    assert!(values(word(0, 96, 1)), "an upper corner that makes rows longer");
+    assert!(values(word(0, 40, 48)), "channels of the neighbour");
+    let said = |run: Result<Vec<u32>, String>, words| run.is_err_and(|said| said.contains(words));
+    assert!(said(word(0, 88, 0), "between those of the traversal stride"), "a lower corner");
+    assert!(said(word(0, 52, 3), "global address"), "more images than there are");
+    assert!(said(word(1, 48, 99), "global address"), "more rows than there are");
+    assert!(said(word(0, 56, 128), "shared address"), "a box that shared memory does not hold");
 }
 
 #[test]

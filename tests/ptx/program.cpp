@@ -3,7 +3,8 @@
 //   program operations                            the operations of lanes.cpp and the classes of their operands
 //   program instructions                          all others: as decode.cpp calls them
 //   program run FILE THREADS SHARED OUT IN [SEED]  the file's first kernel on one block, its parameter two addresses: OUT words
-//                                                 to write, and what the file IN holds
+//                                                 to write, and what the file IN holds. Where the parameter is larger, tensor maps
+//                                                 come first in it, and first in IN, with addresses from the start of the rest.
 //
 // Prints the words in hexadecimal; then a line "note ..." for each thing that the ISA leaves undefined; or the error, and
 // fails. With a seed it looks for races too.
@@ -25,7 +26,10 @@ std::string contents(const char* path) {
 
 int run(char** argument, bool seeded) {
     const std::vector<ptx::Kernel> kernels = ptx::parse(contents(argument[0]), "test.ptx");
-    const std::string in = contents(argument[4]);
+    std::string in = contents(argument[4]);
+    const size_t maps_bytes = kernels.at(0).params_bytes - 16;
+    std::vector<uint8_t> maps(in.begin(), in.begin() + int64_t(maps_bytes));
+    in.erase(0, maps_bytes);
     // As from an allocation: at a multiple of 256.
     const size_t out_bytes = size_t(std::atoi(argument[3])) * 4, in_bytes = (in.size() + 255) / 256 * 256;
     auto* out = static_cast<uint8_t*>(std::aligned_alloc(256, (out_bytes + 255) / 256 * 256));
@@ -34,8 +38,13 @@ int run(char** argument, bool seeded) {
     std::memcpy(data, in.data(), in.size());
     const uint64_t addresses[2] = {reinterpret_cast<uint64_t>(out), reinterpret_cast<uint64_t>(data)};
     ptx::Launch launch{&kernels.at(0), {1, 1, 1}, uint32_t(std::atoi(argument[1])), uint32_t(std::atoi(argument[2])), {}, {}};
-    launch.params.resize(sizeof addresses);
-    std::memcpy(launch.params.data(), addresses, sizeof addresses);
+    for (size_t i = 0; i < maps_bytes; i += sizeof(simt::TensorMap)) {
+        auto* map = reinterpret_cast<simt::TensorMap*>(maps.data() + i);
+        map->address += addresses[1];
+    }
+    launch.params = std::move(maps);
+    launch.params.resize(maps_bytes + sizeof addresses);
+    std::memcpy(launch.params.data() + maps_bytes, addresses, sizeof addresses);
     launch.memory = {{addresses[0], addresses[0] + out_bytes}, {addresses[1], addresses[1] + in.size()}};
     if (addresses[0] > addresses[1]) std::swap(launch.memory[0], launch.memory[1]);
     ptx::Options options;

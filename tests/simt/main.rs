@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-const RUNTIME: [&str; 5] = ["runtime", "memory", "collectives", "hopper", "sanitizer"];
+const RUNTIME: [&str; 6] = ["runtime", "memory", "collectives", "hopper", "tensor", "sanitizer"];
 const FORWARD: &str = "0";
 const SCHEDULES: [&str; 3] = [FORWARD, "1", "2"];
 
@@ -201,6 +201,30 @@ fn every_fault_of_mbarriers_and_warpgroups_is_named() {
         ),
         ("no_init", ["of shared memory that nobody has written", "thread"]),
         ("too_many_arrivals", ["has 1 arrivals a phase, one more comes", "hopper.cu"]),
+    ] {
+        for schedule in SCHEDULES {
+            let at = format!("{kernel}, block (0, 0, 0), thread ");
+            check(&program, kernel, schedule, &[&at, words[0], words[1]]);
+        }
+    }
+}
+
+/// Tiled and im2col copies of odd tensors, and products of two shared operands, against loops; and faults in them.
+#[test]
+fn tensor_copies_bring_what_their_maps_say() {
+    let program = build("tensor", "plain", &[], &[]);
+    let (_, said) = run(&program, &[]);
+    assert_eq!(said.trim(), "ok");
+    for (kernel, words) in [
+        ("missing_bytes", ["expects 4096 bytes, 8192 come", "tensor.cu"]),
+        ("misaligned", ["shared memory that is no multiple of 128", "tensor.cu"]),
+        ("not_awaited", ["read of 2 bytes at offset", "missing"]),
+        ("outside_corners", ["a first pixel outside the map's corners", "tensor.cu"]),
+        ("between_strides", ["a first pixel outside the map's corners", "tensor.cu"]),
+        ("far_offset", ["an offset above 255", "tensor.cu"]),
+        ("no_map", ["by what is no tensor map", "tensor.cu"]),
+        ("other_mode", ["a tensor map of the other mode", "tensor.cu"]),
+        ("left_overwritten", ["overwritten under a wgmma in flight", "tensor.cu"]),
     ] {
         for schedule in SCHEDULES {
             let at = format!("{kernel}, block (0, 0, 0), thread ");

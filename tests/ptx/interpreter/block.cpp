@@ -22,6 +22,7 @@ const Handlers& specials() {
         copy_handlers(h);
         matrix_handlers(h);
         warpgroup_handlers(h);
+        tensor_handlers(h);
         return h;
     }();
     return all;
@@ -201,7 +202,11 @@ void Block::wake_mbarriers() {
 void Block::land(size_t i) {
     const Bulk b = bulks[i];
     bulks.erase(bulks.begin() + int64_t(i));
-    std::memcpy(shared.data() + b.to, reinterpret_cast<const void*>(b.from), b.bytes);
+    if (b.from) {
+        std::memcpy(shared.data() + b.to, reinterpret_cast<const void*>(b.from), b.bytes);
+    } else {
+        land_box(*this, b);
+    }
     std::fill_n(shadow.begin() + b.to, b.bytes, 0);
     MBarrier& barrier = mbarriers.at(b.barrier);
     barrier.bytes -= b.bytes;

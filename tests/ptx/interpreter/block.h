@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../../../kernels/simt/sums.h"
+#include "../../../kernels/simt/tensor_map.h"
 #include "code.h"
 #include "races.h"
 
@@ -58,11 +59,17 @@ struct Copy {  // cp.async, of one lane
     uint64_t from;
     uint32_t to, bytes, ins;
 };
+struct Box {  // of a tensor
+    simt::TensorMap map = {};
+    int32_t at[4] = {};
+    uint16_t offsets[2] = {};
+};
 struct Bulk {
-    uint64_t from;
+    uint64_t from;  // 0: of a tensor
     uint32_t to, bytes, barrier;
     const Instruction* ins;
     Known known;
+    Box box;
 };
 struct MBarrier {
     uint32_t expected = 0, pending = 0;
@@ -74,7 +81,7 @@ struct MBarrier {
 };
 struct Product {  // wgmma.mma_async
     const Instruction* ins;
-    uint64_t b;
+    uint64_t a, b;  // descriptors; a 0: in registers
     bool accumulate;
     uint32_t group;
 };
@@ -129,8 +136,8 @@ struct Block {
     Barrier barriers[16];
     std::map<uint32_t, MBarrier> mbarriers;
     std::vector<Bulk> bulks;
-    std::vector<std::pair<uint32_t, uint64_t>> products[32];  // by warpgroup: instruction, descriptor, in order
-    std::vector<uint16_t> readers;                            // by shared byte / 16: products in flight that read it
+    std::vector<std::array<uint64_t, 3>> products[32];  // by warpgroup: instruction, descriptors, in order
+    std::vector<uint16_t> readers;                      // by shared byte / 16: products in flight that read it
     int64_t free_registers = 0;
     bool traps = false;  // the kernel may: its waits end without result where nothing else can go on
     std::array<Range, 64> recent{};

@@ -69,7 +69,7 @@ bool Builder::value(const std::string& s, uint64_t& out) {
     if (isdigit(s[0])) return out = std::stoull(s, nullptr, 0), true;
     if (s[0] == '-' && s.size() > 1 && isdigit(s[1])) return out = uint64_t(std::stoll(s, nullptr, 0)), true;
     if (s == "ddu_arena") return out = kernel.shared_base, true;
-    if (s == kernel.name + "_param_0") return out = PARAM_BASE, true;
+    if (s == kernel.name + "_param_0") return out = kernel.param_base, true;
     for (const Variable& variable : kernel.variables) {
         if (s == variable.name) return out = variable.address(), true;
     }

@@ -9,7 +9,6 @@
 namespace ptx {
 
 constexpr uint32_t FULL = 0xffffffffu;
-constexpr uint64_t PARAM_BASE = 0x160;  // of the parameter, in its own space
 
 struct Block;
 struct Warp;
@@ -48,6 +47,7 @@ struct Kernel {
     std::vector<Instruction> code;
     uint32_t rows = 0, predicates = 0;
     uint32_t shared_base = 0;  // address of ddu_arena
+    uint64_t param_base = 0;   // of the parameter: of the generic window as well
     // Rows and predicates that hold constants.
     std::vector<std::pair<uint32_t, uint32_t>> words;
     std::vector<std::pair<uint32_t, uint64_t>> doubles;

@@ -1,5 +1,6 @@
 // Asynchronous copies and the mbarriers that count them. cp.async lands at its wait; a bulk copy when every warp waits, or by
 // chance: as late as the ISA lets it.
+#include <algorithm>
 #include <cstring>
 
 #include "handlers.h"
@@ -73,6 +74,17 @@ void turn(Block& block, MBarrier& b) {
     block.wake_mbarriers();
 }
 
+void begin_bulk(Block& block, const Instruction& ins, uint32_t thread, Bulk bulk) {
+    if (!mbarrier(block, ins, bulk.barrier).visible) block.note(ins, "no fence after mbarrier.init, before a bulk copy counts on it");
+    check_write(block, ins, bulk.to, bulk.bytes, "cp.async.bulk");
+    std::fill_n(block.shadow.begin() + bulk.to, bulk.bytes, ARRIVING | UNDEFINED);
+    if (block.options.races) {
+        block.touch(ins, true, true, thread, bulk.to, bulk.bytes, ASYNC);
+        block.races.release(thread, bulk.known);
+    }
+    block.bulks.push_back(std::move(bulk));
+}
+
 namespace {
 
 bool bulk(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
@@ -85,16 +97,9 @@ bool bulk(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
         const uint32_t to = block.at(w.row(ins.s[0])[l], bytes, 16, ins);
         const uint64_t from = lane64(w, ins.s[1], l);
         block.global(from, bytes, 16, ins);
-        if (!mbarrier(block, ins, barrier).visible) block.note(ins, "no fence after mbarrier.init, before a bulk copy counts on it");
-        check_write(block, ins, to, bytes, "cp.async.bulk");
-        for (uint32_t i = 0; i < bytes; ++i) block.shadow[to + i] = ARRIVING | UNDEFINED;
-        block.bulks.push_back({from, to, bytes, barrier, &ins, {}});
-        if (block.options.races) {
-            const uint32_t thread = w.index * 32 + uint32_t(l);
-            block.touch(ins, true, true, thread, to, bytes, ASYNC);
-            block.touch(ins, false, false, thread, from, bytes);
-            block.races.release(thread, block.bulks.back().known);
-        }
+        const uint32_t thread = w.index * 32 + uint32_t(l);
+        block.touch(ins, false, false, thread, from, bytes);
+        begin_bulk(block, ins, thread, {from, to, bytes, barrier, &ins, {}, {}});
     }
     return true;
 }

@@ -55,7 +55,7 @@ bool Builder::decode_access(Draft& draft, const std::string& op, const std::vect
     } else if (parts[0] == "cvta") {
         ins.d = operand('d', o[0]);
         ins.s[0] = operand('d', o[1]);
-        if (op != "cvta.to.global.u64") bad(op);
+        if (op != "cvta.to.global.u64" && op != "cvta.param.u64") bad(op);
         ins.run = table().at("mov.b64").run;
     } else {
         return false;
@@ -140,6 +140,28 @@ bool Builder::decode_asynchronous(Draft& draft, const std::string& op, const std
         ins.s[2] = operand('w', o[2]);
         plain(o[3], 'w', 3);
         ins.run = special("cp.async.bulk");
+    } else if (starts(op, "cp.async.bulk.tensor.")) {
+        const std::vector<std::string> parts = split(op, '.');
+        const size_t rank = size_t(parts[4][0] - '0');
+        ins.is_signed = parts[7] == "im2col";
+        const std::string form = ins.is_signed ? "im2col" : "tile";
+        if (op != "cp.async.bulk.tensor." + parts[4] + ".shared::cluster.global." + form + ".mbarrier::complete_tx::bytes") bad(op);
+        need(o, ins.is_signed ? 4 : 3);
+        plain(o[0], 'w', 0);
+        if (o[1].size() < 2 || o[1][0] != '[') bad("no tensor: " + o[1]);
+        const std::vector<std::string> place = split(o[1].substr(1, o[1].size() - 2));
+        need(place, 2);
+        ins.s[1] = operand('d', place[0]);
+        for (const std::string& v : braced(place[1])) ins.list.push_back(operand('w', v));
+        plain(o[2], 'w', 3);
+        if (ins.is_signed) {
+            for (const std::string& v : braced(o[3])) ins.list2.push_back(operand('w', v));
+        }
+        if (ins.list.size() != rank || rank > 4 || ins.list2.size() != (ins.is_signed ? rank - 2 : 0)) bad("coordinates of " + op);
+        ins.run = special("cp.async.bulk.tensor");
+    } else if (op == "prefetch.tensormap") {
+        plain(o[0], 'd', 0);
+        ins.run = special(op);
     } else if (op == "mbarrier.init.shared::cta.b64") {
         plain(o[0], 'w', 0);
         ins.s[1] = operand('w', o[1]);
@@ -173,12 +195,18 @@ bool Builder::decode_warpgroup(Draft& draft, const std::string& op, const std::v
         ins.shape = uint8_t(std::stoi(shape.substr(4, shape.find('k') - 4)));
         if (shape.substr(shape.find('k')) != "k16" || parts[5] != "f32" || parts[6] != "f16" || parts[7] != "f16") bad(op);
         // What warpgroup.cpp has room for.
-        if (ins.shape == 0 || ins.shape % 8 || ins.shape > 64) bad(op);
-        need(o, 7);
+        if (ins.shape == 0 || ins.shape % 8 || ins.shape > 128) bad(op);
+        // The left operand in registers, or a descriptor of where it lies.
+        const bool registers = o[1][0] == '{';
+        need(o, registers ? 7 : 8);
         for (const std::string& v : braced(o[0])) ins.list.push_back(operand('w', v));
-        for (const std::string& v : braced(o[1])) ins.list2.push_back(operand('w', v));
-        if (ins.list.size() != ins.shape / 2u || ins.list2.size() != 4) bad("fragments of wgmma");
-        if (o[4] != "1" || o[5] != "1" || o[6] != "0") bad("scales and transposition of wgmma");
+        if (registers) {
+            for (const std::string& v : braced(o[1])) ins.list2.push_back(operand('w', v));
+        } else {
+            ins.s[2] = operand('d', o[1]);
+        }
+        if (ins.list.size() != ins.shape / 2u || ins.list2.size() != (registers ? 4 : 0)) bad("fragments of wgmma");
+        if (o[4] != "1" || o[5] != "1" || o[6] != "0" || o.back() != "0") bad("scales and transposition of wgmma");
         ins.s[0] = operand('d', o[2]);
         ins.s[1] = operand('p', o[3]);
         ins.run = special("wgmma");

@@ -10,6 +10,7 @@ void warp_handlers(Handlers& h);
 void copy_handlers(Handlers& h);
 void matrix_handlers(Handlers& h);
 void warpgroup_handlers(Handlers& h);
+void tensor_handlers(Handlers& h);
 
 // Fails unless all lanes are there.
 void full(Block& block, const Instruction& ins, uint32_t mask);
@@ -20,6 +21,10 @@ uint64_t lane64(Warp& w, uint32_t row, int l);
 uint32_t one(Block& block, Warp& w, const Instruction& ins, uint32_t row, uint32_t mask);
 // Before a byte of shared memory is written by `who`.
 void check_write(Block& block, const Instruction& ins, uint32_t offset, uint32_t bytes, const char* who);
+// Starts a bulk copy of a thread.
+void begin_bulk(Block& block, const Instruction& ins, uint32_t thread, Bulk bulk);
+// What a tensor copy brings.
+void land_box(Block& block, const Bulk& bulk);
 // Ends the phase of an mbarrier where nothing is missing.
 void turn(Block& block, MBarrier& b);
 
@@ -31,9 +36,10 @@ template <Space S> inline const uint8_t* source(Block& block, const Instruction&
     if (S == GLOBAL) return block.global(address, bytes, bytes, ins);
     if (S == PARAM) {
         const auto& params = block.launch.params;
-        if (address < PARAM_BASE || address - PARAM_BASE + bytes > params.size()) block.fail(ins, "outside the parameter");
-        if ((address - PARAM_BASE) % bytes) block.fail(ins, "misaligned parameter address");
-        return params.data() + (address - PARAM_BASE);
+        const uint64_t base = block.launch.kernel->param_base;
+        if (address < base || address - base + bytes > params.size()) block.fail(ins, "outside the parameter");
+        if ((address - base) % bytes) block.fail(ins, "misaligned parameter address");
+        return params.data() + (address - base);
     }
     offset = block.at(address, bytes, bytes, ins);
     uint8_t seen = 0;

@@ -50,7 +50,7 @@ float narrow(double v) {
 
 // d[16][n] += a[16][16] b[16][n], all row-major: the exact sums (but for f64's rounding), rounded towards zero.
 void product(const float (&a)[16][16], const float* b, float* d, int n) {
-    double sum[64];
+    double sum[128];
     for (int i = 0; i < 16; ++i) {
         for (int j = 0; j < n; ++j) sum[j] = double(d[i * n + j]);
         for (int k = 0; k < 16; ++k) {

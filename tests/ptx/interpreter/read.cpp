@@ -97,6 +97,9 @@ std::vector<Kernel> parse(const std::string& text, const std::string& module) {
         if (entry == std::string::npos) throw std::runtime_error(module + ":" + std::to_string(line) + ": not an entry");
         const size_t bracket = head.find('(');
         b.kernel.name = trim(head.substr(entry + 6, bracket - entry - 6));
+        // At no better alignment than the text declares.
+        const size_t aligned = head.find(".param .align ");
+        b.kernel.param_base = 0x200 + (aligned == std::string::npos ? 8 : std::stoull(head.substr(aligned + 14)));
         const size_t size = head.find("_param_0[");
         b.kernel.params_bytes = uint32_t(std::stoi(head.substr(size + 9)));
         if (const size_t at = head.find(".maxntid"); at != std::string::npos) b.kernel.threads = uint32_t(std::stoi(head.substr(at + 8)));

@@ -7,7 +7,7 @@
 namespace ptx {
 namespace {
 
-// The shared address of b's element [k][n], K-major, by the matrix descriptor.
+// The shared address of an operand's element [n][k], K-major, by the matrix descriptor; n a row of a or a column of b.
 struct Descriptor {
     uint32_t start, leading, stride, base_offset, swizzle;
     explicit Descriptor(uint64_t v)
@@ -23,7 +23,7 @@ struct Descriptor {
     }
 };
 
-void for_chunks(Block& block, const Instruction& ins, uint64_t descriptor,
+void for_chunks(Block& block, const Instruction& ins, uint64_t descriptor, uint32_t rows,
                 const std::function<void(uint32_t n, uint32_t k, uint32_t offset)>& f) {
     const Descriptor b(descriptor);
     if (b.swizzle != 1) block.fail(ins, "a swizzle other than of 128 bytes");
@@ -31,7 +31,7 @@ void for_chunks(Block& block, const Instruction& ins, uint64_t descriptor,
     // The pattern starts at multiples of 1024 bytes where the base offset is 0.
     if (b.stride % 1024) block.fail(ins, "a stride that is no multiple of the swizzle's period");
     if ((b.start >> 7 & 7) != 0) block.fail(ins, "the matrix does not start with the swizzle's period, and the base offset is 0");
-    for (uint32_t n = 0; n < ins.shape; ++n) {
+    for (uint32_t n = 0; n < rows; ++n) {
         for (uint32_t k = 0; k < 16; k += 8) f(n, k, block.at(b.chunk(n, k), 16, 16, ins));
     }
 }
@@ -42,15 +42,20 @@ bool wgmma(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
     for (int l = 1; l < 32; ++l) {
         if (lane64(w, ins.s[0], l) != b) block.fail(ins, "a descriptor that differs between lanes");
     }
-    if (~w.defined[ins.s[0]] || ~w.p_defined[ins.s[1]]) block.fail(ins, "an undefined operand");
+    const bool in_shared = ins.list2.empty();
+    const uint64_t a = in_shared ? lane64(w, ins.s[2], 0) : 0;
+    for (int l = 1; l < 32 && in_shared; ++l) {
+        if (lane64(w, ins.s[2], l) != a) block.fail(ins, "a descriptor that differs between lanes");
+    }
+    if (~w.defined[ins.s[0]] || ~w.p_defined[ins.s[1]] || (in_shared && ~w.defined[ins.s[2]])) block.fail(ins, "an undefined operand");
     const uint32_t p = w.p[ins.s[1]];
     if (p != 0 && p != FULL) block.fail(ins, "scale-d differs between lanes");
     // All warps of the group issue the same.
     auto& all = block.products[w.index / 4];
     if (w.issued < all.size()) {
-        if (all[w.issued] != std::pair{ins.id, b}) block.fail(ins, "the warps of the group issue other products");
+        if (all[w.issued] != std::array<uint64_t, 3>{ins.id, a, b}) block.fail(ins, "the warps of the group issue other products");
     } else {
-        all.push_back({ins.id, b});
+        all.push_back({ins.id, a, b});
     }
     ++w.issued;
     bool accumulate = p != 0;
@@ -80,15 +85,20 @@ bool wgmma(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
         w.locked[row] = 1;
         ++w.lock_depth[row];
     }
-    for_chunks(block, ins, b, [&](uint32_t, uint32_t, uint32_t offset) {
-        uint8_t seen = 0;
-        for (int i = 0; i < 16; ++i) seen |= block.shadow[offset + i];
-        if (seen & ARRIVING) block.fail(ins, "reads shared memory that an asynchronous copy is under way to");
-        if (seen & UNDEFINED) block.note(ins, "b is undefined");
-        ++block.readers[offset / 16];
-        block.touch(ins, false, true, w.index * 32, offset, 16, ASYNC);
-    });
-    w.products.push_back({&ins, b, accumulate, w.group});
+    auto take = [&](const char* undefined) {
+        return [&block, &w, &ins, undefined](uint32_t, uint32_t, uint32_t offset) {
+            uint8_t seen = 0;
+            for (int i = 0; i < 16; ++i) seen |= block.shadow[offset + i];
+            if (seen & ARRIVING) block.fail(ins, "reads shared memory that an asynchronous copy is under way to");
+            if (seen & UNDEFINED) block.note(ins, undefined);
+            ++block.readers[offset / 16];
+            block.touch(ins, false, true, w.index * 32, offset, 16, ASYNC);
+        };
+    };
+    for_chunks(block, ins, b, ins.shape, take("b is undefined"));
+    // Which warp reads which rows of a the ISA does not say.
+    if (in_shared) for_chunks(block, ins, a, 64, take("a is undefined"));
+    w.products.push_back({&ins, a, b, accumulate, w.group});
     return true;
 }
 
@@ -113,9 +123,18 @@ bool wgmma_wait(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
         const Instruction& p = *product.ins;
         const int columns = p.shape;
         float a[16][16];
-        fragment(w, &p.list2[0], a);
-        static thread_local float b[16 * 64], d[16 * 64];
-        for_chunks(block, p, product.b, [&](uint32_t row, uint32_t k, uint32_t offset) {
+        static thread_local float b[16 * 128], d[16 * 128];
+        if (!p.list2.empty()) {
+            fragment(w, &p.list2[0], a);
+        } else {
+            const uint32_t first = w.index % 4 * 16;
+            for_chunks(block, p, product.a, 64, [&](uint32_t row, uint32_t k, uint32_t offset) {
+                if (row / 16 * 16 == first) widen(reinterpret_cast<const uint16_t*>(block.shared.data() + offset), &a[row - first][k], 8);
+                --block.readers[offset / 16];
+                block.touch(p, false, true, w.index * 32, offset, 16, ASYNC);
+            });
+        }
+        for_chunks(block, p, product.b, p.shape, [&](uint32_t row, uint32_t k, uint32_t offset) {
             float v[8];
             widen(reinterpret_cast<const uint16_t*>(block.shared.data() + offset), v, 8);
             for (uint32_t i = 0; i < 8; ++i) b[(k + i) * columns + row] = v[i];
