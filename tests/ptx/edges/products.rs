@@ -277,7 +277,7 @@ fn shapes() -> Vec<Case> {
     };
     cases.extend([
         refused("n = 12", "m64n8k16", "m64n12k16", ": wgmma.mma_async"),
-        refused("n = 72", "m64n8k16", "m64n72k16", ": wgmma.mma_async"),
+        refused("n = 136", "m64n8k16", "m64n136k16", ": wgmma.mma_async"),
         refused("another k", "m64n8k16", "m64n8k8", ": wgmma.mma_async"),
         refused("b negated", "1, 1, 0;", "1, -1, 0;", "scales and transposition"),
         refused("b transposed", "1, 1, 0;", "1, 1, 1;", "scales and transposition"),
