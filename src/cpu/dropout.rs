@@ -2,23 +2,31 @@
 
 use rayon::prelude::*;
 
+use super::element::Element;
 use super::tensor::{Input, Output};
 use crate::ops::{Dropout, Pass};
 
 /// `y = x m / (1 - p)` with the masks of a pass ([`Dropout`]), channels a multiple of 4; without one a copy. NaN and
 /// infinity times 0 are NaN, as in PyTorch: a broken activation is not hidden.
-pub fn dropout(op: &Dropout, pass: Option<Pass>, x: Input, y: Output) {
+pub fn dropout<I: Element, O: Element>(
+    op: &Dropout,
+    pass: Option<Pass>,
+    x: Input<I>,
+    y: Output<O>,
+) {
     let shape = y.shape;
     let pixels = shape.size.pixels();
     y.buffer.par_chunks_mut(shape.channels).enumerate().for_each(|(index, out)| {
         let (from, to) = (x.row(index), &mut out[shape.first..][..shape.count]);
-        let Some(pass) = pass else { return to.copy_from_slice(from) };
+        let Some(pass) = pass else {
+            return to.iter_mut().zip(from).for_each(|(to, x)| *to = O::from_f32(x.to_f32()));
+        };
         let pixel = (index % pixels) as u32;
         for (quad, (from, to)) in from.chunks_exact(4).zip(to.chunks_exact_mut(4)).enumerate() {
             for ((to, x), factor) in
                 to.iter_mut().zip(from).zip(op.factors(pass, pixel, quad as u32))
             {
-                *to = x * factor;
+                *to = O::from_f32(x.to_f32() * factor);
             }
         }
     });
