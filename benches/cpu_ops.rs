@@ -1,27 +1,30 @@
-//! Times each op of a real network on the CPU by shape: DeepLab-v3+ ResNet-18 (smp, output stride
-//! 16) at 368 x 480, every distinct op once, and the network as a whole. Random weights: the time
-//! does not depend on them.
+//! Where the time of a network goes on the CPU: every op of DeepLab-v3+ (smp, output stride 16) by shape, its rate and
+//! what it would take at the machine's roofs, which are measured in the same run. Random weights: the time does not
+//! depend on them.
 //!
-//! `RAYON_NUM_THREADS=2 cargo bench --bench cpu_ops`
+//! `RAYON_NUM_THREADS=2 cargo bench --bench cpu_ops -- [resnet18|resnet34|resnet50|resnet101] [HxW] [ROUNDS] [bf16]`
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ddu::cpu::Runner;
 use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Model, Tensor, config, units};
 use ddu::ops::Size;
-use ddu::plan::{Folded, Op, compile};
+use ddu::plan::{Folded, Node, Op, Plan, compile};
 
-/// segmentation-models-pytorch `DeepLabV3Plus("resnet18", classes=9, encoder_output_stride=16)`.
-fn network() -> Model {
+/// segmentation-models-pytorch `DeepLabV3Plus(backbone, classes=9, encoder_output_stride=16)`.
+fn network(backbone: Backbone) -> Model {
+    let stage_width = [64, 128, 256, 512];
+    let blocks = backbone.blocks();
     let config = Config {
         family: config::SMP.into(),
-        backbone: Backbone::Resnet18,
+        backbone,
         stem_channels: 64,
-        stage_width: [64, 128, 256, 512],
-        stage_channels: [64, 128, 256, 512],
+        stage_width,
+        stage_channels: stage_width
+            .map(|width| if backbone.bottleneck() { 4 * width } else { width }),
         output_stride: 16,
-        dilations: [vec![1, 1], vec![1, 1], vec![1, 1], vec![2, 2]],
+        dilations: [vec![1; blocks[0]], vec![1; blocks[1]], vec![1; blocks[2]], vec![2; blocks[3]]],
         aspp_rates: vec![6, 12, 18],
         aspp_channels: 256,
         post_aspp_channels: vec![256],
@@ -55,53 +58,127 @@ fn network() -> Model {
     Model::new("bench", config, tensors).expect("the bench's own model is valid")
 }
 
-fn ops(criterion: &mut Criterion) {
-    let model = network();
-    let mut runner = Runner::new(Folded::new(&model));
-    let plan = compile(model.config(), runner.weights(), 1, Size::new(360, 480))
-        .expect("the size is valid");
-    runner.prepare(&plan);
-    runner.input(&plan).buffer.fill(0.1);
-
-    let mut group = criterion.benchmark_group("op");
-    group.sample_size(20);
-    let mut seen = HashSet::new();
-    for node in &plan.nodes {
-        let (input, output) = (plan.size(node.input), plan.size(node.output));
-        let what = match &node.op {
-            Op::Conv { conv, .. } => format!(
-                "{}{}x{} {}->{} stride {} dilation {}",
-                if conv.depthwise { "depthwise " } else { "" },
-                conv.kernel,
-                conv.kernel,
-                conv.in_channels,
-                conv.out_channels,
-                conv.stride,
-                conv.dilation
-            ),
-            // Of plans for MC Dropout alone.
-            Op::Dropout(_) => continue,
-            Op::Spatial(op) => format!("{op:?} of {} channels to {output}", node.output.channels),
-        };
-        let name = format!("{what} on {input}");
-        if seen.insert(name.clone()) {
-            group.throughput(Throughput::Elements(plan.node_flops(node)));
-            group.bench_function(name, |b| b.iter(|| runner.step(&plan, node)));
+/// The op's parameters and its input's size: ops of one name cost the same.
+fn name(plan: &Plan, node: &Node) -> String {
+    let (input, output) = (plan.size(node.input), plan.size(node.output));
+    let what = match &node.op {
+        Op::Conv { conv, residual, .. } => format!(
+            "{}{}x{} {}->{}{}{}{}",
+            if conv.depthwise { "depthwise " } else { "" },
+            conv.kernel,
+            conv.kernel,
+            conv.in_channels,
+            conv.out_channels,
+            if conv.stride > 1 { format!(" stride {}", conv.stride) } else { String::new() },
+            if conv.dilation > 1 { format!(" dilation {}", conv.dilation) } else { String::new() },
+            if residual.is_some() { " + residual" } else { "" },
+        ),
+        Op::Dropout(_) => "dropout".into(),
+        Op::Spatial(op) => {
+            let text = format!("{op:?}");
+            let word = text.split([' ', '(']).next().unwrap_or_default().to_owned();
+            format!("{word} of {} to {output}", node.output.channels)
         }
-    }
-    group.finish();
-
-    let mut group = criterion.benchmark_group("network");
-    group.sample_size(20).throughput(Throughput::Elements(plan.flops()));
-    group.bench_function("DeepLab-v3+ ResNet-18, 368 x 480", |b| {
-        b.iter(|| {
-            for node in &plan.nodes {
-                runner.step(&plan, node);
-            }
-        })
-    });
-    group.finish();
+    };
+    format!("{what} on {input}")
 }
 
-criterion_group!(benches, ops);
-criterion_main!(benches);
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// Ops of one name.
+#[derive(Default)]
+struct Row {
+    count: usize,
+    flop: u64,
+    /// Operands and weights, each once.
+    bytes: u64,
+    /// Milliseconds of all of them, a round each.
+    times: Vec<f64>,
+}
+
+fn main() {
+    let words: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let backbone = Backbone::ALL.into_iter().find(|b| words.iter().any(|word| word == b.name()));
+    let backbone = backbone.unwrap_or(Backbone::Resnet18);
+    let size = words.iter().find_map(|word| {
+        let (h, w) = word.split_once('x')?;
+        Some(Size::new(h.parse().ok()?, w.parse().ok()?))
+    });
+    let size = size.unwrap_or(Size::new(360, 480));
+    let rounds = words.iter().find_map(|word| word.parse().ok()).unwrap_or(15);
+
+    let model = network(backbone);
+    let folded = Folded::new(&model);
+    let bf16 = words.iter().any(|word| word == "bf16");
+    let mut runner = match bf16 {
+        true => Runner::in_bf16(folded).expect("a CPU with AVX512-BF16"),
+        false => Runner::new(folded),
+    };
+    let plan = compile(model.config(), runner.weights(), 1, size).expect("the size is valid");
+    runner.prepare(&plan);
+    let picture = vec![99; 3 * size.pixels()];
+    runner.preprocess(&plan, &[&picture], size, config::IMAGENET_MEAN, config::IMAGENET_STD);
+    let mut rows: Vec<(String, Row)> = Vec::new();
+    let mut totals = Vec::new();
+    for round in 0..=rounds {
+        let mut total = 0.0;
+        rows.iter_mut().for_each(|(_, row)| row.times.push(0.0));
+        for node in &plan.nodes {
+            let start = Instant::now();
+            runner.step(&plan, node);
+            let time = start.elapsed().as_secs_f64() * 1e3;
+            total += time;
+            let name = name(&plan, node);
+            let found = rows.iter().position(|(other, _)| *other == name);
+            let at = found.unwrap_or_else(|| {
+                rows.push((name, Row { times: vec![0.0], ..Row::default() }));
+                rows.len() - 1
+            });
+            let row = &mut rows[at].1;
+            row.times[round] += time;
+            if round == 0 {
+                row.count += 1;
+                row.flop += plan.node_flops(node);
+                row.bytes += bytes(&plan, node);
+            }
+        }
+        totals.push(total);
+    }
+    // The first round touches fresh memory.
+    let total = median(&mut totals[1..]);
+    println!(
+        "{backbone}, {}, {size}: {total:.2} ms ({:.2} to {:.2}), {:.2} GFLOP, {:.0} GFLOP/s",
+        if bf16 { "bf16" } else { "f32" },
+        totals[1],
+        totals[totals.len() - 1],
+        plan.flops() as f64 / 1e9,
+        plan.flops() as f64 / total / 1e6
+    );
+    println!("{:>3} {:64} {:>8} {:>6} {:>8} {:>7}", "n", "op", "ms", "%", "GFLOP/s", "GB/s");
+    let mut rows: Vec<_> =
+        rows.into_iter().map(|(name, mut row)| (median(&mut row.times[1..]), name, row)).collect();
+    rows.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (ms, name, row) in &rows {
+        println!(
+            "{:>3} {name:64} {ms:8.3} {:6.1} {:8.0} {:7.1}",
+            row.count,
+            100.0 * ms / total,
+            row.flop as f64 / ms / 1e6,
+            row.bytes as f64 / ms / 1e6
+        );
+    }
+}
+
+fn bytes(plan: &Plan, node: &Node) -> u64 {
+    let view = |view: ddu::plan::View| plan.batch * plan.size(view).pixels() * view.channels;
+    let mut elements = view(node.input) + view(node.output);
+    if let Op::Conv { conv, residual, .. } = &node.op {
+        elements += conv.weight_shape().iter().product::<usize>();
+        elements += residual.map_or(0, view);
+    }
+    4 * elements as u64
+}

@@ -48,10 +48,7 @@ impl Ensemble {
         let mut members = Vec::with_capacity(others.len());
         for (source, model) in others {
             require_classes(&source, classes, model.config())?;
-            members.push(match first.device() {
-                None => Engine::new(model),
-                Some(device) => Engine::on_shared(model, device)?,
-            });
+            members.push(first.beside(model)?);
         }
         Ok(Ensemble { members, mixture: gpu::mixture::Mixture::default() })
     }

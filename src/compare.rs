@@ -84,7 +84,7 @@ pub fn compare(model: Model, device: Box<dyn Device>, image: &Image) -> Result<C
 
     let mut runner = cpu::Runner::new(folded);
     runner.prepare(&plan);
-    cpu::preprocess::preprocess(&[&image.rgb], image.size, mean, std, runner.input(&plan));
+    runner.preprocess(&plan, &[&image.rgb], image.size, mean, std);
     let step = network.preprocess(&plan)?;
     run(network, &step)?;
     let got = network.read(&plan, plan.input)?;

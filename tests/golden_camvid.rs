@@ -77,6 +77,49 @@ fn logits_labels_and_entropy_are_those_of_pytorch() {
     }
 }
 
+/// In bf16, where this CPU has it: the nrms of the logits stays within the limit of roundings that `tests/parity/bf16.rs`
+/// derives, and what that makes of labels and entropy is printed.
+#[test]
+fn logits_in_bf16_are_those_of_pytorch_but_for_its_rounding() {
+    if !ddu::cpu::pairs::available() {
+        println!("skipped: this CPU has no AVX512-BF16");
+        return;
+    }
+    let Some(golden) = shared("golden/camvid-r18") else { return };
+    let Some(checkpoint) = shared("models/camvid-r18-s0.pth") else { return };
+    let model = model(&checkpoint);
+    let layers = ddu::plan::Folded::new(&model).convs.len() as f64;
+    let limit = 2.0 * (2.0 * layers).sqrt() / 256.0 / 3f64.sqrt();
+    let mut engine = Engine::in_bf16(model).unwrap();
+    let bytes = std::fs::read(golden.join("golden.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let stems = std::fs::read_to_string(golden.join("maps.txt")).unwrap();
+    for stem in stems.split_whitespace() {
+        let stem = stem.trim_end_matches(".png");
+        let image = decode(&golden.join(format!("images/{stem}.png")), false).unwrap();
+        let output = engine.run(&[&image]).unwrap();
+        let expected = floats(&file, &format!("{stem}.logits_grid"));
+        let found = output.logits(0).unwrap();
+        let sum = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
+            let pairs = expected.iter().zip(found.iter());
+            pairs.map(|(a, b)| f(f64::from(*a), f64::from(*b))).sum()
+        };
+        let nrms = (sum(&|a, b| (a - b).powi(2)) / sum(&|a, _| a * a)).sqrt();
+        assert!(nrms <= limit, "{stem}: logits off by {nrms:e}, allowed {limit:e}");
+        let maps = output.maps(0).unwrap();
+        let labels = file.tensor(&format!("{stem}.label")).unwrap().data();
+        let equal = maps.label.iter().zip(labels).filter(|(a, b)| a == b).count();
+        let share = equal as f64 / labels.len() as f64;
+        let entropy = floats(&file, &format!("{stem}.entropy"));
+        let differences = maps.entropy.iter().zip(&entropy).map(|(a, b)| (a - b).abs());
+        let (most, mean) = differences.fold((0f32, 0f32), |(m, s), d| (m.max(d), s + d));
+        let mean = mean / entropy.len() as f32;
+        println!(
+            "{stem}: logits {nrms:.1e} of {limit:.1e}, labels {share:.4}, entropy {mean:.1e}, at most {most:.1e}"
+        );
+    }
+}
+
 /// The label files that the binary writes for the test split, against the masks.
 #[test]
 fn mean_iou_on_the_test_split_is_that_of_pytorch() {

@@ -6,10 +6,12 @@ use std::str::FromStr;
 
 use ddu::device::gpus::{self, Gpu};
 use ddu::engine::Engine;
-use ddu::host;
 use ddu::model::Model;
 use ddu::report::json::Host;
+use ddu::{Error, host};
 use serde::Serialize;
+
+use super::scoring::Precision;
 
 /// List what can run a model here
 #[derive(clap::Args)]
@@ -210,10 +212,18 @@ impl Device {
     }
 
     /// A model made ready to run here.
-    pub fn engine(self, model: Model) -> ddu::Result<Engine> {
-        match self.open() {
-            None => Ok(Engine::new(model)),
-            Some(device) => Engine::on(model, device?),
+    ///
+    /// # Errors
+    /// A precision that it does not have.
+    pub fn engine(self, model: Model, precision: Precision) -> ddu::Result<Engine> {
+        match (self.open(), precision) {
+            (None, Precision::Bf16) => Engine::in_bf16(model),
+            (None, _) => Ok(Engine::new(model)),
+            (Some(_), Precision::Bf16) => {
+                Err(Error::invalid("--precision bf16", "the CPU path", self)
+                    .fix("leave it out, as a device computes in fp16, or take --device cpu"))
+            }
+            (Some(device), _) => Engine::on(model, device?),
         }
     }
 }

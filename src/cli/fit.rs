@@ -140,7 +140,8 @@ fn start(
     }
     let (density, progress) = Density::resume(&path)?;
     if progress.inputs != inputs {
-        let found = "that of another model, list of pairs, --resize, --weight or --class-map";
+        let found =
+            "that of another model, list of pairs, --resize, --weight, --class-map or --precision";
         return Err(Error::invalid(path.display(), "the checkpoint of this fit", found)
             .fix("repeat the options it was started with, or drop it with --force"));
     }

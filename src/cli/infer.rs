@@ -119,7 +119,7 @@ pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
     let model = Model::load(&args.model)?;
     let config = model.config().clone();
     let resize = args.running.resize();
-    let density = args.scoring.load(&model)?;
+    let density = args.scoring.load(&model, args.running.precision)?;
     let default = |score: Score| match score.info().needs {
         Needs::Passes => args.method == Method::McDropout,
         Needs::Members => args.method == Method::Ensemble,
@@ -142,7 +142,7 @@ pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
     if let (Some(thresholds), Some(file)) = (&thresholds, &args.thresholds) {
         check_thresholds(thresholds, file, &model, args.scoring.density.as_deref())?;
     }
-    let mut engine = device.engine(model)?;
+    let mut engine = device.engine(model, args.running.precision)?;
     if let Some(density) = &density {
         density.check_resize(resize);
     }

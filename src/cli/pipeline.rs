@@ -16,6 +16,7 @@ use ddu::engine::{Engine, Output, check_memory};
 use ddu::ops::Size;
 use ddu::{Error, Result};
 
+use super::scoring::{self, Precision};
 use super::{devices, interrupt};
 
 /// Bytes of pictures that are read ahead, and again of those that wait in a batch; one picture alone may
@@ -34,6 +35,10 @@ pub struct Args {
     /// auto, cpu, simt or cuda:N; an explicit device never falls back
     #[arg(long, default_value = "auto")]
     pub device: devices::Choice,
+    /// exact: f32 on the CPU, covariances in two fp16 terms on a device; fast: in one there, half the work of a
+    /// density; bf16: on a CPU with AVX512-BF16 the network in bf16, about half the time
+    #[arg(long, default_value = "exact", value_parser = scoring::one_of(&Precision::NAMES))]
+    pub precision: Precision,
     /// Run up to N consecutive images of one size together
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
     batch: u16,

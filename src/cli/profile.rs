@@ -17,7 +17,8 @@ use ddu::score::Score;
 use ddu::{Error, data, host};
 use serde::Serialize;
 
-use super::{devices, scoring};
+use super::devices;
+use super::scoring::{self, Precision};
 
 /// Time, share, TFLOP/s and GB/s of every kernel of a network, with --density of the density's as well
 ///
@@ -39,6 +40,9 @@ pub struct Args {
     input: Option<PathBuf>,
     #[command(flatten)]
     scoring: scoring::Args,
+    /// How a device holds the covariances: exact in two fp16 terms; fast in one, half the work
+    #[arg(long, default_value = "exact", value_parser = scoring::one_of(&Precision::NAMES[..2]))]
+    precision: Precision,
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
     batch: u16,
     /// simt or cuda:N
@@ -125,7 +129,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let model = Model::load(&args.model)?;
     let model_sha256 = model.hash();
     let batch = usize::from(args.batch);
-    let loaded = args.scoring.load(&model)?;
+    let loaded = args.scoring.load(&model, args.precision)?;
     let scores = args.scoring.scores(loaded.as_ref(), &[], |score| score == Score::Density)?;
     let picture = match &args.input {
         Some(path) => data::decode(path, true)?,

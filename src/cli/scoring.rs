@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ddu::density::{Covariance, Density, ModelGaussians, Prior};
-use ddu::device::launch::density::Precision;
+use ddu::device::launch::density;
 use ddu::engine::Engine;
 use ddu::model::Model;
 use ddu::ops::Size;
@@ -30,9 +30,20 @@ pub struct Args {
     /// empirical: prior proportional to the fitted pixels of a class; uniform: the same for all
     #[arg(long, default_value = "empirical", requires = "density", value_parser = one_of(&Prior::NAMES))]
     prior: Prior,
-    /// How a device holds the covariances: exact in two fp16 terms; fast in one, half the work
-    #[arg(long, default_value = "exact", requires = "density", value_parser = one_of(&Precision::NAMES))]
-    precision: Precision,
+}
+
+/// How precisely a network and its density are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    Exact,
+    Fast,
+    Bf16,
+}
+
+impl Precision {
+    /// As they are written.
+    pub const NAMES: [(&str, Self); 3] =
+        [("exact", Self::Exact), ("fast", Self::Fast), ("bf16", Self::Bf16)];
 }
 
 /// Parses one of a list of names to its value.
@@ -61,7 +72,8 @@ pub struct Loaded {
     source: String,
     pub density: Density,
     pub ready: ModelGaussians,
-    pub precision: Precision,
+    /// Of the covariances.
+    pub precision: density::Precision,
 }
 
 /// Lets the engine compute these scores of what it runs.
@@ -180,8 +192,15 @@ impl Args {
     }
 
     /// The density, checked against the model and made ready; None if there is none.
-    pub fn load(&self, model: &Model) -> Result<Option<Loaded>> {
-        let Some(path) = &self.density else { return Ok(None) };
+    pub fn load(&self, model: &Model, precision: Precision) -> Result<Option<Loaded>> {
+        let Some(path) = &self.density else {
+            return match precision {
+                Precision::Fast => Err(Error::Usage(
+                    "--precision fast is of a density: it needs --density DENSITY".into(),
+                )),
+                _ => Ok(None),
+            };
+        };
         let source = path.display().to_string();
         let density = Density::load(path)?;
         // The engine checks it too; this names the file, and comes before the weights go to a device.
@@ -191,6 +210,10 @@ impl Args {
             let name = &density.origin.classes[warning.class()];
             warn(format_args!("{source}: {}", warning.message(name)));
         }
-        Ok(Some(Loaded { source, density, ready, precision: self.precision }))
+        let precision = match precision {
+            Precision::Fast => density::Precision::Fast,
+            _ => density::Precision::Exact,
+        };
+        Ok(Some(Loaded { source, density, ready, precision }))
     }
 }

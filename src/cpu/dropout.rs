@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::element::Element;
 use super::simd::arch;
 use super::tensor::{Input, Output};
 use crate::ops::{Dropout, Pass};
@@ -11,12 +12,19 @@ const QUADS: usize = 16;
 
 /// `y = x m / (1 - p)` with the masks of a pass ([`Dropout`]), channels a multiple of 4; without one a copy. NaN and
 /// infinity times 0 are NaN, as in PyTorch: a broken activation is not hidden.
-pub fn dropout(op: &Dropout, pass: Option<Pass>, x: Input, y: Output) {
+pub fn dropout<I: Element, O: Element>(
+    op: &Dropout,
+    pass: Option<Pass>,
+    x: Input<I>,
+    y: Output<O>,
+) {
     let shape = y.shape;
     let pixels = shape.size.pixels();
     y.buffer.par_chunks_mut(shape.channels).enumerate().for_each(|(index, out)| {
         let (from, to) = (x.row(index), &mut out[shape.first..][..shape.count]);
-        let Some(pass) = pass else { return to.copy_from_slice(from) };
+        let Some(pass) = pass else {
+            return to.iter_mut().zip(from).for_each(|(to, x)| *to = O::from_f32(x.to_f32()));
+        };
         let pixel = (index % pixels) as u32;
         let parts = from.chunks(4 * QUADS).zip(to.chunks_mut(4 * QUADS));
         arch().dispatch(|| {
@@ -25,7 +33,7 @@ pub fn dropout(op: &Dropout, pass: Option<Pass>, x: Input, y: Output) {
                 let quads = from.chunks_exact(4).zip(to.chunks_exact_mut(4));
                 for (q, (from, to)) in quads.enumerate() {
                     for c in 0..4 {
-                        to[c] = from[c] * factors[c][q];
+                        to[c] = O::from_f32(from[c].to_f32() * factors[c][q]);
                     }
                 }
             }

@@ -1,15 +1,17 @@
 //! The reference path: f32, NHWC, rayon over the cores, explicit SIMD through `pulp` (AVX-512, AVX2
-//! or NEON, whichever the machine has).
+//! or NEON, whichever the machine has). Where the machine has AVX512-BF16 a network can also run in bf16.
 
 pub mod clip;
 pub mod conv;
 pub mod depthwise;
 pub mod dropout;
 pub mod elementary;
+pub mod element;
 pub mod gemm;
 pub mod head;
 pub mod lanes;
 pub mod mixture;
+pub mod pairs;
 pub mod pool;
 pub mod preprocess;
 pub mod receptive;
@@ -23,9 +25,10 @@ pub use resize::upsample;
 pub use run::{Runner, memory_bytes};
 
 use crate::ops::Spatial;
+use element::Element;
 
 /// Runs an op without weights.
-fn spatial(op: &Spatial, x: tensor::Input, y: tensor::Output) {
+fn spatial<I: Element, O: Element>(op: &Spatial, x: tensor::Input<I>, y: tensor::Output<O>) {
     match op {
         Spatial::MaxPool(pool) => pool::max_pool(pool, x, y),
         Spatial::GlobalAvgPool => pool::global_avg_pool(x, y),

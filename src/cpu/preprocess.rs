@@ -3,13 +3,21 @@
 
 use rayon::prelude::*;
 
+use super::element::Element;
 use super::tensor::Output;
 use crate::ops::Size;
 
 /// `images` are RGB8, row-major, of one size.
-pub fn preprocess(images: &[&[u8]], size: Size, mean: [f32; 3], std: [f32; 3], y: Output) {
-    let table: [[f32; 256]; 3] =
-        std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / 255.0 - mean[c]) / std[c]));
+pub fn preprocess<O: Element>(
+    images: &[&[u8]],
+    size: Size,
+    mean: [f32; 3],
+    std: [f32; 3],
+    y: Output<O>,
+) {
+    let table: [[O; 256]; 3] = std::array::from_fn(|c| {
+        std::array::from_fn(|v| O::from_f32((v as f32 / 255.0 - mean[c]) / std[c]))
+    });
     let padded = y.shape.size;
     y.buffer.par_chunks_mut(padded.w * 3).enumerate().for_each(|(row, out)| {
         let (image, row) = (row / padded.h, row % padded.h);
@@ -23,6 +31,6 @@ pub fn preprocess(images: &[&[u8]], size: Size, mean: [f32; 3], std: [f32; 3], y
                 }
             }
         }
-        padding.fill(0.0);
+        padding.fill(O::zeroed());
     });
 }

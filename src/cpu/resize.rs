@@ -2,12 +2,13 @@
 
 use rayon::prelude::*;
 
+use super::element::Element;
 use super::simd::arch;
 use super::tensor::{Input, Output};
 use crate::ops::{Resize, Size};
 
 /// Each output row first blends two input rows, then two pixels of that blend.
-pub fn resize(resize: &Resize, x: Input, y: Output) {
+pub fn resize<I: Element, O: Element>(resize: &Resize, x: Input<I>, y: Output<O>) {
     let shape = y.shape;
     let rows = resize.taps(x.size.h, shape.size.h);
     let columns = resize.taps(x.size.w, shape.size.w);
@@ -31,9 +32,10 @@ pub fn resize(resize: &Resize, x: Input, y: Output) {
 
 /// Inlined, so that it becomes the vector code of its caller.
 #[inline(always)]
-fn lerp(low: &[f32], high: &[f32], weight: f32, out: &mut [f32]) {
+fn lerp<I: Element, O: Element>(low: &[I], high: &[I], weight: f32, out: &mut [O]) {
     for ((o, a), b) in out.iter_mut().zip(low).zip(high) {
-        *o = a + (b - a) * weight;
+        let (a, b) = (a.to_f32(), b.to_f32());
+        *o = O::from_f32(a + (b - a) * weight);
     }
 }
 

@@ -1,64 +1,104 @@
 //! Runs a plan on the CPU, op by op, over one arena.
 
 use std::collections::HashMap;
+use std::ops::Range;
+
+use half::bf16;
 
 use super::conv::Direct;
 use super::depthwise::Depthwise;
+use super::element::Element;
 use super::gemm::{Line, aligned};
+use super::pairs::{self, Pairs};
+use super::preprocess::preprocess;
 use super::tensor::{Input, Output, Shape};
 use super::winograd::{self, Winograd};
 use super::{dropout, spatial};
-use crate::ops::{Pass, mixture};
+use crate::error::{Error, Result};
+use crate::ops::{Pass, Size, mixture};
 use crate::plan::{Folded, Node, Op, Plan, View};
 
 /// Direct weights (made when first needed, kept for every later size) and the arena.
 pub struct Runner {
     weights: Folded,
+    bf16: bool,
     packed: HashMap<(usize, Method), Convolution>,
     arena: Vec<Line>,
+    /// In bf16: the buffers that stay in f32, one after another ([`wide`]).
+    wide: Vec<Line>,
 }
 
 /// The algorithm that computes a convolution.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Method {
     Direct,
+    Pairs,
     Depthwise,
     Winograd,
 }
 
 enum Convolution {
     Direct(Direct),
+    Pairs(Pairs),
     Depthwise(Depthwise),
     Winograd(Winograd),
 }
 
 impl Runner {
     pub fn new(weights: Folded) -> Self {
-        Runner { weights, packed: HashMap::new(), arena: Vec::new() }
+        Runner { weights, bf16: false, packed: HashMap::new(), arena: Vec::new(), wide: Vec::new() }
+    }
+
+    /// One that keeps activations as bf16 and multiplies in pairs of bf16 ([`Pairs`]); Winograd's products stay in f32, and
+    /// so do sums, the features and the logits.
+    ///
+    /// # Errors
+    /// A CPU without AVX512-BF16.
+    pub fn in_bf16(weights: Folded) -> Result<Self> {
+        if !pairs::available() {
+            let found = format!("one without ({})", crate::host::cpu_name());
+            return Err(Error::invalid("--precision bf16", "a CPU with AVX512-BF16", found)
+                .fix("leave it out: the network then runs in f32"));
+        }
+        Ok(Runner { bf16: true, ..Runner::new(weights) })
     }
 
     pub fn weights(&self) -> &Folded {
         &self.weights
     }
 
+    pub fn is_bf16(&self) -> bool {
+        self.bf16
+    }
+
     /// Whether the arena is already large enough for a plan.
     pub fn fits(&self, plan: &Plan) -> bool {
-        self.arena.len() * 16 >= plan.arena_len
+        let (arena, wide) = self.lines(plan);
+        self.arena.len() >= arena && self.wide.len() >= wide
     }
 
     /// Bytes of the arena.
     pub fn arena_bytes(&self) -> u64 {
-        size_of_val(self.arena.as_slice()) as u64
+        (size_of_val(self.arena.as_slice()) + size_of_val(self.wide.as_slice())) as u64
+    }
+
+    /// Lines of the arena and of what stays in f32.
+    fn lines(&self, plan: &Plan) -> (usize, usize) {
+        if !self.bf16 {
+            return (plan.arena_len.div_ceil(16), 0);
+        }
+        (plan.arena_len.div_ceil(32), wide_range(plan, plan.buffers.len()).start / 16)
     }
 
     /// Packs what the plan needs and makes the arena large enough.
     pub fn prepare(&mut self, plan: &Plan) {
         for node in &plan.nodes {
             if let Op::Conv { weights, .. } = node.op {
-                let path = path(plan, node);
+                let path = self.path(plan, node);
                 let conv = &self.weights.convs[weights];
                 self.packed.entry((weights, path)).or_insert_with(|| match path {
                     Method::Direct => Convolution::Direct(Direct::new(conv)),
+                    Method::Pairs => Convolution::Pairs(Pairs::new(conv)),
                     Method::Depthwise => Convolution::Depthwise(Depthwise::new(conv)),
                     Method::Winograd => Convolution::Winograd(Winograd::new(conv)),
                 });
@@ -66,24 +106,49 @@ impl Runner {
         }
         if !self.fits(plan) {
             // Freed first: both at once would double the peak.
-            self.arena = Vec::new();
-            self.arena = aligned(plan.arena_len);
+            (self.arena, self.wide) = (Vec::new(), Vec::new());
+            let (arena, wide) = self.lines(plan);
+            (self.arena, self.wide) = (aligned(16 * arena), aligned(16 * wide));
         }
     }
 
-    /// Where the normalised image goes.
-    pub fn input(&mut self, plan: &Plan) -> Output<'_> {
-        let shape = shape(plan, plan.input);
-        let buffer = plan.buffer(plan.input);
-        let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
-        Output { buffer: &mut arena[buffer.offset..][..buffer.len], shape }
+    fn path(&self, plan: &Plan, node: &Node) -> Method {
+        match path(plan, node) {
+            // The classifier reads features, which stay in f32.
+            Method::Direct if self.bf16 && !wide(plan, node.input.buffer) => Method::Pairs,
+            path => path,
+        }
     }
 
-    /// The contents of a buffer, to change.
+    /// Writes the normalised images ([`preprocess`]).
+    pub fn preprocess(
+        &mut self,
+        plan: &Plan,
+        images: &[&[u8]],
+        size: Size,
+        mean: [f32; 3],
+        std: [f32; 3],
+    ) {
+        let shape = shape(plan, plan.input);
+        let range = range(plan, plan.input);
+        if self.bf16 {
+            let arena: &mut [bf16] = bytemuck::cast_slice_mut(&mut self.arena);
+            let y = Output { buffer: &mut arena[range], shape };
+            preprocess(images, size, mean, std, y);
+        } else {
+            let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
+            let y = Output { buffer: &mut arena[range], shape };
+            preprocess(images, size, mean, std, y);
+        }
+    }
+
+    /// The contents of a buffer that is kept in f32, to change.
     pub fn write(&mut self, plan: &Plan, view: View) -> &mut [f32] {
-        let buffer = plan.buffer(view);
-        let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
-        &mut arena[buffer.offset..][..buffer.len]
+        let (data, range) = match self.bf16 {
+            true => (&mut self.wide, wide_range(plan, view.buffer)),
+            false => (&mut self.arena, range(plan, view)),
+        };
+        &mut bytemuck::cast_slice_mut(data)[range]
     }
 
     /// Runs one op of a prepared plan; a dropout copies.
@@ -93,50 +158,136 @@ impl Runner {
 
     /// The same in a pass of MC Dropout, where a dropout masks.
     pub fn step_of(&mut self, plan: &Plan, node: &Node, pass: Option<Pass>) {
-        let residual = match node.op {
-            Op::Conv { residual, .. } => residual,
+        let conv = match node.op {
+            Op::Conv { weights, .. } => Some(&self.packed[&(weights, self.path(plan, node))]),
             _ => None,
         };
-        let range = |view: View| {
-            let buffer = plan.buffer(view);
-            buffer.offset..buffer.offset + buffer.len
-        };
-        let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
-        let alive = "operands of an op do not overlap in the arena";
-        let same = residual.filter(|r| r.buffer == node.input.buffer);
-        let (x, residual_data, y): (&[f32], Option<&[f32]>, &mut [f32]) = match residual {
-            Some(view) if same.is_none() => {
-                let ranges = [range(node.input), range(view), range(node.output)];
-                let [x, r, y] = arena.get_disjoint_mut(ranges).expect(alive);
-                (x, Some(r), y)
+        let ranges = |view: View| range(plan, view);
+        let wides = |view: View| wide_range(plan, view.buffer);
+        if !self.bf16 {
+            let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
+            return run(node, conv, pass, operands(plan, node, arena, ranges), dense);
+        }
+        match [node.input, node.output].map(|view| wide(plan, view.buffer)) {
+            [false, false] => {
+                let arena: &mut [bf16] = bytemuck::cast_slice_mut(&mut self.arena);
+                run(node, conv, pass, operands(plan, node, arena, ranges), dense_pairs);
             }
-            _ => {
-                let ranges = [range(node.input), range(node.output)];
-                let [x, y] = arena.get_disjoint_mut(ranges).expect(alive);
-                let x: &[f32] = x;
-                (x, same.map(|_| x), y)
+            [false, true] => {
+                let arena: &[bf16] = bytemuck::cast_slice(&self.arena);
+                let x = input(plan, node.input, &arena[ranges(node.input)]);
+                let residual = residual(node).map(|view| input(plan, view, &arena[ranges(view)]));
+                let buffer = &mut bytemuck::cast_slice_mut(&mut self.wide)[wides(node.output)];
+                let y: Output = Output { buffer, shape: shape(plan, node.output) };
+                run(node, conv, pass, (x, residual, y), dense_pairs);
             }
-        };
-        let x = input(plan, node.input, x);
-        let residual = residual.zip(residual_data).map(|(view, data)| input(plan, view, data));
-        let y = Output { buffer: y, shape: shape(plan, node.output) };
-        match &node.op {
-            Op::Conv { weights, relu, .. } => match &self.packed[&(*weights, path(plan, node))] {
-                Convolution::Direct(kernel) => kernel.run(x, residual, *relu, y),
-                Convolution::Winograd(kernel) => kernel.run(x, residual, *relu, y),
-                Convolution::Depthwise(kernel) => kernel.run(x, *relu, y),
-            },
-            Op::Spatial(op) => spatial(op, x, y),
-            Op::Dropout(op) => dropout::dropout(op, pass, x, y),
+            [true, true] => {
+                let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.wide);
+                run(node, conv, pass, operands(plan, node, arena, wides), dense);
+            }
+            [true, false] => unreachable!("what reads the features is kept in f32"),
         }
     }
 
-    /// The contents of a buffer that is alive.
+    /// The contents of a buffer that is alive and kept in f32: in bf16 only the features and the logits are.
     pub fn read(&self, plan: &Plan, view: View) -> &[f32] {
-        let buffer = plan.buffer(view);
-        let arena: &[f32] = bytemuck::cast_slice(&self.arena);
-        &arena[buffer.offset..][..buffer.len]
+        let (data, range) = match self.bf16 {
+            true => (&self.wide, wide_range(plan, view.buffer)),
+            false => (&self.arena, range(plan, view)),
+        };
+        &bytemuck::cast_slice(data)[range]
     }
+}
+
+/// Elements of a view's buffer in the arena.
+fn range(plan: &Plan, view: View) -> Range<usize> {
+    let buffer = plan.buffer(view);
+    buffer.offset..buffer.offset + buffer.len
+}
+
+/// Whether a buffer stays in f32 in a network in bf16: the features, which a density rounds to fp16, the logits, and
+/// what a dropout makes features of.
+fn wide(plan: &Plan, buffer: usize) -> bool {
+    let kept = |buffer| [plan.features.buffer, plan.logits.buffer].contains(&buffer);
+    let dropped = |node: &Node| {
+        matches!(node.op, Op::Dropout(_)) && node.input.buffer == buffer && kept(node.output.buffer)
+    };
+    kept(buffer) || plan.nodes.iter().any(dropped)
+}
+
+/// Elements of one of those among them; of the number of buffers: where they end.
+fn wide_range(plan: &Plan, buffer: usize) -> Range<usize> {
+    let before = (0..buffer).filter(|&other| wide(plan, other));
+    let start = before.map(|other| plan.buffers[other].len.next_multiple_of(16)).sum();
+    start..start + plan.buffers.get(buffer).map_or(0, |buffer| buffer.len)
+}
+
+fn residual(node: &Node) -> Option<View> {
+    match node.op {
+        Op::Conv { residual, .. } => residual,
+        _ => None,
+    }
+}
+
+/// What an op reads, its residual, and what it writes.
+type Operands<'a, I, O> = (Input<'a, I>, Option<Input<'a, I>>, Output<'a, O>);
+
+/// Those of a node whose buffers lie in one arena.
+fn operands<'a, T>(
+    plan: &Plan,
+    node: &Node,
+    arena: &'a mut [T],
+    range: impl Fn(View) -> Range<usize>,
+) -> Operands<'a, T, T> {
+    let residual = residual(node);
+    let alive = "operands of an op do not overlap in the arena";
+    let same = residual.filter(|r| r.buffer == node.input.buffer);
+    let (x, residual_data, y): (&[T], Option<&[T]>, &mut [T]) = match residual {
+        Some(view) if same.is_none() => {
+            let ranges = [range(node.input), range(view), range(node.output)];
+            let [x, r, y] = arena.get_disjoint_mut(ranges).expect(alive);
+            (x, Some(r), y)
+        }
+        _ => {
+            let ranges = [range(node.input), range(node.output)];
+            let [x, y] = arena.get_disjoint_mut(ranges).expect(alive);
+            let x: &[T] = x;
+            (x, same.map(|_| x), y)
+        }
+    };
+    let x = input(plan, node.input, x);
+    let residual = residual.zip(residual_data).map(|(view, data)| input(plan, view, data));
+    (x, residual, Output { buffer: y, shape: shape(plan, node.output) })
+}
+
+/// Runs an op; `dense` a convolution that is neither depthwise nor Winograd's.
+fn run<I: Element, O: Element>(
+    node: &Node,
+    conv: Option<&Convolution>,
+    pass: Option<Pass>,
+    (x, residual, y): Operands<I, O>,
+    dense: impl FnOnce(&Convolution, Operands<I, O>, bool),
+) {
+    match (&node.op, conv) {
+        (Op::Conv { relu, .. }, Some(conv)) => match conv {
+            Convolution::Winograd(kernel) => kernel.run(x, residual, *relu, y),
+            Convolution::Depthwise(kernel) => kernel.run(x, *relu, y),
+            _ => dense(conv, (x, residual, y), *relu),
+        },
+        (Op::Conv { .. }, None) => unreachable!("a prepared plan has its weights packed"),
+        (Op::Spatial(op), _) => spatial(op, x, y),
+        (Op::Dropout(op), _) => dropout::dropout(op, pass, x, y),
+    }
+}
+
+fn dense(conv: &Convolution, (x, residual, y): Operands<f32, f32>, relu: bool) {
+    let Convolution::Direct(kernel) = conv else { unreachable!("the path of f32") };
+    kernel.run(x, residual, relu, y);
+}
+
+fn dense_pairs<O: Element>(conv: &Convolution, (x, residual, y): Operands<bf16, O>, relu: bool) {
+    let Convolution::Pairs(kernel) = conv else { unreachable!("the path of bf16") };
+    kernel.run(x, residual, relu, y);
 }
 
 /// Bytes that running a plan takes in addition to the weights: the arena, the largest scratch of an op, and
@@ -182,7 +333,7 @@ fn shape(plan: &Plan, view: View) -> Shape {
     }
 }
 
-fn input<'a>(plan: &Plan, view: View, data: &'a [f32]) -> Input<'a> {
+fn input<'a, T>(plan: &Plan, view: View, data: &'a [T]) -> Input<'a, T> {
     let Shape { batch, size, channels, first, count } = shape(plan, view);
     Input { data, batch, size, channels, first, count }
 }

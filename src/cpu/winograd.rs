@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::element::Element;
 use super::gemm::{Line, Panels, ROWS, accumulate, aligned, with_vectors, zero};
 use super::lanes::{load, store};
 use super::simd::arch;
@@ -92,7 +93,13 @@ impl Winograd {
     }
 
     /// `y = relu(conv(x) + bias + residual)`, either of the last two optional.
-    pub fn run(&self, x: Input, residual: Option<Input>, relu: bool, y: Output) {
+    pub fn run<I: Element, O: Element>(
+        &self,
+        x: Input<I>,
+        residual: Option<Input<I>>,
+        relu: bool,
+        y: Output<O>,
+    ) {
         let shape = y.shape;
         let operands = Operands { winograd: self, x, residual, relu, y: shape };
         let strips = operands.strips(y.buffer);
@@ -129,27 +136,27 @@ fn transform_filter(g: [f32; 9]) -> [f32; POINTS] {
     })
 }
 
-struct Operands<'a> {
+struct Operands<'a, I> {
     winograd: &'a Winograd,
-    x: Input<'a>,
-    residual: Option<Input<'a>>,
+    x: Input<'a, I>,
+    residual: Option<Input<'a, I>>,
     relu: bool,
     y: Shape,
 }
 
 /// A few whole tile rows of one image: a contiguous piece of the output.
-struct Strip<'a> {
+struct Strip<'a, O> {
     image: usize,
     /// First output row.
     top: usize,
-    out: &'a mut [f32],
+    out: &'a mut [O],
     /// Top left output position of each tile.
     tiles: Vec<(usize, usize)>,
 }
 
-impl Operands<'_> {
+impl<I: Element> Operands<'_, I> {
     /// Cuts the output into strips of at least 24 tiles where the image allows.
-    fn strips<'b>(&self, out: &'b mut [f32]) -> Vec<Strip<'b>> {
+    fn strips<'b, O>(&self, out: &'b mut [O]) -> Vec<Strip<'b, O>> {
         let dilation = self.winograd.conv.dilation;
         let (size, channels) = (self.y.size, self.y.channels);
         let columns: Vec<usize> = starts(0, size.w, size.w, dilation).collect();
@@ -170,7 +177,7 @@ impl Operands<'_> {
     }
 
     /// All tiles through one point's weights at a time, each point on one thread.
-    fn run_shared(&self, mut strips: Vec<Strip>) {
+    fn run_shared<O: Element>(&self, mut strips: Vec<Strip<O>>) {
         let conv = &self.winograd.conv;
         let (c, k) = (conv.in_channels, conv.out_channels);
         let total: usize = strips.iter().map(|strip| strip.tiles.len()).sum();
@@ -224,16 +231,16 @@ fn starts(from: usize, to: usize, n: usize, dilation: usize) -> impl Iterator<It
 }
 
 /// One strip from input to output in this thread's scratch.
-struct Fused<'a> {
-    operands: &'a Operands<'a>,
-    strip: Strip<'a>,
+struct Fused<'a, I, O> {
+    operands: &'a Operands<'a, I>,
+    strip: Strip<'a, O>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<[Vec<Line>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
-impl WithSimd for Fused<'_> {
+impl<I: Element, O: Element> WithSimd for Fused<'_, I, O> {
     type Output = ();
 
     #[inline(always)]
@@ -267,13 +274,13 @@ fn scratch(buffer: &mut Vec<Line>, len: usize) -> &mut [f32] {
 }
 
 /// B^T d B of every tile of a strip: `[point, tile, C]`.
-struct TransformInput<'a> {
-    operands: &'a Operands<'a>,
-    strip: &'a Strip<'a>,
+struct TransformInput<'a, I, O> {
+    operands: &'a Operands<'a, I>,
+    strip: &'a Strip<'a, O>,
     out: &'a mut [f32],
 }
 
-impl WithSimd for TransformInput<'_> {
+impl<I: Element, O> WithSimd for TransformInput<'_, I, O> {
     type Output = ();
 
     #[inline(always)]
@@ -281,9 +288,9 @@ impl WithSimd for TransformInput<'_> {
         let Operands { winograd, x, .. } = self.operands;
         let (c, count) = (winograd.conv.in_channels, self.strip.tiles.len());
         let step = winograd.conv.dilation as isize;
-        let zeros = vec![0.0; c];
+        let zeros = vec![I::zeroed(); c];
         for (t, &(top, left)) in self.strip.tiles.iter().enumerate() {
-            let source: [&[f32]; POINTS] = std::array::from_fn(|p| {
+            let source: [&[I]; POINTS] = std::array::from_fn(|p| {
                 let y = top as isize + ((p / IN) as isize - 1) * step;
                 let x0 = left as isize + ((p % IN) as isize - 1) * step;
                 x.pixel(self.strip.image, y, x0).unwrap_or(&zeros)
@@ -291,7 +298,7 @@ impl WithSimd for TransformInput<'_> {
             for first in (0..c).step_by(S::F32_LANES) {
                 let mut d = [[simd.splat_f32s(0.0); IN]; IN];
                 for (p, row) in source.iter().enumerate() {
-                    d[p / IN][p % IN] = load(simd, &row[first..]);
+                    d[p / IN][p % IN] = I::load(simd, &row[first..]);
                 }
                 for column in 0..IN {
                     let v = transform_six(simd, std::array::from_fn(|i| d[i][column]));
@@ -362,13 +369,18 @@ impl<'r, Row: Fn(usize) -> &'r [f32]> WithSimd for Multiply<'_, Row> {
 }
 
 /// A^T m A of every tile of a strip, then bias, residual and ReLU, into the output.
-struct TransformOutput<'a, 'b, Product> {
-    operands: &'a Operands<'a>,
-    strip: &'a mut Strip<'b>,
+struct TransformOutput<'a, 'b, I, O, Product> {
+    operands: &'a Operands<'a, I>,
+    strip: &'a mut Strip<'b, O>,
     product: Product,
 }
 
-impl<'r, Product: Fn(usize, usize) -> &'r [f32]> WithSimd for TransformOutput<'_, '_, Product> {
+impl<'r, I, O, Product> WithSimd for TransformOutput<'_, '_, I, O, Product>
+where
+    I: Element,
+    O: Element,
+    Product: Fn(usize, usize) -> &'r [f32],
+{
     type Output = ();
 
     #[inline(always)]
@@ -402,12 +414,12 @@ impl<'r, Product: Fn(usize, usize) -> &'r [f32]> WithSimd for TransformOutput<'_
                         v = simd.add_f32s(v, bias);
                         if let Some(residual) = residual {
                             let at = (self.strip.image * y.size.h + out_y) * y.size.w + out_x;
-                            v = simd.add_f32s(v, load(simd, &residual.row(at)[first..]));
+                            v = simd.add_f32s(v, I::load(simd, &residual.row(at)[first..]));
                         }
                         let pixel = (out_y - self.strip.top) * y.size.w + out_x;
                         let at = pixel * y.channels + y.first + first;
                         let out = &mut self.strip.out[at..at + S::F32_LANES];
-                        store(simd, out, simd.max_f32s(floor, v));
+                        O::store(simd, out, simd.max_f32s(floor, v));
                     }
                 }
             }

@@ -16,26 +16,26 @@ use crate::common::{Rng, Tensor, U};
 /// uncorrelated inputs. With mean squared row norms of B^T 28.7, of G 0.217 and of A^T 45, squared
 /// for two dimensions, a point's product has variance 824 * 0.047 C, its rounding passes through
 /// A^T with gain 2025, and the result itself has variance 9 C: sqrt(824 * 0.047 * 2025 / 9) = 93.
-const WINOGRAD: f64 = 93.0;
+pub const WINOGRAD: f64 = 93.0;
 
-struct Case {
-    conv: Conv2d,
-    batch: usize,
-    input: Size,
-    residual: bool,
-    relu: bool,
+pub struct Case {
+    pub conv: Conv2d,
+    pub batch: usize,
+    pub input: Size,
+    pub residual: bool,
+    pub relu: bool,
 }
 
-fn case(conv: Conv2d, batch: usize, h: usize, w: usize, residual: bool, relu: bool) -> Case {
+pub fn case(conv: Conv2d, batch: usize, h: usize, w: usize, residual: bool, relu: bool) -> Case {
     Case { conv, batch, input: Size::new(h, w), residual, relu }
 }
 
-fn dense(i: usize, o: usize, k: usize) -> Conv2d {
+pub fn dense(i: usize, o: usize, k: usize) -> Conv2d {
     Conv2d::dense(i, o, k)
 }
 
 /// Shapes of the networks with odd sizes, and shapes that leave a tail everywhere.
-fn dense_cases() -> Vec<Case> {
+pub fn dense_cases() -> Vec<Case> {
     vec![
         case(dense(3, 64, 7).stride(2), 1, 97, 131, false, true),
         case(dense(3, 16, 7).stride(2), 2, 9, 6, false, true),
@@ -61,7 +61,7 @@ fn dense_cases() -> Vec<Case> {
     ]
 }
 
-fn depthwise_cases() -> Vec<Case> {
+pub fn depthwise_cases() -> Vec<Case> {
     let depthwise = |c| Conv2d::depthwise(c, 3);
     vec![
         case(depthwise(304), 1, 13, 17, false, false),
@@ -74,16 +74,16 @@ fn depthwise_cases() -> Vec<Case> {
     ]
 }
 
-struct Reference {
+pub struct Reference {
     /// Before the ReLU.
-    value: f64,
+    pub value: f64,
     /// sum |x w| + |bias| + |residual|
-    magnitude: f64,
-    terms: f64,
+    pub magnitude: f64,
+    pub terms: f64,
 }
 
 /// The f64 loop.
-fn reference(
+pub fn reference(
     conv: &Conv2d,
     weights: &ConvWeights,
     x: &Tensor,
@@ -115,14 +115,14 @@ fn reference(
     Reference { value, magnitude, terms: (inner * kernel * kernel) as f64 }
 }
 
-struct Run {
-    weights: ConvWeights,
-    x: Tensor,
-    residual: Option<Tensor>,
-    y: Tensor,
+pub struct Run {
+    pub weights: ConvWeights,
+    pub x: Tensor,
+    pub residual: Option<Tensor>,
+    pub y: Tensor,
 }
 
-fn prepare(case: &Case, seed: u64) -> Run {
+pub fn prepare(case: &Case, seed: u64) -> Run {
     let mut rng = Rng(seed);
     let Case { conv, batch, input, residual, .. } = *case;
     let weights = ConvWeights {

@@ -98,7 +98,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let classes = config.classes.len();
     let named = ood_labels(&args.ood_classes, data.classes.as_deref(), classes)?;
     let passes = args.methods.passes()?;
-    let density = args.scoring.load(&model)?;
+    let density = args.scoring.load(&model, args.running.precision)?;
     let scores = args.scoring.scores(density.as_ref(), &args.methods.needs(), |_| true)?;
     let density_path = args.scoring.density.as_deref();
     let density_sha256 = density_path.map(content_hash::stored).transpose()?;
@@ -111,7 +111,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let given =
         thresholds::load(args.thresholds.as_deref(), &model_sha256, density_sha256.as_deref())?;
     let outputs = outputs(&args, &data)?;
-    let mut engine = device.engine(model)?;
+    let mut engine = device.engine(model, args.running.precision)?;
     if passes.is_some() {
         engine.require_dropout()?;
     }

@@ -17,10 +17,16 @@ use sha2::{Digest, Sha256};
 
 use super::{Args, checkpoint_path, table};
 use crate::cli::pipeline::{self, Event, Item, List};
+use crate::cli::scoring::Precision;
 use crate::cli::{check_folder, exit, interrupt, note, progress_bar, warn};
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let device = args.running.device.resolve()?;
+    let precision = args.running.precision;
+    if precision == Precision::Fast {
+        let why = "a fit evaluates no density: take exact or bf16";
+        return Err(Error::Usage(format!("--precision fast: {why}")).into());
+    }
     let path = args.model.as_ref().ok_or_else(|| Error::Usage("--model: name a model".into()))?;
     let model = Model::load(path)?;
     let (data, map) = args.labelled.open(&model)?;
@@ -36,10 +42,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.weight.is_some() {
         empty = empty.with_weights();
     }
-    let inputs = inputs_hash(&empty, &data.pairs, &map);
+    let inputs = inputs_hash(&empty, precision, &data.pairs, &map);
     check_folder(args.output.parent().unwrap_or(Path::new("")))?;
     let (density, progress) = super::start(&args, empty, inputs, &data)?;
-    let mut engine = device.engine(model)?;
+    let mut engine = device.engine(model, precision)?;
     let classes = density.origin.classes.len();
     let fit = Fit::new(density, &engine)?;
     if !args.quiet {
@@ -119,12 +125,15 @@ fn read(
 
 /// Tells whether a checkpoint belongs to this fit: everything that its bits depend on but the
 /// files' content.
-fn inputs_hash(empty: &Density, pairs: &[Pair], map: &ClassMap) -> String {
+fn inputs_hash(empty: &Density, precision: Precision, pairs: &[Pair], map: &ClassMap) -> String {
     let mut hasher = Sha256::new();
     hasher.update(&empty.origin.model);
     hasher.update(format!("{:?} {:?}\0", empty.origin.label_rule, empty.origin.resize));
     if empty.weighted.is_some() {
         hasher.update("weighted\0");
+    }
+    if precision == Precision::Bf16 {
+        hasher.update("bf16\0");
     }
     hasher.update(map.table());
     for pair in pairs {

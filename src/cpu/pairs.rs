@@ -1,0 +1,266 @@
+//! Dense convolution in bf16 as an implicit GEMM: `y[m, n] = sum_k a[m, k] b[k, n]` by VDPBF16PS, which adds
+//! the products of two pairs of bf16 to each of 16 f32: twice the products of an f32 multiply-add. Rows are receptive
+//! fields read in place ([`super::receptive`]), a pair of channels at a time; weights are packed as
+//! `[pair of k][column][2]`. Sums, bias, residual and ReLU are f32; what is stored is rounded once.
+//!
+//! VDPBF16PS flushes subnormal operands and results to zero, and neither fuses nor orders the two products in a way that
+//! is the same on all CPUs: a sum of n products is within (n + 3) 2^-24 of their sum of magnitudes, as in f32.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use half::bf16;
+use multiversion::{multiversion, target::match_target};
+use rayon::prelude::*;
+
+use super::element::Element;
+use super::gemm::{Line, ROWS, aligned, with_vectors};
+use super::receptive::{Place, Taps};
+use super::tensor::{Input, Output, Shape};
+use crate::plan::ConvWeights;
+
+/// Columns of a vector.
+const LANES: usize = 16;
+/// Vectors of a full panel.
+const VECTORS: usize = 4;
+/// Pixels whose receptive fields are copied together.
+const GATHERED: usize = 8 * ROWS;
+
+/// Whether this machine has the instructions.
+#[multiversion(
+    targets("x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx512bf16"),
+    dispatcher = "direct"
+)]
+pub fn available() -> bool {
+    match_target! {
+        "x86_64+avx512bf16" => true,
+        _ => false,
+    }
+}
+
+/// A convolution's weights packed as pairs.
+pub struct Pairs {
+    taps: Taps,
+    /// Panels of up to 64 columns: `[panel][tap][pair][column][2]`, zero-padded to whole vectors.
+    data: Vec<Line>,
+    /// Pairs of all taps; each tap's channels are padded to an even count.
+    pairs: usize,
+    bias: Vec<f32>,
+}
+
+impl Pairs {
+    /// # Panics
+    /// An odd number of channels, of which no run is pairs; where fields are gathered their run may be odd.
+    pub fn new(weights: &ConvWeights) -> Self {
+        let taps = Taps::new(weights.conv);
+        assert!(taps.gathers() || taps.depth.is_multiple_of(2), "pairs of channels");
+        let all = taps.all();
+        // Of gathered fields the taps are one run.
+        let run = if taps.gathers() { all } else { taps.depth };
+        let pairs = run.div_ceil(2) * (all / run);
+        let columns = weights.conv.out_channels;
+        let wide = columns.next_multiple_of(LANES);
+        let mut data = aligned(pairs * wide);
+        let packed: &mut [[bf16; 2]] = bytemuck::cast_slice_mut(&mut data);
+        for n in 0..columns {
+            let first = n / (LANES * VECTORS) * (LANES * VECTORS);
+            let stride = (wide - first).min(LANES * VECTORS);
+            for k in 0..all {
+                let pair = k / run * run.div_ceil(2) + k % run / 2;
+                let at = first * pairs + pair * stride + n - first;
+                packed[at][k % run % 2] = <bf16 as Element>::from_f32(weights.weight[n * all + k]);
+            }
+        }
+        Pairs { taps, data, pairs, bias: weights.bias.clone() }
+    }
+
+    /// `y = relu(conv(x) + bias + residual)`, either of the last two optional.
+    pub fn run<O: Element>(
+        &self,
+        x: Input<bf16>,
+        residual: Option<Input<bf16>>,
+        relu: bool,
+        y: Output<O>,
+    ) {
+        let task = self.taps.task_pixels(&y.shape, size_of::<bf16>());
+        let operands = Operands { pairs: self, x, residual, relu, y: y.shape };
+        y.buffer
+            .par_chunks_mut(task * y.shape.channels)
+            .enumerate()
+            .for_each(|(i, out)| run_task(Task { operands: &operands, start: i * task, out }));
+    }
+}
+
+struct Operands<'a> {
+    pairs: &'a Pairs,
+    x: Input<'a, bf16>,
+    residual: Option<Input<'a, bf16>>,
+    relu: bool,
+    y: Shape,
+}
+
+/// A run of output pixels.
+struct Task<'a, O> {
+    operands: &'a Operands<'a>,
+    /// First output pixel, counted over the batch.
+    start: usize,
+    /// The pixels' rows of the output buffer.
+    out: &'a mut [O],
+}
+
+#[multiversion(
+    targets("x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx512bf16"),
+    dispatcher = "direct"
+)]
+fn run_task<O: Element>(task: Task<O>) {
+    match_target! {
+        "x86_64+avx512bf16" => task_avx512(task),
+        _ => {
+            let _ = task;
+            unreachable!("an engine in bf16 is made only where `available`")
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
+fn task_avx512<O: Element>(mut task: Task<O>) {
+    let Operands { pairs: Pairs { taps, pairs, bias, data }, x, y, .. } = task.operands;
+    let count = task.out.len() / y.channels;
+    let block = if taps.gathers() { GATHERED } else { count.max(1) };
+    let stride = taps.all() + 32;
+    let mut fields = vec![bf16::ZERO; if taps.gathers() { GATHERED * stride } else { 0 }];
+    let zeros = vec![bf16::ZERO; taps.depth.next_multiple_of(2)];
+    let data: &[f32] = bytemuck::cast_slice(data);
+    let mut gather = taps.places(y, task.start);
+    for first in (0..count).step_by(block) {
+        let some = (count - first).min(block);
+        if taps.gathers() {
+            for (field, place) in fields.chunks_exact_mut(stride).take(some).zip(&mut gather) {
+                taps.gather(x, place, field);
+                field[taps.all()] = bf16::ZERO;
+            }
+        }
+        for column in (0..bias.len()).step_by(LANES * VECTORS) {
+            let vectors = (bias.len() - column).div_ceil(LANES).min(VECTORS);
+            let panel = &data[column * pairs..][..pairs * vectors * LANES];
+            let mut places = taps.places(y, task.start + first);
+            for pixel in (0..some).step_by(ROWS) {
+                let rows = (some - pixel).min(ROWS);
+                with_vectors!(vectors, V => {
+                    let panel: &[[__m512bh; V]] = bytemuck::cast_slice(panel);
+                    let mut sum = [[_mm512_setzero_ps(); V]; ROWS];
+                    if taps.gathers() {
+                        let row = |m: usize| &fields[(pixel + m.min(rows - 1)) * stride..];
+                        accumulate(&mut sum, std::array::from_fn(row), panel);
+                    } else if taps.pointwise() {
+                        let row = |m: usize| x.row(task.start + first + pixel + m.min(rows - 1));
+                        accumulate(&mut sum, std::array::from_fn(row), panel);
+                    } else {
+                        let mut last = Place { image: 0, top: 0, left: 0 };
+                        let tile: [Place; ROWS] = std::array::from_fn(|m| {
+                            if m < rows {
+                                last = places.next().unwrap_or(last);
+                            }
+                            last
+                        });
+                        let depth = taps.depth.div_ceil(2);
+                        for (tap, panel) in taps.offsets.iter().zip(panel.chunks_exact(depth)) {
+                            let mut inside = false;
+                            let a = tile.map(|Place { image, top, left }| {
+                                let row = x.pixel(image, top + tap.y, left + tap.x);
+                                inside |= row.is_some();
+                                row.unwrap_or(&zeros)
+                            });
+                            if inside {
+                                accumulate(&mut sum, a, panel);
+                            }
+                        }
+                    }
+                    store(&mut task, &sum, column, first + pixel, rows);
+                });
+            }
+        }
+    }
+}
+
+/// `tile[m] += sum_k rows[m][k] panel[k]` over the pairs of the panel.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
+fn accumulate<const V: usize>(
+    tile: &mut [[__m512; V]; ROWS],
+    rows: [&[bf16]; ROWS],
+    panel: &[[__m512bh; V]],
+) {
+    // As bytes: a gathered field may begin at an odd element.
+    let rows = rows.map(|row| {
+        let bytes: &[u8] = bytemuck::cast_slice(&row[..2 * panel.len()]);
+        &bytes.as_chunks::<4>().0[..panel.len()]
+    });
+    let mut sum = *tile;
+    for (k, b) in panel.iter().enumerate() {
+        for m in 0..ROWS {
+            let a: __m512bh = bytemuck::cast(_mm512_set1_epi32(i32::from_ne_bytes(rows[m][k])));
+            for v in 0..V {
+                sum[m][v] = _mm512_dpbf16_ps(sum[m][v], a, b[v]);
+            }
+        }
+    }
+    *tile = sum;
+}
+
+/// Bias, residual and ReLU.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
+fn store<O: Element, const V: usize>(
+    task: &mut Task<O>,
+    sum: &[[__m512; V]; ROWS],
+    column: usize,
+    pixel: usize,
+    rows: usize,
+) {
+    let Operands { pairs, residual, relu, y, .. } = task.operands;
+    let columns = (pairs.bias.len() - column).min(V * LANES);
+    let bias = &pairs.bias[column..][..columns];
+    let floor = if *relu { 0.0 } else { f32::NEG_INFINITY };
+    // Unrolled, so that the accumulators need no addresses.
+    for m in 0..ROWS {
+        if m >= rows {
+            break;
+        }
+        let at = (pixel + m) * y.channels + y.first + column;
+        let out = &mut task.out[at..at + columns];
+        let residual = residual.map(|r| &r.row(task.start + pixel + m)[column..][..columns]);
+        if columns == V * LANES {
+            for v in 0..V {
+                let lanes = v * LANES..(v + 1) * LANES;
+                let mut value = sum[m][v];
+                let bias: __m512 =
+                    bytemuck::pod_read_unaligned(bytemuck::cast_slice(&bias[lanes.clone()]));
+                value = _mm512_add_ps(value, bias);
+                if let Some(row) = residual {
+                    let row: __m256bh =
+                        bytemuck::pod_read_unaligned(bytemuck::cast_slice(&row[lanes.clone()]));
+                    value = _mm512_add_ps(value, _mm512_cvtpbh_ps(row));
+                }
+                value = _mm512_max_ps(_mm512_set1_ps(floor), value);
+                let out: &mut [u8] = bytemuck::cast_slice_mut(&mut out[lanes]);
+                if size_of::<O>() == size_of::<f32>() {
+                    out.copy_from_slice(bytemuck::bytes_of(&value));
+                } else {
+                    out.copy_from_slice(bytemuck::bytes_of(&_mm512_cvtneps_pbh(value)));
+                }
+            }
+        } else {
+            let values: &[f32] = bytemuck::cast_slice(&sum[m]);
+            for (n, (out, value)) in out.iter_mut().zip(values).enumerate() {
+                let value = value + bias[n] + residual.map_or(0.0, |row| Element::to_f32(row[n]));
+                // NaN stays, as in the vectors.
+                *out = O::from_f32(if value < floor { floor } else { value });
+            }
+        }
+    }
+}
