@@ -309,6 +309,46 @@ fn eval_scales_as_the_fit_did() {
     assert!((share - (24f64 / 40.0).powi(2)).abs() < 0.1, "{share}");
 }
 
+/// The two commands of docs/evaluation.md for the paper's table, on a folder that is laid out as VOC 2012 is: what is counted
+/// is the middle 513 x 513 of each scaled mask.
+#[test]
+fn the_papers_protocol_on_a_small_voc() {
+    let bench = bench();
+    let sets = "voc/ImageSets/Segmentation";
+    std::fs::write(bench.path(&format!("{sets}/train_aug.txt")), "s003\ns004\ns005\n").unwrap();
+    std::fs::write(bench.path(&format!("{sets}/val.txt")), "s000\ns001\ns002\n").unwrap();
+    ok(fit(&bench, "--data voc --split train_aug --resize 513 -o voc.density"));
+    let eval = "eval --model model.safetensors --density voc.density --data voc --split val \
+                --protocol voc513 --void-as-inaccurate -o table2";
+    let outcome = ok(ddu(&bench, eval));
+    assert!(!outcome.stderr.contains("fitted with"), "{}", outcome.stderr);
+    let found = report(&bench, "table2");
+    assert_eq!((&found["protocol"], &found["resize_px"]), (&"voc513".into(), &513.into()));
+    assert_eq!((&found["void"], &found["images"]), (&"inaccurate".into(), &3.into()));
+    assert_eq!(found["timing"]["ddu"]["size_px"], serde_json::json!([513, 513]));
+    // The shorter side is the height: scaled widths are 718.2 and 730.6 pixels, of which 102 (of 102.5) and 109 lie left of
+    // the middle.
+    let (mut known, mut void, mut unknown) = (0, 0, 0);
+    for (seed, h, w, wide, left) in
+        [(0, 40, 56, 718, 102), (1, 40, 56, 718, 102), (2, 33, 47, 731, 109)]
+    {
+        for (y, x) in (0..513).flat_map(|y| (0..513).map(move |x| (y, x + left))) {
+            let (y, x) = ((2 * y + 1) * h / (2 * 513), (2 * x + 1) * w / (2 * wide));
+            match (y / 8 + x / 8 + seed) % 7 {
+                5 => void += 1,
+                6 if seed % 4 == 0 => unknown += 1,
+                _ => known += 1,
+            }
+        }
+    }
+    assert_eq!(
+        ["pixels", "void_pixels", "unknown_pixels"].map(|name| found[name].as_u64().unwrap()),
+        [known, void, unknown]
+    );
+    let table = std::fs::read_to_string(bench.path("table2/table2.csv")).unwrap();
+    assert_eq!(table.lines().count(), 3, "a head, softmax and ddu: {table}");
+}
+
 /// Without --ood-classes those labels are listed that occurred, with it those that were named.
 #[test]
 fn eval_lists_the_unknown_labels_that_there_are() {

@@ -12,7 +12,7 @@ use super::{DENSITY, ENTROPY, SIZE, page, panel};
 use ddu::report::page::Map;
 
 /// `DDU_CHROMIUM`, else the first that is installed.
-fn chromium() -> Option<PathBuf> {
+pub fn chromium() -> Option<PathBuf> {
     let names = ["chromium-headless-shell", "chrome-headless-shell", "chromium", "google-chrome"];
     let named = std::env::var_os("DDU_CHROMIUM").map(PathBuf::from);
     let folders = std::env::var_os("PATH").unwrap_or_default();
@@ -29,7 +29,7 @@ fn chromium() -> Option<PathBuf> {
 }
 
 /// How many pixels of the first panel are certain, ambiguous and unfamiliar.
-fn counts(entropy_limit: f32, density_limit: f32) -> [usize; 3] {
+pub fn counts(entropy_limit: f32, density_limit: f32) -> [usize; 3] {
     let panel = panel("", 0);
     let [_, Map::Scalar(entropy), Map::Scalar(density)] = &panel.layers[..] else { panic!() };
     let mut counts = [0; 3];
@@ -39,6 +39,12 @@ fn counts(entropy_limit: f32, density_limit: f32) -> [usize; 3] {
         counts[state] += 1;
     }
     counts
+}
+
+/// As the page says it.
+pub fn share(count: usize, of: usize) -> String {
+    let share = count as f64 / of as f64;
+    if share > 0.0 && share < 0.001 { "< 0.1 %".into() } else { format!("{:.1} %", 100.0 * share) }
 }
 
 fn verdict(chromium: &Path, width: usize, dark: bool) -> String {

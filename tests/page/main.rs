@@ -1,6 +1,7 @@
 //! The page of the reports: what it is made of, and how it behaves in a browser.
 
 mod browser;
+mod mouse;
 
 use ddu::data::Image;
 use ddu::ops::Size;
