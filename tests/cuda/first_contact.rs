@@ -203,6 +203,19 @@ fn every_step_of_the_three_calls_runs() {
     }
 }
 
+/// Before anything is built.
+#[test]
+fn a_checkpoint_in_place_of_a_model_is_not_packed() {
+    let Some(python) = python() else { return };
+    let root = tempfile::tempdir().unwrap();
+    let mut pack = Command::new(&python);
+    pack.arg(Path::new(SCRIPTS).join("pack.py")).arg(root.path().join("package"));
+    let golden = "tests/golden/families/smp-resnet18.safetensors";
+    let output = pack.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(golden)).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("that `ddu convert` wrote"), "{said}");
+}
+
 /// What call 2 brings back: run, kernels in a loop and with the caches flushed, moments, ceilings, clocks, and a table of
 /// tilings with each convolution's own choice in it.
 fn timed(out: &Path) {

@@ -23,6 +23,22 @@ LIMIT = 64 << 20
 SCRIPTS = ["run.py", "steps.py", "pictures.py", "peers.py"]
 
 
+def converted(path):
+    """Whether `ddu convert` wrote it: a safetensors file that says so."""
+    try:
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return "ddu.format" in header["__metadata__"]
+    except (OSError, ValueError, KeyError, OverflowError):
+        return False
+
+
+def revision():
+    """Of the sources that are built."""
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+
+
 def build():
     """Paths of ddu and of the test program, from one set of features, so that nothing is compiled twice."""
     common = ["--release", "--locked", "--features", "simt", "--message-format", "json-render-diagnostics"]
@@ -34,7 +50,7 @@ def build():
     return made["ddu"], made["kernels"]
 
 
-def gather(folder, ddu, kernels, models):
+def gather(folder, ddu, kernels, models, built_from):
     doctor = json.loads(subprocess.run([ddu, "doctor", "--json"], check=True, stdout=subprocess.PIPE).stdout)
     if not doctor["cuda_kernels_compiled"]:
         sys.exit(f"{ddu}: built without nvcc: set NVCC and build again")
@@ -54,11 +70,8 @@ def gather(folder, ddu, kernels, models):
             shutil.copy(source, target)
     (folder / "models").mkdir()
     for model in [ROOT / "assets/demo.safetensors", *models]:
-        if model.suffix != ".safetensors":
-            sys.exit(f"{model}: expected a model of `ddu convert`, MODEL.safetensors")
         shutil.copy(model, folder / "models")
-    revision = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    (folder / "revision.txt").write_text(f"{revision.stdout.strip()}\nnvcc of CUDA {doctor['nvcc_cuda_version']}\n")
+    (folder / "revision.txt").write_text(f"{built_from}\nnvcc of CUDA {doctor['nvcc_cuda_version']}\n")
 
 
 def main():
@@ -70,9 +83,13 @@ def main():
     args = parser.parse_args()
     if args.out.exists():
         sys.exit(f"{args.out}: expected a folder that does not exist yet")
+    for model in args.models:
+        if model.suffix != ".safetensors" or not converted(model):
+            sys.exit(f"{model}: expected a model that `ddu convert` wrote, MODEL.safetensors")
+    built_from = revision()
     ddu, kernels = (args.ddu, args.kernels) if args.ddu and args.kernels else build()
     args.out.mkdir(parents=True)
-    gather(args.out, ddu, kernels, args.models)
+    gather(args.out, ddu, kernels, args.models, built_from)
     files = [path for path in args.out.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     if size > LIMIT:

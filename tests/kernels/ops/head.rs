@@ -41,7 +41,7 @@ fn label_and_entropy_against_f64() {
                 run(device, &[launch::head(&op, logits, label_out, entropy.all()).unwrap()]);
                 let labels = download::<u8>(device, &label, pixels);
                 let entropies = download::<f32>(device, &entropy, pixels);
-                let maps = all_scores(device, &op, logits, pixels);
+                let maps = all_scores(device, &op, logits, &labels);
                 assert_eq!(maps[3], entropies, "the same bits in company, on {name}");
                 for pixel in 0..pixels {
                     let (n, rest) = (pixel / op.crop.pixels(), pixel % op.crop.pixels());
@@ -102,15 +102,16 @@ fn label_and_entropy_against_f64() {
     }
 }
 
-/// Largest probability, energy, entropy at T = 2 and entropy of one launch; without a label, and each by itself too.
-fn all_scores(device: &dyn Device, op: &Head, logits: Tensor, pixels: usize) -> [Vec<f32>; 4] {
+/// Largest probability, energy, entropy at T = 2 and entropy of one launch, which gives these labels too; and one by itself.
+fn all_scores(device: &dyn Device, op: &Head, logits: Tensor, labels: &[u8]) -> [Vec<f32>; 4] {
+    let pixels = labels.len();
     let wanted =
         [LogitScore::MaxSoftmax, LogitScore::Energy, LogitScore::EntropyT2, LogitScore::Entropy];
     let buffers = wanted.map(|_| output(device, pixels * 4));
     let all: Vec<_> = wanted.iter().zip(&buffers).map(|(s, buffer)| (*s, buffer.all())).collect();
     let label = output(device, pixels);
     run(device, &[launch::logit_scores(op, logits, Some(label.all()), &all).unwrap()]);
-    download::<u8>(device, &label, pixels);
+    assert_eq!(download::<u8>(device, &label, pixels), labels, "the classes of head");
     let maps = [0, 1, 2, 3].map(|i| download::<f32>(device, &buffers[i], pixels));
     let alone = output(device, pixels * 4);
     let only = [(LogitScore::EntropyT2, alone.all())];
@@ -138,6 +139,7 @@ fn the_first_of_equal_logits_wins() {
         let logits = x.tensor(&input, Element::F32);
         run(&*device, &[launch::head(&op, logits, label.all(), entropy.all()).unwrap()]);
         assert_eq!(download::<u8>(&*device, &label, 4), [1; 4], "on {name}");
+        all_scores(&*device, &op, logits, &[1; 4]);
     }
 }
 
@@ -162,7 +164,7 @@ fn logits_that_are_not_finite_give_nan_entropy_and_a_defined_class() {
             let logits = x.tensor(&input, Element::F32);
             run(&*device, &[launch::head(op, logits, label_out, entropy.all()).unwrap()]);
             let labels = download::<u8>(&*device, &label, pixels);
-            let all = all_scores(&*device, op, logits, pixels);
+            let all = all_scores(&*device, op, logits, &labels);
             let entropies = download::<f32>(&*device, &entropy, pixels);
             for (pixel, entropy) in entropies.iter().enumerate() {
                 let nan = all.iter().all(|map| map[pixel].is_nan() == entropy.is_nan());

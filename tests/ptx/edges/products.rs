@@ -47,7 +47,7 @@ impl Product {
     }
 
     /// Every row, column and element the same: the sum of these products (fp16 bits) and `c`.
-    fn same(rows: usize, columns: usize, terms: &[(u16, u16)], c: u32, d: u32) -> Self {
+    fn same(rows: usize, columns: usize, terms: Terms, c: u32, d: u32) -> Self {
         let term = |k: usize| terms.get(k).copied().unwrap_or_default();
         let a = [std::array::from_fn(|k| f16::from_bits(term(k).0))].repeat(rows);
         let b = [std::array::from_fn(|k| f16::from_bits(term(k).1))].repeat(columns);
@@ -93,8 +93,11 @@ const LARGEST: u16 = 0x7bff;
 /// 2^-24
 const LEAST: u16 = 0x0001;
 
-/// What is summed, c and d: f16 and f32 bits.
-const SUMS: [(&str, &[(u16, u16)], u32, u32); 16] = [
+/// Factors in fp16.
+type Terms = &'static [(u16, u16)];
+
+/// What is summed, c and d.
+const SUMS: [(&str, Terms, u32, u32); 16] = [
     ("sixteen ones and a half", &[(ONE, ONE); 16], 0x3f00_0000, 0x4184_0000),
     ("the last of sixteen", &LAST, 0, 0x3f80_0000),
     ("a subnormal", &[(LEAST, ONE)], 0, 0x3380_0000),
@@ -304,11 +307,11 @@ fn descriptors() -> Vec<Case> {
         case("no swizzle", sixteen, &flipped(1 << 62)).says("a swizzle other than of 128 bytes"),
         case("of 32 bytes", sixteen, &flipped(2 << 62)).says("a swizzle other than of 128 bytes"),
         case("a base offset", sixteen, &bits(1 << 49)).says("a base offset"),
-        case("half a period", sixteen, &flipped((1024 / 16 | 512 / 16) << 32))
+        case("half a period", sixteen, &flipped((1024 ^ 512) / 16 << 32))
             .says("a stride that is no multiple of the swizzle's period"),
         case("from the second row", sixteen, &flipped(128 / 16))
             .says("the matrix does not start with the swizzle's period"),
-        case("beyond the arena", sixteen, &flipped((1024 / 16 | 2048 / 16) << 32))
+        case("beyond the arena", sixteen, &flipped((1024 ^ 2048) / 16 << 32))
             .says("shared address 2048 of 2048 bytes"),
         case("that differs", sixteen, "cvt.u64.u32 %d4, %lane;\nadd.s64 %d3, %d3, %d4;\n")
             .says("a descriptor that differs between lanes"),
