@@ -45,18 +45,19 @@ fn parse(text: &str, name: &str) -> Result<Layout, String> {
             None => declaration.split_once(' ').ok_or(format!("{declaration}: no name"))?,
         };
         for name in names.split(',').map(str::trim) {
-            let (kind, bytes) = match kind {
-                "Address" => ("Address", 8),
-                "int32_t" => ("i32", 4),
-                "float" => ("f32", 4),
-                "int64_t" => ("i64", 8),
+            let (kind, bytes, align) = match kind {
+                "Address" => ("Address", 8, 8),
+                "int32_t" => ("i32", 4, 4),
+                "float" => ("f32", 4, 4),
+                "int64_t" => ("i64", 8, 8),
+                "TensorMap" => ("TensorMap", 128, 64),
                 other => return Err(format!("{declaration}: the type {other}")),
             };
             let member = match name.split_once('[') {
-                None => (name.into(), kind.into(), bytes, bytes),
+                None => (name.into(), kind.into(), bytes, align),
                 Some((name, count)) => {
                     let count: usize = count.trim_end_matches(']').parse().unwrap();
-                    (name.into(), format!("[{kind}; {count}]"), bytes * count, bytes)
+                    (name.into(), format!("[{kind}; {count}]"), bytes * count, align)
                 }
             };
             members.push(member);
@@ -200,8 +201,8 @@ fn differences(source: &Source, text: &str) -> Vec<String> {
 
 /// Pixels and channels of the launch's tile of a kernel.
 fn tile_of(kernel: &str) -> Option<(usize, usize)> {
-    let conv =
-        conv2d::TILES.iter().find(|tile| tile.kernel() == kernel).map(|t| (t.pixels, t.channels));
+    let mut tiles = conv2d::TILES.iter().chain(&conv2d::HOPPER_TILES);
+    let conv = tiles.find(|tile| tile.kernel() == kernel).map(|t| (t.pixels, t.channels));
     let fast = |tile: &&density::DensityTile| tile.kernels().contains(&kernel);
     conv.or(density::TILES.iter().find(fast).map(|t| (t.pixels, t.channels)))
 }
@@ -242,7 +243,8 @@ fn a_changed_field_is_noticed() {
             "i64" => format!("int64_t {};", field.name),
             "f32" => format!("float {};", field.name),
             "[f32; 3]" => format!("float {}[3];", field.name),
-            other => panic!("{other}"),
+            "[i32; 5]" => format!("int32_t {}[5];", field.name),
+            other => format!("{other} {};", field.name),
         };
         let with = |lines: &[String]| {
             let body = format!("struct {name} {{\n{}\n", lines.join("\n"));

@@ -422,14 +422,14 @@ impl Network {
             weight: weight.all(),
             bias: bias.all(),
             partial: self.buffers().partial.all(),
-            tiling: ConvTiling::choose(conv, pixels, self.device.multiprocessors()),
+            tiling: ConvTiling::on(conv, pixels, &*self.device),
         }
     }
 
     /// How a dense convolution of a plan is divided on this device.
     fn tiling(&self, plan: &Plan, node: &Node, conv: &Conv2d) -> ConvTiling {
         let pixels = plan.batch * plan.size(node.output).pixels();
-        ConvTiling::choose(conv, pixels, self.device.multiprocessors())
+        ConvTiling::on(conv, pixels, &*self.device)
     }
 
     fn partial_bytes(&self, plan: &Plan, node: &Node) -> usize {
