@@ -2,26 +2,26 @@
 //
 // x, y NHWC fp16, a pixel every in_stride / out_stride values, channels a multiple of 8; limits fp16 [channels].
 // Grid ceil(pixels x channels / 8 / 256), blocks of 256; a thread has 8 channels of a pixel.
-#include "common/arch.cuh"
+#include "common/division.cuh"
 
 struct ClipParams {
     const half* input;
     const half* limits;
     half* output;
-    int32_t pixels, channels, in_stride, out_stride;
+    Divisor groups;  // eight channels each
+    int32_t threads, in_stride, out_stride;
 };
 
 DEVICE void cut(const ClipParams& p) {
-    const int groups = p.channels / 8;
-    const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, pixel = i / groups;
-    if (pixel >= p.pixels) return;
-    const int c = i % groups * 8;
+    const uint32_t i = blockIdx.x * 256 + threadIdx.x;
+    if (i >= uint32_t(p.threads)) return;
+    const int pixel = quotient(i, p.groups), c = (i - pixel * p.groups.divisor) * 8;
     float x[8], limit[8];
-    unpack(load16<Half8>(p.input + pixel * p.in_stride + c), x);
+    unpack(load16<Half8>(p.input + int64_t(pixel) * p.in_stride + c), x);
     unpack(load16<Half8>(p.limits + c), limit);
 #pragma unroll
     for (int j = 0; j < 8; ++j) x[j] = x[j] > limit[j] && x[j] < INFINITY ? limit[j] : x[j];
-    store16(p.output + pixel * p.out_stride + c, pack(x));
+    store16(p.output + int64_t(pixel) * p.out_stride + c, pack(x));
 }
 
 KERNEL(clip, ClipParams, 256, cut)

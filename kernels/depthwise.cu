@@ -5,6 +5,7 @@
 // x, y NHWC fp16 (a pixel every in_stride / out_stride values), w [kernel, kernel, channels] fp16, channels a
 // multiple of 8. f32 accumulation. Memory-bound: a thread has 8 channels of a pixel, neighbours side by side.
 // Grid ceil(pixels x channels / 8 / 256), blocks of 256.
+#include "common/division.cuh"
 #include "common/epilogue.cuh"
 
 struct DepthwiseParams {
@@ -12,18 +13,19 @@ struct DepthwiseParams {
     const half* weight;
     const float* bias;
     half* output;
-    int32_t batch, channels, in_h, in_w, in_stride, out_h, out_w, out_stride;
+    Divisor out_h, out_w, groups;  // groups: eight channels each
+    int32_t threads, channels, in_h, in_w, in_stride, out_stride;
     int32_t kernel, stride, dilation, padding;
-    int32_t relu, unused;
+    int32_t relu;
 };
 
 DEVICE void depthwise2d(const DepthwiseParams& p) {
-    const int groups = p.channels / 8;
-    const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, pixel = i / groups;
-    if (pixel >= int64_t(p.batch) * p.out_h * p.out_w) return;
-    const int c = i % groups * 8;
-    const int y0 = pixel / p.out_w % p.out_h * p.stride - p.padding, x0 = pixel % p.out_w * p.stride - p.padding;
-    const half* image = p.input + pixel / p.out_w / p.out_h * p.in_h * p.in_w * p.in_stride + c;
+    const uint32_t i = blockIdx.x * 256 + threadIdx.x;
+    if (i >= uint32_t(p.threads)) return;
+    const int pixel = quotient(i, p.groups), c = (i - pixel * p.groups.divisor) * 8;
+    const Place at = place(pixel, p.out_h, p.out_w);
+    const int y0 = at.y * p.stride - p.padding, x0 = at.x * p.stride - p.padding;
+    const half* image = p.input + int64_t(at.image) * p.in_h * p.in_w * p.in_stride + c;
     float sum[8] = {};
     for (int r = 0; r < p.kernel; ++r) {
         const int y = y0 + r * p.dilation;

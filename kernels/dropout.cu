@@ -4,13 +4,14 @@
 //
 // x, y NHWC fp16, a pixel every in_stride / out_stride values, channels a multiple of 8; f32 between. Every image has the same mask.
 // Grid ceil(pixels x channels / 8 / 256), blocks of 256; a thread has 8 channels of a pixel.
-#include "common/arch.cuh"
+#include "common/division.cuh"
 
 struct DropoutParams {
     const half* input;
     half* output;
     int64_t seed;
-    int32_t pixels, image_pixels, channels, in_stride, out_stride;
+    Divisor image_pixels, groups;  // groups: eight channels each
+    int32_t threads, in_stride, out_stride;
     // Bits of unsigned numbers.
     int32_t pass, place, threshold;
     float scale;
@@ -37,20 +38,20 @@ DEVICE Words philox(uint32_t a, uint32_t b, uint32_t c, uint32_t d, uint64_t key
 }
 
 DEVICE void mask(const DropoutParams& p) {
-    const int groups = p.channels / 8;
-    const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, pixel = i / groups;
-    if (pixel >= p.pixels) return;
-    const int c = i % groups * 8;
+    const uint32_t i = blockIdx.x * 256 + threadIdx.x;
+    if (i >= uint32_t(p.threads)) return;
+    const int pixel = quotient(i, p.groups), c = (i - pixel * p.groups.divisor) * 8;
+    const int image = quotient(pixel, p.image_pixels);
     float x[8];
-    unpack(load16<Half8>(p.input + pixel * p.in_stride + c), x);
+    unpack(load16<Half8>(p.input + int64_t(pixel) * p.in_stride + c), x);
 #pragma unroll
     for (int half_group = 0; half_group < 2; ++half_group) {
-        const uint32_t place = uint32_t(pixel % p.image_pixels), quad = uint32_t(c / 4 + half_group);
+        const uint32_t place = uint32_t(pixel - image * p.image_pixels.divisor), quad = uint32_t(c / 4 + half_group);
         const Words words = philox(place, quad, uint32_t(p.pass), uint32_t(p.place), uint64_t(p.seed));
 #pragma unroll
         for (int j = 0; j < 4; ++j) x[4 * half_group + j] *= words.v[j] < uint32_t(p.threshold) ? 0.0f : p.scale;
     }
-    store16(p.output + pixel * p.out_stride + c, pack(x));
+    store16(p.output + int64_t(pixel) * p.out_stride + c, pack(x));
 }
 
 KERNEL(dropout, DropoutParams, 256, mask)

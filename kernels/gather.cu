@@ -3,7 +3,7 @@
 // features fp16 [pixels, stride], a pixel at a multiple of 16 bytes; labels u8 [pixels]; rows i32 [count]; output fp16
 // [count, channels], channels a multiple of 8; picked u8 [count]. A row that is no pixel becomes NaN, its label void (255).
 // Grid ceil(count channels / 8 / 256), blocks of 256; a thread moves 16 bytes.
-#include "common/arch.cuh"
+#include "common/division.cuh"
 
 struct GatherParams {
     const half* features;
@@ -11,19 +11,19 @@ struct GatherParams {
     const int32_t* rows;
     half* output;
     uint8_t* picked;
-    int32_t pixels, count, stride, channels;
+    Divisor chunks;  // of a pixel: 16 bytes each
+    int32_t threads, pixels, stride;
 };
 
 DEVICE void copy_rows(const GatherParams& p) {
-    const int64_t at = int64_t(blockIdx.x) * 256 + threadIdx.x;
-    const int chunks = p.channels / 8;
-    if (at >= int64_t(p.count) * chunks) return;
-    const int row = p.rows[at / chunks], chunk = int(at % chunks);
+    const uint32_t i = blockIdx.x * 256 + threadIdx.x;
+    if (i >= uint32_t(p.threads)) return;
+    const int at = quotient(i, p.chunks), chunk = i - at * p.chunks.divisor, row = p.rows[at];
     Half8 values = {{0x7e007e00u, 0x7e007e00u, 0x7e007e00u, 0x7e007e00u}};
     const bool valid = row >= 0 && row < p.pixels;
     if (valid) values = load16<Half8>(p.features + int64_t(row) * p.stride + chunk * 8);
-    if (chunk == 0) p.picked[at / chunks] = valid ? p.labels[row] : uint8_t(255);
-    store16(p.output + at * 8, values);
+    if (chunk == 0) p.picked[at] = valid ? p.labels[row] : uint8_t(255);
+    store16(p.output + int64_t(i) * 8, values);
 }
 
 KERNEL(gather, GatherParams, 256, copy_rows)

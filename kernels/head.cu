@@ -21,59 +21,42 @@ struct HeadParams {
     float* max_softmax;
     float* energy;
     float* entropy_t2;
-    int32_t batch, classes, in_h, in_w, in_stride, out_h, out_w, crop_h, crop_w;
-    int32_t align_corners;
+    Upsampling grid;
+    int32_t pixels, classes, in_stride, unused;
 };
 
 template <bool SCORES> DEVICE void maps(const HeadParams& p) {
-    const int64_t pixel = int64_t(blockIdx.x) * 256 + threadIdx.x;
-    if (pixel >= int64_t(p.batch) * p.crop_h * p.crop_w) return;
-    const Neighbours y = neighbours(pixel / p.crop_w % p.crop_h, p.in_h, p.out_h, p.align_corners != 0);
-    const Neighbours x = neighbours(pixel % p.crop_w, p.in_w, p.out_w, p.align_corners != 0);
-    const float* image = p.logits + pixel / p.crop_w / p.crop_h * p.in_h * p.in_w * p.in_stride;
-    const float* corner[4] = {
-        image + (int64_t(y.low) * p.in_w + x.low) * p.in_stride,
-        image + (int64_t(y.low) * p.in_w + x.high) * p.in_stride,
-        image + (int64_t(y.high) * p.in_w + x.low) * p.in_stride,
-        image + (int64_t(y.high) * p.in_w + x.high) * p.in_stride,
-    };
+    const uint32_t pixel = blockIdx.x * 256 + threadIdx.x;
+    if (pixel >= uint32_t(p.pixels)) return;
     float max_logit = 0.0f, s = 0.0f, t = 0.0f, s2 = 0.0f, t2 = 0.0f;
     int label = 0;
-    for (int c = 0; c < p.classes; c += 4) {
-        Float4 v[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) v[i] = load16<Float4>(corner[i] + c);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            if (c + j >= p.classes) break;
-            const float logit = lerp(lerp(v[0].v[j], v[1].v[j], x.weight), lerp(v[2].v[j], v[3].v[j], x.weight), y.weight);
-            if (c + j == 0) {
-                // A first logit that is not finite makes t NaN, as every later one does.
-                max_logit = logit == logit ? logit : -INFINITY;
-                s = 1.0f;
-                t = logit - logit;
-                s2 = s;
-                t2 = t;
-                continue;
-            }
-            const float above = logit - max_logit, e = expf(-fabsf(above));
-            if (SCORES) {
-                const float half_above = 0.5f * above, e2 = expf(-fabsf(half_above));
-                t2 = half_above > 0.0f ? (t2 - half_above * s2) * e2 : t2 + half_above * e2;
-                s2 = half_above > 0.0f ? s2 * e2 + 1.0f : s2 + e2;
-            }
-            if (above > 0.0f) {
-                // The sums so far, seen from the new maximum.
-                t = (t - above * s) * e;
-                s = s * e + 1.0f;
-                max_logit = logit;
-                label = c + j;
-            } else {
-                s += e;
-                t += above * e;
-            }
+    upsampled(p.logits, p.in_stride, p.classes, corners(p.grid, pixel), [&](int c, float logit) {
+        if (c == 0) {
+            // A first logit that is not finite makes t NaN, as every later one does.
+            max_logit = logit == logit ? logit : -INFINITY;
+            s = 1.0f;
+            t = logit - logit;
+            s2 = s;
+            t2 = t;
+            return;
         }
-    }
+        const float above = logit - max_logit, e = expf(-fabsf(above));
+        if (SCORES) {
+            const float half_above = 0.5f * above, e2 = expf(-fabsf(half_above));
+            t2 = half_above > 0.0f ? (t2 - half_above * s2) * e2 : t2 + half_above * e2;
+            s2 = half_above > 0.0f ? s2 * e2 + 1.0f : s2 + e2;
+        }
+        if (above > 0.0f) {
+            // The sums so far, seen from the new maximum.
+            t = (t - above * s) * e;
+            s = s * e + 1.0f;
+            max_logit = logit;
+            label = c;
+        } else {
+            s += e;
+            t += above * e;
+        }
+    });
     if (!SCORES || p.label) p.label[pixel] = uint8_t(label);
     if (!SCORES || p.entropy) p.entropy[pixel] = logf(s) - t / s;
     if (!SCORES) return;

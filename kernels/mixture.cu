@@ -20,54 +20,36 @@ struct MixtureParams {
     float* confidence;
     float* entropy;
     float* information;
-    int32_t batch, classes, in_h, in_w, in_stride, out_h, out_w, crop_h, crop_w;
-    int32_t align_corners, first;
+    Upsampling grid;
+    Divisor plane;  // crop_h crop_w
+    int32_t pixels, classes, in_stride;
+    int32_t first;
     float share;
 };
 
-// Calls f(c, x_c) for each class of a pixel.
-template <class F> DEVICE void upsampled(const MixtureParams& p, int64_t pixel, F f) {
-    const Neighbours y = neighbours(pixel / p.crop_w % p.crop_h, p.in_h, p.out_h, p.align_corners != 0);
-    const Neighbours x = neighbours(pixel % p.crop_w, p.in_w, p.out_w, p.align_corners != 0);
-    const float* image = p.logits + pixel / p.crop_w / p.crop_h * p.in_h * p.in_w * p.in_stride;
-    const float* corner[4] = {
-        image + (int64_t(y.low) * p.in_w + x.low) * p.in_stride,
-        image + (int64_t(y.low) * p.in_w + x.high) * p.in_stride,
-        image + (int64_t(y.high) * p.in_w + x.low) * p.in_stride,
-        image + (int64_t(y.high) * p.in_w + x.high) * p.in_stride,
-    };
-    for (int c = 0; c < p.classes; c += 4) {
-        Float4 v[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) v[i] = load16<Float4>(corner[i] + c);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            if (c + j >= p.classes) break;
-            f(c + j, lerp(lerp(v[0].v[j], v[1].v[j], x.weight), lerp(v[2].v[j], v[3].v[j], x.weight), y.weight));
-        }
-    }
-}
-
 // A pixel's sum of class 0; those of the other classes and of the entropy follow at distance crop_h x crop_w.
-DEVICE float* sums_of(const MixtureParams& p, int64_t pixel) {
-    const int64_t plane = int64_t(p.crop_h) * p.crop_w;
-    return p.sums + pixel / plane * (p.classes + 1) * plane + pixel % plane;
+DEVICE float* sums_of(const MixtureParams& p, int pixel) {
+    const int image = quotient(pixel, p.plane);
+    return p.sums + int64_t(image) * p.classes * p.plane.divisor + pixel;
 }
 
 DEVICE float positive(float value) { return value < 0.0f ? 0.0f : value; }
 
 DEVICE void add(const MixtureParams& p) {
-    const int64_t pixel = int64_t(blockIdx.x) * 256 + threadIdx.x, plane = int64_t(p.crop_h) * p.crop_w;
-    if (pixel >= p.batch * plane) return;
+    const uint32_t pixel = blockIdx.x * 256 + threadIdx.x;
+    if (pixel >= uint32_t(p.pixels)) return;
+    const int64_t plane = p.plane.divisor;
+    const Corners at = corners(p.grid, pixel);
+    const auto each = [&](auto f) { upsampled(p.logits, p.in_stride, p.classes, at, f); };
     float m = -INFINITY, s = 0.0f, t = 0.0f;
-    upsampled(p, pixel, [&](int, float x) { m = x > m ? x : m; });
-    upsampled(p, pixel, [&](int, float x) {
+    each([&](int, float x) { m = x > m ? x : m; });
+    each([&](int, float x) {
         const float d = x - m, e = expf(d);
         s += e;
         t += d * e;
     });
     float* sums = sums_of(p, pixel);
-    upsampled(p, pixel, [&](int c, float x) {
+    each([&](int c, float x) {
         const float share = expf(x - m) / s;
         sums[c * plane] = p.first ? share : sums[c * plane] + share;
     });
@@ -76,8 +58,9 @@ DEVICE void add(const MixtureParams& p) {
 }
 
 DEVICE void finish(const MixtureParams& p) {
-    const int64_t pixel = int64_t(blockIdx.x) * 256 + threadIdx.x, plane = int64_t(p.crop_h) * p.crop_w;
-    if (pixel >= p.batch * plane) return;
+    const uint32_t pixel = blockIdx.x * 256 + threadIdx.x;
+    if (pixel >= uint32_t(p.pixels)) return;
+    const int64_t plane = p.plane.divisor;
     const float* sums = sums_of(p, pixel);
     const float mean_entropy = sums[p.classes * plane] * p.share;
     float best = 0.0f, h = 0.0f;

@@ -2,27 +2,35 @@
 //
 //   n_c, mu_c = sum z / n_c, S_c = sum (z - mu_c)(z - mu_c)^T   over the pixels z of class c, z fp16 [batch, cells, D]
 //
+// or, where pixels have weights w = r^2 (their roots r of 0 to 1; a pixel of weight 0 is left out),
+//
+//   W_c = sum w, V_c = sum w^2, mu_c = sum w z / W_c, S_c = sum w (z - mu_c)(z - mu_c)^T
+//
 // Every sum has a fixed order that depends on the image alone: no atomics, the same bits every run, whatever the batch.
-//   moments_keys     a pixel's key: its label, unless it has a class but is not finite; its rank among equal keys of
+//   moments_roots    r = p_y^16, p_y the softmax of a pixel's logits at its label; 0 below 2^-32, for a label that is no class
+//                    and where a logit is not finite
+//   moments_keys     a pixel's key: its label, unless it has a class but is not finite or weighs nothing; its rank among equal keys of
 //                    its segment (256 pixels), and how many of each key a segment has
 //   moments_offsets  where each key's pixels start (a stable counting sort), and the table of chunks: up to 512 pixels
 //                    of one class of one image
 //   moments_place    the pixels in that order
-//   moments_sums     of a chunk: f64 sums, least and greatest value of each channel
+//   moments_sums     of a chunk: f64 sums, least and greatest value of each channel; W, V and the greatest r
 //   moments_shifts   of an image's class: mean in f64; shift = that mean in f32; scale 2^e that brings the greatest
-//                    |z - shift| of a channel to 2^14 .. 2^15
+//                    |z - shift| of a channel times the greatest r to 2^14 .. 2^15; W and V
 //   moments_syrk     of a chunk, for a 64 x 64 block of the lower triangle: sum x_i x_j on tensor cores, where
-//                    x = (z - shift) scale is split in two fp16 terms (at this scale the low one shares the accumulator):
+//                    x = (z - shift) scale r is split in two fp16 terms (at this scale the low one shares the accumulator):
 //                    low high + high low + high high in f32 over 16 pixels, these sums over 64, and these over the chunk:
 //                    in one long sum, a channel that is nearly always the same rounds the same way every time
 //   moments_fold     S_c += T + d d^T n n' / (n + n') for each image in order (Chan, Golub and LeVeque 1979), in f64, T the
-//                    chunks' sums in order, d the difference of the means
-//   moments_means    the same for means and counts
+//                    chunks' sums in order, d the difference of the means; W for n where there are weights
+//   moments_means    the same for means, counts, W and V
 #include "common/arch.cuh"
 
 struct MomentsParams {
     const half* features;   // [batch, cells, feature_stride], a pixel at a multiple of 16 bytes
     const uint8_t* labels;  // [batch, cells]; below `classes`: a class
+    const float* logits;    // [batch, cells, logit_stride], read by moments_roots
+    float* roots;           // [batch, cells]: square roots of the weights, if `weighted`; else every pixel weighs 1
     uint16_t* keys;         // [batch, cells]
     uint8_t* ranks;         // [batch, cells]
     int32_t* offsets;       // [batch, segments, KEYS]: counts, then their exclusive sums over the segments
@@ -30,14 +38,17 @@ struct MomentsParams {
     int32_t* chunks;        // [batch, slots, 4]: class, start in `sorted`, pixels (0: no chunk), 0
     int32_t* sorted;        // [batch, cells]
     double* sums;           // [batch, slots, D]
+    double* slot_weights;   // [batch, slots, 3]: W, V, the greatest root; if `weighted`, as is the next
+    double* image_weights;  // [batch, classes, 2]: W, V
     float* extremes;        // [batch, slots, 2, D]
     double* image_mean;     // [batch, classes, D]
     float* shifts;          // [batch, classes, D, 2]: shift, scale
     float* partial;         // [batch, slots, blocks, 64, 64]
-    int64_t* count;         // [257], running, as are the next two: pixels of each label, and those that are not finite
+    int64_t* count;         // [257], running, as are the next three: pixels of each label, and those that are not finite
+    double* weights;        // [classes, 2]: W, V; if `weighted`
     double* mean;           // [classes, D]
     double* scatter;        // [classes, D, D], the lower triangle
-    int32_t batch, cells, feature_stride, channels, classes, segments, slots, blocks;
+    int32_t batch, cells, feature_stride, logit_stride, channels, classes, segments, slots, blocks, weighted;
 };
 
 namespace {
@@ -45,6 +56,28 @@ namespace {
 constexpr int SEGMENT = 256, CHUNK = 512;
 // A key is the label, or one of these.
 constexpr int NON_FINITE = 256, NO_PIXEL = 257, KEYS = 258;
+
+// Grid (segments, batch), blocks of 256; a thread has one pixel.
+DEVICE void find_roots(const MomentsParams& p) {
+    const int cell = blockIdx.x * SEGMENT + threadIdx.x;
+    if (cell >= p.cells) return;
+    const int64_t at = int64_t(blockIdx.y) * p.cells + cell;
+    const int label = p.labels[at];
+    float root = 0.0f;
+    if (label < p.classes) {
+        const float* logits = p.logits + at * p.logit_stride;
+        const double own = double(logits[label]);
+        // 1 / p_y, in f64 so that every device weighs alike; NaN where a logit is not finite, by the second term.
+        double inverse = 0.0;
+#pragma unroll 1
+        for (int c = 0; c < p.classes; ++c) inverse += exp(double(logits[c]) - own) + 0.0 * double(logits[c]);
+        double power = 1.0 / inverse;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) power *= power;
+        if (power >= 0x1p-32) root = float(power);
+    }
+    p.roots[at] = root;
+}
 
 // Grid (segments, batch), blocks of 256, 512 bytes of shared memory; a thread has one pixel.
 DEVICE void find_keys(const MomentsParams& p) {
@@ -66,7 +99,11 @@ DEVICE void find_keys(const MomentsParams& p) {
                     broken |= (h.pair[j] & 0x7c00u) == 0x7c00u || (h.pair[j] & 0x7c000000u) == 0x7c000000u;
                 }
             }
-            if (vote(broken)) key = NON_FINITE;
+            if (vote(broken)) {
+                key = NON_FINITE;
+            } else if (p.weighted && p.roots[image + cell] == 0.0f) {
+                key = NO_PIXEL;
+            }
         }
         if (lane == i) thread_key = key;
     }
@@ -145,15 +182,24 @@ DEVICE void add_up(const MomentsParams& p) {
     const int n = p.chunks[slot * 4 + 2], c = threadIdx.x * 2;
     if (n == 0 || c >= p.channels) return;
     const int32_t* cells = p.sorted + image * p.cells + p.chunks[slot * 4 + 1];
-    double sum[2] = {};
+    double sum[2] = {}, weight = 0.0, squares = 0.0;
+    float greatest = 0.0f;
     float low[2] = {INFINITY, INFINITY}, high[2] = {-INFINITY, -INFINITY};
 #pragma unroll 4
     for (int i = 0; i < n; ++i) {
         const int64_t cell = image * p.cells + cells[i];
         const Float2 z = unpack(*reinterpret_cast<const uint32_t*>(p.features + cell * p.feature_stride + c));
+        double w = 1.0;
+        if (p.weighted) {
+            const float root = p.roots[cell];
+            w = double(root) * double(root);
+            weight += w;
+            squares += w * w;
+            greatest = fmaxf(greatest, root);
+        }
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            sum[j] += double(z.v[j]);
+            sum[j] += w * double(z.v[j]);
             low[j] = fminf(low[j], z.v[j]);
             high[j] = fmaxf(high[j], z.v[j]);
         }
@@ -164,6 +210,11 @@ DEVICE void add_up(const MomentsParams& p) {
         p.extremes[slot * 2 * p.channels + c + j] = low[j];
         p.extremes[(slot * 2 + 1) * p.channels + c + j] = high[j];
     }
+    if (p.weighted && threadIdx.x == 0) {
+        p.slot_weights[slot * 3] = weight;
+        p.slot_weights[slot * 3 + 1] = squares;
+        p.slot_weights[slot * 3 + 2] = double(greatest);
+    }
 }
 
 // Grid (classes, batch), blocks of 256 over the channels.
@@ -173,17 +224,33 @@ DEVICE void find_shifts(const MomentsParams& p) {
     const int32_t* totals = p.totals + image * 3 * KEYS;
     const int n = totals[c];
     if (n == 0) return;
-    const int64_t first = image * p.slots + totals[2 * KEYS + c];
+    const int64_t first = image * p.slots + totals[2 * KEYS + c], end = first + (n + CHUNK - 1) / CHUNK;
+    double weight = n;
+    float greatest = 1.0f;
+    if (p.weighted) {
+        double squares = 0.0;
+        weight = 0.0;
+        greatest = 0.0f;
+        for (int64_t slot = first; slot < end; ++slot) {
+            weight += p.slot_weights[slot * 3];
+            squares += p.slot_weights[slot * 3 + 1];
+            greatest = fmaxf(greatest, float(p.slot_weights[slot * 3 + 2]));
+        }
+        if (threadIdx.x == 0) {
+            p.image_weights[(image * p.classes + c) * 2] = weight;
+            p.image_weights[(image * p.classes + c) * 2 + 1] = squares;
+        }
+    }
     for (int i = threadIdx.x; i < p.channels; i += 256) {
         double sum = 0.0;
         float low = INFINITY, high = -INFINITY;
-        for (int64_t slot = first; slot < first + (n + CHUNK - 1) / CHUNK; ++slot) {
+        for (int64_t slot = first; slot < end; ++slot) {
             sum += p.sums[slot * p.channels + i];
             low = fminf(low, p.extremes[slot * 2 * p.channels + i]);
             high = fmaxf(high, p.extremes[(slot * 2 + 1) * p.channels + i]);
         }
-        const double mean = sum / n;
-        const float shift = float(mean), magnitude = fmaxf(high - shift, shift - low);
+        const double mean = sum / weight;
+        const float shift = float(mean), magnitude = fmaxf(high - shift, shift - low) * greatest;
         int exponent = 15;  // of a channel that is constant
         frexpf(magnitude, &exponent);
         const int64_t at = (image * p.classes + c) * p.channels + i;
@@ -197,8 +264,8 @@ constexpr int BLOCK = 64;           // rows and columns of S
 constexpr int STEP = 32;            // pixels in shared memory at once
 constexpr int TILE = STEP * BLOCK;  // halves: [pixel][channel], chunks of 8 permuted by pixel % 8
 constexpr int THREADS = 128;        // warps 2 x 2, 32 x 32 of the block each
-constexpr int CELLS_AT = 4 * TILE * 2, SHIFTS_AT = CELLS_AT + CHUNK * 4;
-static_assert(SHIFTS_AT + 2 * BLOCK * 8 == 19456, "as in the launch file (tests/twins.rs)");
+constexpr int CELLS_AT = 4 * TILE * 2, SHIFTS_AT = CELLS_AT + CHUNK * 4, ROOTS_AT = SHIFTS_AT + 2 * BLOCK * 8;
+static_assert(ROOTS_AT + CHUNK * 4 == 21504, "as in the launch file (tests/twins.rs)");
 
 DEVICE int x_at(int pixel, int chunk) { return pixel * BLOCK + ((chunk ^ (pixel & 7)) << 3); }
 
@@ -207,8 +274,8 @@ DEVICE void add(float (&to)[2][4][4], const float (&from)[2][4][4]) {
     for (int i = 0; i < 32; ++i) to[i / 16][i / 4 % 4][i % 4] += from[i / 16][i / 4 % 4][i % 4];
 }
 
-// Grid (slots, blocks, batch), blocks of 128, 19456 bytes of shared memory: tiles of rows (high, low) and of columns,
-// the chunk's cells, shifts and scales of rows and columns.
+// Grid (slots, blocks, batch), blocks of 128, 21504 bytes of shared memory: tiles of rows (high, low) and of columns,
+// the chunk's cells, shifts and scales of rows and columns, the chunk's roots.
 DEVICE void syrk(const MomentsParams& p) {
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int64_t image = blockIdx.z, slot = image * p.slots + blockIdx.x;
@@ -220,7 +287,12 @@ DEVICE void syrk(const MomentsParams& p) {
     const bool diagonal = row_panel == column_panel;
 
     const Shared<int32_t> cells = smem<int32_t>(CELLS_AT);
-    for (int i = thread; i < n; i += THREADS) cells[i] = p.sorted[image * p.cells + start + i];
+    const Shared<float> roots = smem<float>(ROOTS_AT);
+    for (int i = thread; i < n; i += THREADS) {
+        const int cell = p.sorted[image * p.cells + start + i];
+        cells[i] = cell;
+        roots[i] = p.weighted ? p.roots[image * p.cells + cell] : 1.0f;
+    }
     const Shared<Float2> shifts = smem<Float2>(SHIFTS_AT);
     {
         const int channel = (thread < BLOCK ? row_panel : column_panel) * BLOCK + thread % BLOCK;
@@ -251,11 +323,12 @@ DEVICE void syrk(const MomentsParams& p) {
             Half8 high = {}, low = {};
             if (first + row < n && channel < p.channels) {
                 float x[8], rounded[8];
+                const float root = roots[first + row];
                 unpack(raw[i], x);
 #pragma unroll
                 for (int j = 0; j < 8; ++j) {
                     const Float2 shift = shifts[i / 2 * BLOCK + group * 8 + j];
-                    x[j] = (x[j] - shift.v[0]) * shift.v[1];
+                    x[j] = (x[j] - shift.v[0]) * shift.v[1] * root;
                 }
                 high = pack(x);
                 unpack(high, rounded);
@@ -341,7 +414,7 @@ DEVICE void syrk(const MomentsParams& p) {
     }
 }
 
-// A class's running count and one channel's running mean, image after image.
+// A class's running count (W where there are weights) and one channel's running mean, image after image.
 struct Running {
     double n, mean;
 
@@ -362,16 +435,17 @@ DEVICE void fold(const MomentsParams& p) {
     if (i >= p.channels || j > i) return;
     const int64_t c = blockIdx.y;
     double* out = p.scatter + (c * p.channels + i) * p.channels + j;
-    const double n = double(p.count[c]);
+    const double n = p.weighted ? p.weights[c * 2] : double(p.count[c]);
     Running row = {n, p.mean[c * p.channels + i]}, column = {n, p.mean[c * p.channels + j]};
     double scatter = *out;
     for (int64_t image = 0; image < p.batch; ++image) {
         const int32_t* totals = p.totals + image * 3 * KEYS;
-        const int n_image = totals[c];
-        if (n_image == 0) continue;
+        const int pixels = totals[c];
+        if (pixels == 0) continue;
+        const double n_image = p.weighted ? p.image_weights[(image * p.classes + c) * 2] : double(pixels);
         const int64_t first = image * p.slots + totals[2 * KEYS + c];
         double products = 0.0;
-        for (int64_t slot = first; slot < first + (n_image + CHUNK - 1) / CHUNK; ++slot) {
+        for (int64_t slot = first; slot < first + (pixels + CHUNK - 1) / CHUNK; ++slot) {
             products += double(p.partial[(slot * p.blocks + block) * BLOCK * BLOCK + element]);
         }
         const int64_t at = (image * p.classes + c) * p.channels;
@@ -391,24 +465,35 @@ DEVICE void fold(const MomentsParams& p) {
 // Grid 257, blocks of 256 over the channels; after moments_fold, which reads the old means. From block `classes` on:
 // counts alone, of the pixels that have no class.
 DEVICE void means(const MomentsParams& p) {
-    const int64_t c = blockIdx.x, n = p.count[c];
-    int64_t count = n;
+    const int64_t c = blockIdx.x;
+    const bool weighted = p.weighted && c < p.classes;
+    int64_t count = p.count[c];
+    const double n = weighted ? p.weights[c * 2] : double(count);
     for (int64_t image = 0; image < p.batch; ++image) count += p.totals[image * 3 * KEYS + c];
     for (int i = threadIdx.x; c < p.classes && i < p.channels; i += 256) {
-        Running running = {double(n), p.mean[c * p.channels + i]};
+        Running running = {n, p.mean[c * p.channels + i]};
 #pragma unroll 1
         for (int64_t image = 0; image < p.batch; ++image) {
-            const int n_image = p.totals[image * 3 * KEYS + c];
-            if (n_image) running.fold(n_image, p.image_mean[(image * p.classes + c) * p.channels + i]);
+            const int pixels = p.totals[image * 3 * KEYS + c];
+            const int64_t at = image * p.classes + c;
+            if (pixels) running.fold(weighted ? p.image_weights[at * 2] : double(pixels), p.image_mean[at * p.channels + i]);
         }
         p.mean[c * p.channels + i] = running.mean;
     }
-    sync_threads();  // every thread has read the old count
+    sync_threads();  // every thread has read the old count and weight
     if (threadIdx.x == 0) p.count[c] = count;
+    if (weighted && threadIdx.x < 2) {
+        double sum = p.weights[c * 2 + threadIdx.x];
+        for (int64_t image = 0; image < p.batch; ++image) {
+            if (p.totals[image * 3 * KEYS + c]) sum += p.image_weights[(image * p.classes + c) * 2 + threadIdx.x];
+        }
+        p.weights[c * 2 + threadIdx.x] = sum;
+    }
 }
 
 }  // namespace
 
+KERNEL(moments_roots, MomentsParams, 256, find_roots)
 KERNEL(moments_keys, MomentsParams, 256, find_keys)
 KERNEL(moments_offsets, MomentsParams, 256, find_offsets)
 KERNEL(moments_place, MomentsParams, 256, place)

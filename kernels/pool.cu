@@ -4,22 +4,23 @@
 //   Grid ceil(pixels of y x channels / 8 / 256), blocks of 256; a thread has 8 channels of a pixel.
 // global_average_pool: y[n, c] = sum over pixels of x[n, i, j, c] / (in_h in_w), f32 sums in a fixed order.
 //   Grid (ceil(channels / 64), batch), blocks of 256, 8192 bytes of shared memory: 32 threads share the pixels of 8 channels.
-#include "common/arch.cuh"
+#include "common/division.cuh"
 
 struct PoolParams {
     const half* input;
     half* output;
-    int32_t batch, channels, in_h, in_w, in_stride, out_h, out_w, out_stride;
-    int32_t kernel, stride, padding, unused;
+    Divisor out_h, out_w, groups;  // groups: eight channels each
+    int32_t threads, channels, in_h, in_w, in_stride, out_stride;
+    int32_t kernel, stride, padding;
 };
 
 DEVICE void max_pool2d(const PoolParams& p) {
-    const int groups = p.channels / 8;
-    const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, pixel = i / groups;
-    if (pixel >= int64_t(p.batch) * p.out_h * p.out_w) return;
-    const int c = i % groups * 8;
-    const int y0 = pixel / p.out_w % p.out_h * p.stride - p.padding, x0 = pixel % p.out_w * p.stride - p.padding;
-    const half* image = p.input + pixel / p.out_w / p.out_h * p.in_h * p.in_w * p.in_stride + c;
+    const uint32_t i = blockIdx.x * 256 + threadIdx.x;
+    if (i >= uint32_t(p.threads)) return;
+    const int pixel = quotient(i, p.groups), c = (i - pixel * p.groups.divisor) * 8;
+    const Place at = place(pixel, p.out_h, p.out_w);
+    const int y0 = at.y * p.stride - p.padding, x0 = at.x * p.stride - p.padding;
+    const half* image = p.input + int64_t(at.image) * p.in_h * p.in_w * p.in_stride + c;
     float maxima[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) maxima[j] = -INFINITY;
@@ -33,7 +34,7 @@ DEVICE void max_pool2d(const PoolParams& p) {
             for (int j = 0; j < 8; ++j) maxima[j] = v[j] > maxima[j] || v[j] != v[j] ? v[j] : maxima[j];
         }
     }
-    store16(p.output + pixel * p.out_stride + c, pack(maxima));
+    store16(p.output + int64_t(pixel) * p.out_stride + c, pack(maxima));
 }
 
 DEVICE void global_average(const PoolParams& p) {

@@ -7,28 +7,29 @@
 struct ResizeParams {
     const half* input;
     half* output;
-    int32_t batch, channels, in_h, in_w, in_stride, out_h, out_w, out_stride;
-    int32_t align_corners, unused;
+    Axis y, x;
+    Divisor out_h, out_w, groups;  // groups: eight channels each
+    int32_t threads, in_stride, out_stride;
 };
 
 DEVICE void bilinear(const ResizeParams& p) {
-    const int groups = p.channels / 8;
-    const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, pixel = i / groups;
-    if (pixel >= int64_t(p.batch) * p.out_h * p.out_w) return;
-    const int c = i % groups * 8;
-    const Neighbours y = neighbours(pixel / p.out_w % p.out_h, p.in_h, p.out_h, p.align_corners != 0);
-    const Neighbours x = neighbours(pixel % p.out_w, p.in_w, p.out_w, p.align_corners != 0);
-    const half* image = p.input + pixel / p.out_w / p.out_h * p.in_h * p.in_w * p.in_stride + c;
+    const uint32_t i = blockIdx.x * 256 + threadIdx.x;
+    if (i >= uint32_t(p.threads)) return;
+    const int pixel = quotient(i, p.groups), c = (i - pixel * p.groups.divisor) * 8;
+    const Place at = place(pixel, p.out_h, p.out_w);
+    const Neighbours y = neighbours(at.y, p.y), x = neighbours(at.x, p.x);
+    const int low = (at.image * p.y.size + y.low) * p.x.size, high = (at.image * p.y.size + y.high) * p.x.size;
+    const auto load = [&](int cell, float (&v)[8]) { unpack(load16<Half8>(p.input + int64_t(cell) * p.in_stride + c), v); };
     float v00[8], v01[8], v10[8], v11[8];
-    unpack(load16<Half8>(image + (int64_t(y.low) * p.in_w + x.low) * p.in_stride), v00);
-    unpack(load16<Half8>(image + (int64_t(y.low) * p.in_w + x.high) * p.in_stride), v01);
-    unpack(load16<Half8>(image + (int64_t(y.high) * p.in_w + x.low) * p.in_stride), v10);
-    unpack(load16<Half8>(image + (int64_t(y.high) * p.in_w + x.high) * p.in_stride), v11);
+    load(low + x.low, v00);
+    load(low + x.high, v01);
+    load(high + x.low, v10);
+    load(high + x.high, v11);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
         v00[j] = lerp(lerp(v00[j], v01[j], x.weight), lerp(v10[j], v11[j], x.weight), y.weight);
     }
-    store16(p.output + pixel * p.out_stride + c, pack(v00));
+    store16(p.output + int64_t(pixel) * p.out_stride + c, pack(v00));
 }
 
 KERNEL(resize, ResizeParams, 256, bilinear)

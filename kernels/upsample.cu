@@ -8,8 +8,8 @@
 struct UpsampleParams {
     const float* input;
     float* output;
-    int32_t batch, in_h, in_w, out_h, out_w, crop_h, crop_w;
-    int32_t align_corners;
+    Upsampling grid;
+    int32_t pixels, unused;
 };
 
 DEVICE float blend(float a, float b, float weight) {
@@ -18,13 +18,11 @@ DEVICE float blend(float a, float b, float weight) {
 }
 
 DEVICE void upsample_map(const UpsampleParams& p) {
-    const int64_t pixel = int64_t(blockIdx.x) * 256 + threadIdx.x;
-    if (pixel >= int64_t(p.batch) * p.crop_h * p.crop_w) return;
-    const Neighbours y = neighbours(pixel / p.crop_w % p.crop_h, p.in_h, p.out_h, p.align_corners != 0);
-    const Neighbours x = neighbours(pixel % p.crop_w, p.in_w, p.out_w, p.align_corners != 0);
-    const float* image = p.input + pixel / p.crop_w / p.crop_h * p.in_h * p.in_w;
-    const float *low = image + int64_t(y.low) * p.in_w, *high = image + int64_t(y.high) * p.in_w;
-    p.output[pixel] = blend(blend(low[x.low], high[x.low], y.weight), blend(low[x.high], high[x.high], y.weight), x.weight);
+    const uint32_t pixel = blockIdx.x * 256 + threadIdx.x;
+    if (pixel >= uint32_t(p.pixels)) return;
+    const Corners at = corners(p.grid, pixel);
+    const float* x = p.input;
+    p.output[pixel] = blend(blend(x[at.cell[0]], x[at.cell[2]], at.y), blend(x[at.cell[1]], x[at.cell[3]], at.y), at.x);
 }
 
 KERNEL(upsample, UpsampleParams, 256, upsample_map)

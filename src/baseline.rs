@@ -4,7 +4,7 @@
 use crate::cpu;
 use crate::data::Image;
 use crate::device::{Device, Launch};
-use crate::engine::{Engine, Output};
+use crate::engine::{Engine, Output, check_member_memory};
 use crate::error::{Error, Result};
 use crate::eval::{Method, Prediction};
 use crate::gpu;
@@ -80,6 +80,10 @@ impl Ensemble {
     }
 
     fn on_the_cpu(&mut self, first: &Output, at: usize, images: &[&Image]) -> Result<Vec<Mixed>> {
+        for member in &mut self.members {
+            let plan = member.plan(images.len(), first.size)?;
+            check_member_memory(&plan, member.available_memory())?;
+        }
         let mixture = |_: &_| cpu::mixture::Mixture::new(first.classes, first.size);
         let mut mixtures: Vec<_> = images.iter().map(mixture).collect();
         let mut add = |output: &Output, at: usize| -> Result<()> {

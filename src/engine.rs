@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::gpu::network::Network;
 use crate::host;
 use crate::model::Model;
-use crate::ops::mixture::Mixed;
+use crate::ops::mixture::{self, Mixed};
 use crate::ops::{Head, LogitScore, Passes, Size};
 use crate::plan::{Folded, Plan, View, compile, compile_with_dropout};
 use crate::score::{Needs, Score};
@@ -258,6 +258,20 @@ impl Engine {
 
     /// Runs images of one size through the network.
     pub fn run(&mut self, images: &[&Image]) -> Result<Output<'_>> {
+        self.run_to(images, true)
+    }
+
+    /// The mean of the passes with dropout alone, an element for each image, without the network's own run.
+    ///
+    /// # Errors
+    /// Without [`Self::sample_dropout`]; those of [`Self::run`].
+    pub fn mc_dropout(&mut self, images: &[&Image]) -> Result<Vec<Mixed>> {
+        let output = self.run_to(images, false)?;
+        (0..images.len()).map(|image| output.mc_dropout(image)).collect()
+    }
+
+    /// `own`: after the passes with dropout also the network itself, which gives all but their mean.
+    fn run_to(&mut self, images: &[&Image], own: bool) -> Result<Output<'_>> {
         let size = images.first().map_or(Size::new(0, 0), |image| image.size);
         if let Some(other) = images.iter().find(|image| image.size != size) {
             return Err(Error::invalid("batch", format!("images of {size}"), other.size));
@@ -283,14 +297,16 @@ impl Engine {
                     None => Vec::new(),
                 };
                 // The network's own run is the last, so that its logits and features stay.
-                again.iter().for_each(|node| runner.step(&plan, node));
+                if own {
+                    again.iter().for_each(|node| runner.step(&plan, node));
+                }
                 Results::Cpu { runner, density: density.as_deref(), mixed }
             }
             Backend::Device(network) => {
                 network.prepare(&plan)?;
                 start = Instant::now();
                 network.write_pictures(&plan, images)?;
-                let steps = network.steps(&plan)?;
+                let steps = if own { network.steps(&plan)? } else { network.passes(&plan)? };
                 preprocess = start.elapsed();
                 let launches: Vec<_> = steps.into_iter().flat_map(|step| step.launches).collect();
                 network.device().run(&launches)?;
@@ -335,7 +351,16 @@ fn available(runner: &cpu::Runner) -> Option<u64> {
 
 /// Refuses a plan that takes more than `available` bytes on the CPU, and says which size would fit.
 pub fn check_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
-    let needed = cpu::memory_bytes(plan);
+    require_memory(plan, cpu::memory_bytes(plan), available)
+}
+
+/// The same for a member of an ensemble, which runs while the sums over the members are held.
+pub fn check_member_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
+    let sums = plan.batch as u64 * mixture::bytes(plan.logits.channels, plan.image);
+    require_memory(plan, cpu::memory_bytes(plan) + sums, available)
+}
+
+fn require_memory(plan: &Plan, needed: u64, available: Option<u64>) -> Result<()> {
     let Some(available) = available.filter(|available| needed > *available) else {
         return Ok(());
     };
@@ -513,11 +538,15 @@ impl CpuDensity {
             _ => &self.evaluator,
         };
         let Some(evaluator) = evaluator else { return Ok(None) };
-        let predicted: Vec<u8> = output
-            .logits(image)?
-            .chunks_exact(output.classes)
-            .map(|l| (0..l.len()).max_by(|&a, &b| l[a].total_cmp(&l[b])).unwrap_or(0) as u8)
-            .collect();
+        // A guess: of equal logits, and of those that are NaN, any.
+        let arg_max = |l: &[f32]| {
+            let higher = |best: usize, (i, value): (usize, &f32)| {
+                if *value > l[best] { i } else { best }
+            };
+            l.iter().enumerate().fold(0, higher) as u8
+        };
+        let logits = output.logits(image)?;
+        let predicted: Vec<u8> = logits.chunks_exact(output.classes).map(arg_max).collect();
         let relative = score.info().needs == Needs::Background;
         let options = Options { relative, ..Options::default() };
         let found = evaluator.evaluate(&features, Some(&predicted), options);

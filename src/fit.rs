@@ -34,6 +34,8 @@ pub struct Annotation<'a> {
 struct OnDevice {
     device: Arc<dyn Device>,
     moments: DeviceMoments,
+    /// Those of a density that has them.
+    weighted: Option<DeviceMoments>,
     /// Pixels of the density that the fit started from.
     before: Tally,
     /// Masks and the labels of the grid.
@@ -46,16 +48,16 @@ impl Fit {
     /// Continues `density` with the features of `engine`.
     ///
     /// # Errors
-    /// On a device as [`DeviceMoments::new`], and for weighted moments, which are for the CPU path alone.
+    /// On a device as [`DeviceMoments::new`].
     pub fn new(density: Density, engine: &Engine) -> Result<Self> {
-        if density.weighted.is_some() && engine.device().is_some() {
-            let expected = "the CPU path (no kernel weights moments)";
-            return Err(Error::invalid("fit --weight confidence", expected, "a device")
-                .fix("fit with --device cpu; a device evaluates the density that comes out"));
-        }
         let on = |device: Arc<dyn Device>| {
             Ok(OnDevice {
                 moments: DeviceMoments::new(&*device, &density.moments)?,
+                weighted: density
+                    .weighted
+                    .as_ref()
+                    .map(|weighted| DeviceMoments::new(&*device, weighted))
+                    .transpose()?,
                 before: density.origin.pixels.clone(),
                 labels: Vec::new(),
                 sample: Vec::new(),
@@ -140,6 +142,9 @@ impl Fit {
         if let Some(device) = &mut self.device {
             let (moments, tally) = device.moments.read(&*device.device)?;
             self.density.moments = moments;
+            if let Some(weighted) = &device.weighted {
+                self.density.weighted = Some(weighted.read(&*device.device)?.0);
+            }
             self.density.origin.pixels = device.before.clone();
             self.density.origin.pixels += tally;
         }
@@ -156,7 +161,7 @@ impl OnDevice {
         plan: &Plan,
         annotations: &[Option<Annotation>],
     ) -> Result<()> {
-        let all = network.features(plan)?;
+        let (all, logits) = (network.features(plan)?, network.logits(plan)?);
         let mask_size = |a: &Option<Annotation>| a.map(|a| a.mask.size);
         let mut first = 0;
         // A launch takes consecutive images with masks of one size: `--resize` may have made pictures equal
@@ -166,7 +171,7 @@ impl OnDevice {
             first = images.end;
             let run: Vec<Annotation> = run.iter().flatten().copied().collect();
             let Some(mask) = run.first().map(|a| a.mask.size) else { continue };
-            let features = all.images(images)?;
+            let (features, logits) = (all.images(images.clone())?, logits.images(images)?);
             let op = LabelGrid {
                 batch: run.len(),
                 mask,
@@ -188,7 +193,11 @@ impl OnDevice {
             for (i, annotation) in run.iter().enumerate() {
                 self.sample(density, features, i, annotation.hash)?;
             }
-            self.moments.add(&*self.device, features, self.labels[1].all())?;
+            let labels = self.labels[1].all();
+            self.moments.add(&*self.device, features, labels, None)?;
+            if let Some(weighted) = &mut self.weighted {
+                weighted.add(&*self.device, features, labels, Some(logits))?;
+            }
         }
         Ok(())
     }

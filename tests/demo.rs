@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use ddu::Error;
 use ddu::demo::{self, Extent, Summary};
 use ddu::score::Score;
 
 const EXTENT: Extent = Extent { fit: 24, test: 8, pictures: 2 };
 
 fn run(folder: &Path) -> Summary {
-    demo::run(EXTENT, folder, &|_, _| ()).unwrap()
+    demo::run(EXTENT, folder, &|_, _| Ok(())).unwrap()
 }
 
 #[test]
@@ -93,6 +94,19 @@ fn a_folder_that_cannot_be_made_is_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = demo::run(EXTENT, &file, &|_, _| ()).unwrap_err().to_string();
+    let error = demo::run(EXTENT, &file, &|_, _| Ok(())).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{}: cannot create", file.display())), "{error}");
+}
+
+#[test]
+fn its_progress_may_end_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = std::cell::Cell::new(0);
+    let error = demo::run(EXTENT, folder.path(), &|done, of| {
+        told.set(done);
+        assert_eq!(of, EXTENT.fit + EXTENT.test);
+        if done < 2 { Ok(()) } else { Err(Error::Usage("enough".into())) }
+    });
+    assert_eq!((error.unwrap_err().to_string(), told.get()), ("enough".into(), 2));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
 }

@@ -65,6 +65,10 @@ fn weighted_moments_are_kept_continued_and_merged() {
     density.save(&path).unwrap();
     assert_eq!(Density::load(&path).unwrap(), density);
     let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(density.to_bytes("memory").unwrap(), bytes);
+    assert_eq!(Density::from_bytes("memory", &bytes).unwrap(), density);
+    let error = Density::from_bytes("memory", &bytes[1..]).unwrap_err().to_string();
+    assert!(error.starts_with("memory: expected a density"), "{error}");
     Density::load(&path).unwrap().save(&path).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
     let (ready, _) = density.gaussians(Default::default(), Default::default()).unwrap();

@@ -5,8 +5,7 @@
 use std::path::Path;
 
 use ddu::device::kernels::{Field, Source};
-use ddu::device::launch::SOURCES;
-use ddu::device::launch::{conv2d, density};
+use ddu::device::launch::{NESTED, SOURCES, conv2d, density};
 
 /// `kernels/<file>.cu` and what it includes of `kernels/common`, without comments.
 fn text(file: &str) -> String {
@@ -51,7 +50,11 @@ fn parse(text: &str, name: &str) -> Result<Layout, String> {
                 "float" => ("f32", 4, 4),
                 "int64_t" => ("i64", 8, 8),
                 "TensorMap" => ("TensorMap", 128, 64),
-                other => return Err(format!("{declaration}: the type {other}")),
+                // A struct of kernels/common/, all of whose fields are 32 bits wide.
+                other => match parse(text, other) {
+                    Ok((_, bytes)) => (other, bytes, 4),
+                    Err(error) => return Err(format!("{declaration}: {error}")),
+                },
             };
             let member = match name.split_once('[') {
                 None => (name.into(), kind.into(), bytes, align),
@@ -205,6 +208,17 @@ fn tile_of(kernel: &str) -> Option<(usize, usize)> {
     let conv = tiles.find(|tile| tile.kernel() == kernel).map(|t| (t.pixels, t.channels));
     let fast = |tile: &&density::DensityTile| tile.kernels().contains(&kernel);
     conv.or(density::TILES.iter().find(fast).map(|t| (t.pixels, t.channels)))
+}
+
+/// The structs that parameters hold are compared as they are; a change of one is a change of each that holds it.
+#[test]
+fn nested_structs_are_the_same() {
+    for (file, ours) in NESTED {
+        let (fields, bytes) = parse(&text(file), ours.name).unwrap();
+        let name = |name: &str, kind: &str, offset| (name.to_owned(), kind.to_owned(), offset);
+        let found: Vec<_> = ours.fields.iter().map(|f| name(f.name, f.kind, f.offset)).collect();
+        assert_eq!((found, ours.bytes), (fields, bytes), "{}", ours.name);
+    }
 }
 
 #[test]

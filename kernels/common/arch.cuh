@@ -132,6 +132,15 @@ template <class T> DEVICE Shared<T> smem(int offset) {
 #endif
 }
 
+// The same bytes as another type.
+template <class T, class From> DEVICE Shared<T> reinterpret_shared(Shared<From> p) {
+#if defined(__CUDACC__)
+    return reinterpret_cast<T*>(p);
+#else
+    return Shared<T>(static_cast<void*>(p.get()));
+#endif
+}
+
 #if defined(__CUDACC__)
 template <class T> DEVICE uint32_t shared_address(const T* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 #endif

@@ -61,6 +61,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let summary = demo::run(Extent::default(), &args.output, &|done, of| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
+        Ok(())
     })?;
     bar.finish_and_clear();
     let (page, seconds) = (args.output.join("index.html"), start.elapsed().as_secs_f64());

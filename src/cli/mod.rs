@@ -13,6 +13,7 @@ mod fit;
 mod infer;
 mod interrupt;
 mod labelled;
+mod layers;
 mod methods;
 mod pipeline;
 mod profile;

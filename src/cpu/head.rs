@@ -4,6 +4,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::elementary::{exp, ln};
 use super::simd::arch;
 use crate::ops::{Head, LogitScore, Tap};
 
@@ -45,7 +46,17 @@ pub(super) struct Upsampling<'a> {
     pub head: &'a Head,
     logits: &'a [f32],
     rows: Vec<Tap>,
-    columns: Vec<Tap>,
+    /// Of each block of pixels: runs of pixels between the same two cells.
+    runs: Vec<Vec<Run>>,
+    /// Of the right cell, for each column.
+    weights: Vec<f32>,
+}
+
+/// Pixels side by side between two cells of a row.
+struct Run {
+    low: usize,
+    high: usize,
+    pixels: usize,
 }
 
 impl<'a> Upsampling<'a> {
@@ -53,7 +64,11 @@ impl<'a> Upsampling<'a> {
         let rows = head.resize.taps(head.grid.h, head.padded.h);
         let mut columns = head.resize.taps(head.grid.w, head.padded.w);
         columns.truncate(head.crop.w);
-        Upsampling { head, logits, rows, columns }
+        let run = |taps: &[Tap]| Run { low: taps[0].low, high: taps[0].high, pixels: taps.len() };
+        let same = |a: &Tap, b: &Tap| (a.low, a.high) == (b.low, b.high);
+        let runs = columns.chunks(BLOCK).map(|block| block.chunk_by(same).map(run).collect());
+        let (runs, weights) = (runs.collect(), columns.iter().map(|tap| tap.weight).collect());
+        Upsampling { head, logits, rows, runs, weights }
     }
 
     /// Gives the logits `[class, BLOCK]` of each block of a row, with its first column and its pixels.
@@ -75,14 +90,20 @@ impl<'a> Upsampling<'a> {
                 blend[c * grid.w + i] = low[c] + (high[c] - low[c]) * row.weight;
             }
         }
-        for (at, columns) in self.columns.chunks(BLOCK).enumerate() {
-            for (blend, out) in blend.chunks_exact(grid.w).zip(block.chunks_exact_mut(BLOCK)) {
-                for (tap, out) in columns.iter().zip(out) {
-                    let low = blend[tap.low];
-                    *out = low + (blend[tap.high] - low) * tap.weight;
+        for (at, (runs, weights)) in self.runs.iter().zip(self.weights.chunks(BLOCK)).enumerate() {
+            for (blend, mut out) in blend.chunks_exact(grid.w).zip(block.chunks_exact_mut(BLOCK)) {
+                let mut weights = weights;
+                for run in runs {
+                    let (low, step) = (blend[run.low], blend[run.high] - blend[run.low]);
+                    let (now, later) = out.split_at_mut(run.pixels);
+                    let (here, further) = weights.split_at(run.pixels);
+                    for (out, weight) in now.iter_mut().zip(here) {
+                        *out = low + step * weight;
+                    }
+                    (out, weights) = (later, further);
                 }
             }
-            each(at * BLOCK, columns.len(), block);
+            each(at * BLOCK, weights.len(), block);
         }
     }
 }
@@ -115,15 +136,16 @@ impl WithSimd for Row<'_> {
 #[inline(always)]
 fn finish(block: &[f32], label: &mut [u8], first: usize, scores: &mut Scores) {
     let mut best = [f32::NEG_INFINITY; BLOCK];
-    let mut class = [0u8; BLOCK];
+    // As wide as the logits, for the vectors.
+    let mut class = [0u32; BLOCK];
     for (c, logits) in block.chunks_exact(BLOCK).enumerate() {
         for i in 0..BLOCK {
             let higher = logits[i] > best[i];
             best[i] = if higher { logits[i] } else { best[i] };
-            class[i] = if higher { c as u8 } else { class[i] };
+            class[i] = if higher { c as u32 } else { class[i] };
         }
     }
-    label.copy_from_slice(&class[..label.len()]);
+    label.iter_mut().zip(class).for_each(|(label, class)| *label = class as u8);
     if scores.iter().any(|(score, _)| *score != LogitScore::EntropyT2) {
         let Sums { sum, weighted } = sums(block, &best, 1.0);
         for (score, map) in scores.iter_mut() {
@@ -137,7 +159,7 @@ fn finish(block: &[f32], label: &mut [u8], first: usize, scores: &mut Scores) {
                 }
                 LogitScore::Energy => {
                     for (i, out) in out.iter_mut().enumerate() {
-                        *out = 0.0 * weighted[i] - (best[i] + sum[i].ln());
+                        *out = 0.0 * weighted[i] - (best[i] + ln(sum[i]));
                     }
                 }
                 LogitScore::EntropyT2 => {}
@@ -174,47 +196,8 @@ fn sums(block: &[f32], best: &[f32; BLOCK], scale: f32) -> Sums {
 #[inline(always)]
 fn entropy(sum: &[f32; BLOCK], weighted: &[f32; BLOCK], out: &mut [f32]) {
     for (i, out) in out.iter_mut().enumerate() {
-        let h = sum[i].ln() - weighted[i] / sum[i];
+        let h = ln(sum[i]) - weighted[i] / sum[i];
         // Rounding can leave a sure pixel a hair below 0. Not `max`, which makes 0 of NaN.
         *out = if h < 0.0 { 0.0 } else { h };
-    }
-}
-
-/// e^x for x <= 0, within 2 ulp of the exact value down to -87, 0 below (and for `-inf`).
-///
-/// x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series to r^7 (the next term is below
-/// 6e-9), then n goes into the exponent. Branchless, so that a loop over it becomes vector code.
-#[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = x.max(-87.0);
-    // Adding 1.5 * 2^23 rounds to the nearest integer, which stands in the low bits.
-    let shifted = clamped * std::f32::consts::LOG2_E + 12_582_912.0;
-    let n = shifted - 12_582_912.0;
-    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.0 / 5040.0;
-    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        p = p * r + c;
-    }
-    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
-    if x < -87.0 { 0.0 } else { p * scale }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::exp;
-
-    #[test]
-    fn exp_is_within_two_ulp() {
-        for i in 0..1_000_000u32 {
-            let x = -87.0 * (i as f32 / 1e6);
-            let exact = f64::from(x).exp();
-            let error = (f64::from(exp(x)) - exact).abs() / exact;
-            assert!(error <= 2.0 * 2f64.powi(-23), "exp({x}): relative error {error:e}");
-        }
-        assert_eq!(exp(0.0), 1.0);
-        assert_eq!(exp(-88.0), 0.0);
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
     }
 }

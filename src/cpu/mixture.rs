@@ -5,7 +5,8 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::head::{BLOCK, Upsampling, exp};
+use super::elementary::{exp, ln};
+use super::head::{BLOCK, Upsampling};
 use super::simd::arch;
 use crate::ops::mixture::{Mixed, sums_len};
 use crate::ops::{Head, Size};
@@ -45,28 +46,50 @@ impl Mixture {
         let lines = lines.zip(mixed.mutual_information.par_chunks_mut(w));
         let rows = sums.par_chunks((classes + 1) * w);
         lines.zip(rows).for_each(|((((label, confidence), entropy), information), sums)| {
-            for i in 0..w {
-                let mean_entropy = sums[classes * w + i] * share;
-                let (mut best, mut h) = (0.0, 0.0);
-                for c in 0..classes {
-                    let p = sums[c * w + i] * share;
-                    if p > best {
-                        (best, label[i]) = (p, c as u8);
-                    }
-                    // 0 ln 0 = 0.
-                    h -= if p > 0.0 { p * p.ln() } else { 0.0 };
-                }
-                if mean_entropy.is_nan() {
-                    (label[i], best, h) = (0, f32::NAN, f32::NAN);
-                }
-                // Rounding can leave either a hair below 0. Not `max`, which makes 0 of NaN.
-                let positive = |value: f32| if value < 0.0 { 0.0 } else { value };
-                confidence[i] = best;
-                entropy[i] = positive(h);
-                information[i] = positive(h - mean_entropy);
-            }
+            arch().dispatch(|| {
+                mean(classes, share, sums, label, [confidence, entropy, information]);
+            });
         });
         mixed
+    }
+}
+
+/// What the mean says about a row of pixels: class, and confidence, entropy and mutual information. `sums` are `[C + 1, W]`.
+#[inline(always)]
+fn mean(classes: usize, share: f32, sums: &[f32], label: &mut [u8], maps: [&mut [f32]; 3]) {
+    let width = label.len();
+    let [confidence, entropy, information] = maps;
+    for first in (0..width).step_by(BLOCK) {
+        let pixels = BLOCK.min(width - first);
+        let (mut best, mut class, mut h) = ([0f32; BLOCK], [0u32; BLOCK], [0f32; BLOCK]);
+        let mut values = [0f32; BLOCK];
+        for c in 0..classes {
+            values[..pixels].copy_from_slice(&sums[c * width + first..][..pixels]);
+            for i in 0..BLOCK {
+                let p = values[i] * share;
+                let higher = p > best[i];
+                best[i] = if higher { p } else { best[i] };
+                class[i] = if higher { c as u32 } else { class[i] };
+                // 0 ln 0 = 0: this ln 0 is finite.
+                h[i] -= p * ln(p);
+            }
+        }
+        values[..pixels].copy_from_slice(&sums[classes * width + first..][..pixels]);
+        for i in 0..BLOCK {
+            let mean_entropy = values[i] * share;
+            // Rounding can leave either a hair below 0. Not `max`, which makes 0 of NaN.
+            let positive = |value: f32| if value < 0.0 { 0.0 } else { value };
+            values[i] = positive(h[i] - mean_entropy);
+            h[i] = positive(h[i]);
+            if mean_entropy.is_nan() {
+                (class[i], best[i], h[i], values[i]) = (0, f32::NAN, f32::NAN, f32::NAN);
+            }
+        }
+        let label = &mut label[first..][..pixels];
+        label.iter_mut().zip(class).for_each(|(label, class)| *label = class as u8);
+        confidence[first..][..pixels].copy_from_slice(&best[..pixels]);
+        entropy[first..][..pixels].copy_from_slice(&h[..pixels]);
+        information[first..][..pixels].copy_from_slice(&values[..pixels]);
     }
 }
 
@@ -103,14 +126,18 @@ impl WithSimd for Row<'_> {
                 }
             }
             let planes = sums.chunks_exact_mut(width).zip(block.chunks_exact(BLOCK));
+            let mut share = [0f32; BLOCK];
+            for i in 0..BLOCK {
+                share[i] = 1.0 / sum[i];
+            }
             for (plane, exponentials) in planes {
                 for (i, total) in plane[first..][..pixels].iter_mut().enumerate() {
-                    *total += exponentials[i] / sum[i];
+                    *total += exponentials[i] * share[i];
                 }
             }
             let entropies = &mut sums[up.head.classes * width..][first..][..pixels];
             for (i, total) in entropies.iter_mut().enumerate() {
-                let h = sum[i].ln() - weighted[i] / sum[i];
+                let h = ln(sum[i]) - weighted[i] / sum[i];
                 *total += if h < 0.0 { 0.0 } else { h };
             }
         });
@@ -162,7 +189,7 @@ mod tests {
             let h: f64 = p.iter().map(|p| -p * p.ln()).sum();
             let best = (0..classes).max_by(|&a, &b| p[a].total_cmp(&p[b])).unwrap();
             // A logit of at most 4.4 rounds 8 times: 2.1e-6 (a probability moves by half of that, an entropy
-            // by at most 2 ln 7 of it); exponentials and sums add (C + 8) u (1 + ln C), 2.6e-6.
+            // by at most 2 ln 7 of it); exponentials and sums add (C + 9) u (1 + ln C), 2.8e-6.
             for (found, expected) in [
                 (mixed.confidence[i], p[best]),
                 (mixed.entropy[i], h),

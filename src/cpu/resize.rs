@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::simd::arch;
 use super::tensor::{Input, Output};
 use crate::ops::{Resize, Size};
 
@@ -15,17 +16,21 @@ pub fn resize(resize: &Resize, x: Input, y: Output) {
         let (image, tap) = (row / shape.size.h, rows[row % shape.size.h]);
         let mut blend = vec![0f32; x.size.w * x.count];
         let line = |y: usize| (image * x.size.h + y) * x.size.w;
-        for (i, out) in blend.chunks_exact_mut(x.count).enumerate() {
-            lerp(x.row(line(tap.low) + i), x.row(line(tap.high) + i), tap.weight, out);
-        }
-        for (tap, out) in columns.iter().zip(out.chunks_exact_mut(shape.channels)) {
-            let pixel = |i: usize| &blend[i * x.count..][..x.count];
-            let out = &mut out[shape.first..][..shape.count];
-            lerp(pixel(tap.low), pixel(tap.high), tap.weight, out);
-        }
+        arch().dispatch(|| {
+            for (i, out) in blend.chunks_exact_mut(x.count).enumerate() {
+                lerp(x.row(line(tap.low) + i), x.row(line(tap.high) + i), tap.weight, out);
+            }
+            for (tap, out) in columns.iter().zip(out.chunks_exact_mut(shape.channels)) {
+                let pixel = |i: usize| &blend[i * x.count..][..x.count];
+                let out = &mut out[shape.first..][..shape.count];
+                lerp(pixel(tap.low), pixel(tap.high), tap.weight, out);
+            }
+        });
     });
 }
 
+/// Inlined, so that it becomes the vector code of its caller.
+#[inline(always)]
 fn lerp(low: &[f32], high: &[f32], weight: f32, out: &mut [f32]) {
     for ((o, a), b) in out.iter_mut().zip(low).zip(high) {
         *o = a + (b - a) * weight;
@@ -41,10 +46,11 @@ pub fn upsample(grid: &[f32], from: Size, to: Size, crop: Size, align_corners: b
     let mut out = vec![0f32; crop.pixels()];
     out.par_chunks_mut(crop.w).zip(&rows).for_each(|(out, row)| {
         let line = |y: usize| &grid[y * from.w..][..from.w];
-        let (low, high) = (line(row.low), line(row.high));
+        // A row of the grid first: each of its cells is under several pixels.
+        let pairs = line(row.low).iter().zip(line(row.high));
+        let line: Vec<f32> = pairs.map(|(low, high)| blend(*low, *high, row.weight)).collect();
         for (out, column) in out.iter_mut().zip(&columns) {
-            let at = |i: usize| blend(low[i], high[i], row.weight);
-            *out = blend(at(column.low), at(column.high), column.weight);
+            *out = blend(line[column.low], line[column.high], column.weight);
         }
     });
     out

@@ -149,9 +149,8 @@ pub fn memory_bytes(plan: &Plan) -> u64 {
         }
         _ => 0,
     };
-    // 12 bytes per pixel for the stem's padded copy, 8 for RGB, class and entropy of a batch being
-    // decoded, one being run and one being written.
-    let pixels = (12 + 3 * 8) * (plan.batch * plan.image.pixels()) as u64;
+    // 8 bytes per pixel for RGB, class and entropy of a batch being decoded, one being run and one being written.
+    let pixels = 3 * 8 * (plan.batch * plan.image.pixels()) as u64;
     let mixed = match plan.once == plan.nodes.len() {
         true => 0,
         false => plan.batch as u64 * mixture::bytes(plan.logits.channels, plan.image),

@@ -2,10 +2,10 @@
 
 use crate::ops::Size;
 
-/// What an op reads.
+/// What an op reads; `T` is what the activations are stored as.
 #[derive(Clone, Copy)]
-pub struct Input<'a> {
-    pub data: &'a [f32],
+pub struct Input<'a, T = f32> {
+    pub data: &'a [T],
     pub batch: usize,
     pub size: Size,
     /// Channels of the buffer.
@@ -15,21 +15,21 @@ pub struct Input<'a> {
     pub count: usize,
 }
 
-impl<'a> Input<'a> {
+impl<'a, T> Input<'a, T> {
     /// The slice's channels at pixel `index`, counted over the batch.
     #[inline(always)]
-    pub fn row(&self, index: usize) -> &'a [f32] {
+    pub fn row(&self, index: usize) -> &'a [T] {
         &self.data[index * self.channels + self.first..][..self.count]
     }
 
     /// The whole of a contiguous tensor.
-    pub fn contiguous(data: &'a [f32], batch: usize, size: Size, channels: usize) -> Self {
+    pub fn contiguous(data: &'a [T], batch: usize, size: Size, channels: usize) -> Self {
         Input { data, batch, size, channels, first: 0, count: channels }
     }
 
     /// The slice's channels at a position, None outside the image.
     #[inline(always)]
-    pub fn pixel(&self, image: usize, y: isize, x: isize) -> Option<&'a [f32]> {
+    pub fn pixel(&self, image: usize, y: isize, x: isize) -> Option<&'a [T]> {
         let inside = y >= 0 && x >= 0 && (y as usize) < self.size.h && (x as usize) < self.size.w;
         inside.then(|| self.row((image * self.size.h + y as usize) * self.size.w + x as usize))
     }
@@ -47,14 +47,14 @@ pub struct Shape {
 }
 
 /// What an op writes.
-pub struct Output<'a> {
-    pub buffer: &'a mut [f32],
+pub struct Output<'a, T = f32> {
+    pub buffer: &'a mut [T],
     pub shape: Shape,
 }
 
-impl<'a> Output<'a> {
+impl<'a, T> Output<'a, T> {
     /// The whole of a contiguous tensor.
-    pub fn contiguous(buffer: &'a mut [f32], batch: usize, size: Size, channels: usize) -> Self {
+    pub fn contiguous(buffer: &'a mut [T], batch: usize, size: Size, channels: usize) -> Self {
         Output { buffer, shape: Shape { batch, size, channels, first: 0, count: channels } }
     }
 }

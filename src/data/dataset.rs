@@ -107,6 +107,11 @@ impl Dataset {
         Ok(Dataset { pairs, classes: None, lists: Vec::new() })
     }
 
+    /// Pairs that were found elsewhere.
+    pub fn of(pairs: Vec<Pair>) -> Self {
+        Dataset { pairs, classes: None, lists: Vec::new() }
+    }
+
     /// Every file that it reads or has read: none of them may be overwritten.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let pairs = self.pairs.iter().flat_map(|pair| [&*pair.image, &*pair.mask]);
@@ -143,7 +148,7 @@ impl Pair {
             let expected = format!("{} as its image", image.size);
             return Err(Error::invalid(self.mask.display(), expected, mask.size));
         }
-        let hash = content_hash(&image);
+        let hash = image_hash(&image);
         let image = match resize {
             Some(short) => {
                 let source = self.image.display().to_string();
@@ -187,7 +192,7 @@ impl FileState {
 }
 
 /// First 64 bits of the SHA-256 of height, width (u64, little-endian) and pixels.
-fn content_hash(image: &Image) -> u64 {
+pub fn image_hash(image: &Image) -> u64 {
     let mut hasher = Sha256::new();
     hasher.update((image.size.h as u64).to_le_bytes());
     hasher.update((image.size.w as u64).to_le_bytes());
@@ -281,10 +286,10 @@ mod tests {
     #[test]
     fn the_hash_is_of_the_content() {
         let image = |h, w, value| Image { size: Size::new(h, w), rgb: vec![value; 3 * h * w] };
-        let hash = content_hash(&image(2, 3, 5));
-        assert_eq!(hash, content_hash(&image(2, 3, 5)));
-        assert_ne!(hash, content_hash(&image(3, 2, 5)));
-        assert_ne!(hash, content_hash(&image(2, 3, 6)));
+        let hash = image_hash(&image(2, 3, 5));
+        assert_eq!(hash, image_hash(&image(2, 3, 5)));
+        assert_ne!(hash, image_hash(&image(3, 2, 5)));
+        assert_ne!(hash, image_hash(&image(2, 3, 6)));
     }
 
     #[test]

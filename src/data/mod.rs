@@ -24,7 +24,7 @@ pub use crate::ops::LabelRule;
 pub use atomic::{regular_target, remove_temporary_files, write_atomic};
 pub use class_map::ClassMap;
 pub use classes::read_class_names;
-pub use dataset::{Dataset, FileState, Labelled, Pair};
+pub use dataset::{Dataset, FileState, Labelled, Pair, image_hash};
 #[cfg(test)]
 pub(crate) use inputs::RESULTS;
 pub use inputs::{Input, Inputs, resolve};

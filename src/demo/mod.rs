@@ -33,6 +33,14 @@ pub const FIT_SEED: u64 = 0;
 /// every unknown class appears.
 pub const TEST_SEED: u64 = (1 << 40) + 6;
 
+/// The network of the demo.
+///
+/// # Errors
+/// None that a build without faults has.
+pub fn model() -> Result<Model> {
+    Model::from_bytes("the demo's network", MODEL)
+}
+
 /// How much of the demo to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
@@ -61,11 +69,15 @@ struct Seen {
 }
 
 /// Runs the demo and writes pictures, `summary.json` and `index.html` to `folder`, which is created
-/// where it is missing. `progress` is told how many scenes are done, of how many.
-pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Result<Summary> {
+/// where it is missing. `progress` is told how many scenes are done, of how many; an error of its ends the run.
+pub fn run(
+    extent: Extent,
+    folder: &Path,
+    progress: &dyn Fn(usize, usize) -> Result<()>,
+) -> Result<Summary> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
     let scenes = extent.fit + extent.test;
-    let mut engine = Engine::new(Model::from_bytes("the demo's network", MODEL)?);
+    let mut engine = Engine::new(model()?);
     let hash = engine.model().hash();
     let config = engine.model().config();
     let (classes, channels) = (config.classes.clone(), config.feature_channels());
@@ -79,7 +91,7 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
         let output = engine.run(&[&scene.image])?;
         let mask = Mask { size: scenes::SIZE, label: scene.label };
         fit.add(&output, &[Some(Annotation { hash: seed, mask: &mask })])?;
-        progress(i + 1, scenes);
+        progress(i + 1, scenes)?;
     }
     let density = fit.density()?;
     let (ready, _) = density.gaussians(Covariance::Full, Prior::Empirical)?;
@@ -95,7 +107,7 @@ pub fn run(extent: Extent, folder: &Path, progress: &dyn Fn(usize, usize)) -> Re
         if i < extent.pictures {
             pictured.push(seen);
         }
-        progress(extent.fit + i + 1, scenes);
+        progress(extent.fit + i + 1, scenes)?;
     }
     let mut summary = summary.summary(extent, &density.origin);
     summary.findings = findings::of(&summary);

@@ -8,8 +8,8 @@
 //! summed in registers, lane by lane. The log-sum-exp over classes is online; P x C x D products
 //! are never stored.
 //!
-//! Early exit: partial sums of squares only grow, so a class is left once
-//! `const_c - partial / 2 < max so far - tau` for every pixel of the tile. The classes predicted most
+//! Early exit: partial sums of squares only grow, so a vector of pixels leaves a class once
+//! `const_c - partial / 2 < max so far - tau` for each of them. The classes predicted most
 //! often in the tile come first. The omitted terms add at most `C e^-tau` to log q:
 //! 1e-7 nats for 50 classes.
 
@@ -18,12 +18,13 @@ use rayon::prelude::*;
 
 use super::gaussian::{Covariance, Gaussian, Gaussians};
 use super::half::{finite_in_half, round_to_half};
+use crate::cpu::elementary::{exp, ln};
 use crate::cpu::simd::arch;
 
 /// tau of the early exit, in nats, on every device.
 pub const TAU: f32 = 20.0;
 
-/// Pixels that are evaluated together: one decision of the early exit.
+/// Pixels that are evaluated together.
 const TILE: usize = 32;
 
 /// Rows of W that are held in registers at a time.
@@ -60,7 +61,7 @@ pub struct Evaluation {
     pub distance: Vec<f32>,
     /// Pixels with a feature that is not finite.
     pub non_finite: usize,
-    /// Row blocks of W computed, each weighted by its width, over all there are.
+    /// Row blocks of W computed for a vector of pixels, each weighted by its width, over all there are.
     pub work: f64,
 }
 
@@ -186,7 +187,7 @@ impl Evaluator {
 #[derive(Default)]
 struct Counts {
     non_finite: usize,
-    /// Channels read by the row blocks computed, and by all of them.
+    /// Channels read by the row blocks computed, vector by vector of pixels, and by all of them.
     done: u64,
     all: u64,
 }
@@ -227,12 +228,13 @@ impl Strip<'_> {
         // [group][k][VECTORS] vectors, where the lanes of all groups are the tile's pixels.
         let mut tile = vec![simd.splat_f32s(0.0); padded * TILE / S::F32_LANES];
         let mut centred = tile.clone();
+        let mut row = vec![0.0; channels];
         let pixels = self.score.len();
         for start in (0..pixels).step_by(TILE) {
             let at = start..pixels.min(start + TILE);
             let predicted = predicted.get(at.clone()).unwrap_or(&[]);
             let features = &features[at.start * channels..at.end * channels];
-            let finite = transpose::<S, VECTORS>(features, channels, padded, &mut tile);
+            let finite = transpose::<S, VECTORS>(features, padded, &mut row, &mut tile);
             let mut state = State::new(options);
             for class in visiting_order(&evaluator.classes, predicted) {
                 let packed = &evaluator.classes[class];
@@ -282,15 +284,15 @@ fn visiting_order(classes: &[PackedGaussian], predicted: &[u8]) -> Vec<usize> {
 }
 
 /// Writes a tile's features, rounded to fp16, as `[group][k][lanes of the group]`, and says which
-/// pixels are finite; the others, and those that the last tile lacks, are zeros.
+/// pixels are finite; the others, and those that the last tile lacks, are zeros. `row` is scratch for a pixel.
 #[inline(always)]
 fn transpose<S: Simd, const VECTORS: usize>(
     features: &[f32],
-    channels: usize,
     padded: usize,
+    row: &mut [f32],
     tile: &mut [S::f32s],
 ) -> [bool; TILE] {
-    let wide = VECTORS * S::F32_LANES;
+    let (channels, wide) = (row.len(), VECTORS * S::F32_LANES);
     let tile: &mut [f32] = bytemuck::cast_slice_mut(tile);
     let mut finite = [true; TILE];
     for (pixel, finite) in finite.iter_mut().enumerate() {
@@ -298,7 +300,9 @@ fn transpose<S: Simd, const VECTORS: usize>(
         let lane = lane.iter_mut().step_by(wide);
         match features.get(pixel * channels..(pixel + 1) * channels) {
             Some(z) if finite_in_half(z) => {
-                lane.zip(z).for_each(|(lane, z)| *lane = round_to_half(*z));
+                // Rounded in vectors before they are spread.
+                row.iter_mut().zip(z).for_each(|(row, z)| *row = round_to_half(*z));
+                lane.zip(&*row).for_each(|(lane, z)| *lane = *z);
             }
             _ => {
                 *finite = false;
@@ -329,7 +333,8 @@ fn centre<S: Simd, const VECTORS: usize>(
     }
 }
 
-/// ||W x||^2 of each pixel of a tile; None once every pixel's partial sum exceeds its limit.
+/// ||W x||^2 of each pixel of a tile, infinite in a vector where every pixel's partial sum exceeds its limit; None once that
+/// holds for all.
 #[inline(always)]
 fn distances<S: Simd, const VECTORS: usize>(
     simd: S,
@@ -339,51 +344,71 @@ fn distances<S: Simd, const VECTORS: usize>(
     counts: &mut Counts,
 ) -> Option<[f32; TILE]> {
     let padded = packed.mean.len();
-    let wide = VECTORS * S::F32_LANES;
-    let blocks = padded / ROWS;
+    let (lanes, wide) = (S::F32_LANES, VECTORS * S::F32_LANES);
     let mut partial = [0.0f32; TILE];
+    // By vector of pixels, TILE at most.
+    let mut active = [true; TILE];
+    let active = &mut active[..TILE / lanes];
+    let mut left = active.len();
     let mut weights = packed.weights.as_slice();
-    let mut exceeded = false;
-    for block in 0..blocks {
+    for block in 0..padded / ROWS {
         let channels = first_channel(block, packed.diagonal)..(block + 1) * ROWS;
-        counts.all += channels.len() as u64;
-        if exceeded {
+        counts.all += (channels.len() * active.len()) as u64;
+        if left == 0 {
             continue;
         }
-        counts.done += channels.len() as u64;
+        counts.done += (channels.len() * left) as u64;
         let (rows, rest) = weights.split_at(channels.len() * ROWS);
         weights = rest;
-        for (group, partial) in partial.chunks_exact_mut(wide).enumerate() {
+        let groups = partial.chunks_exact_mut(wide).zip(active.chunks_exact(VECTORS));
+        for (group, (partial, active)) in groups.enumerate() {
             let at = (group * padded + channels.start) * VECTORS;
-            let x = &centred[at..at + channels.len() * VECTORS];
+            let x = centred[at..at + channels.len() * VECTORS].as_chunks::<VECTORS>().0;
             let (partial, _) = S::as_mut_simd_f32s(partial);
-            squares::<S, VECTORS>(simd, rows, x, partial);
+            if active.iter().all(|active| *active) {
+                squares::<S, VECTORS, VECTORS>(simd, rows, x, 0, partial);
+                continue;
+            }
+            for v in (0..VECTORS).filter(|v| active[*v]) {
+                squares::<S, VECTORS, 1>(simd, rows, x, v, &mut partial[v..=v]);
+            }
         }
         if let Some(limit) = limit {
-            exceeded = partial.iter().zip(limit).fold(true, |all, (p, l)| all & (p > l));
-        }
-    }
-    (!exceeded).then_some(partial)
-}
-
-/// `partial` += the squares of [`ROWS`] rows of W times x, held in registers.
-#[inline(always)]
-fn squares<S: Simd, const VECTORS: usize>(
-    simd: S,
-    weights: &[f32],
-    x: &[S::f32s],
-    partial: &mut [S::f32s],
-) {
-    let mut products = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    for (w, x) in weights.as_chunks::<ROWS>().0.iter().zip(x.as_chunks::<VECTORS>().0) {
-        for r in 0..ROWS {
-            let w = simd.splat_f32s(w[r]);
-            for v in 0..VECTORS {
-                products[r][v] = simd.mul_add_e_f32s(w, x[v], products[r][v]);
+            let vectors = partial.chunks_exact(lanes).zip(limit.chunks_exact(lanes));
+            for (active, (partial, limit)) in active.iter_mut().zip(vectors) {
+                let exceeded = partial.iter().zip(limit).fold(true, |all, (p, l)| all & (p > l));
+                left -= usize::from(*active && exceeded);
+                *active &= !exceeded;
             }
         }
     }
-    for v in 0..VECTORS {
+    for (partial, active) in partial.chunks_exact_mut(lanes).zip(&*active) {
+        if !active {
+            partial.fill(f32::INFINITY);
+        }
+    }
+    (left > 0).then_some(partial)
+}
+
+/// `partial` += the squares of [`ROWS`] rows of W times x, held in registers, for COUNT of x's vectors from `first` on.
+#[inline(always)]
+fn squares<S: Simd, const VECTORS: usize, const COUNT: usize>(
+    simd: S,
+    weights: &[f32],
+    x: &[[S::f32s; VECTORS]],
+    first: usize,
+    partial: &mut [S::f32s],
+) {
+    let mut products = [[simd.splat_f32s(0.0); COUNT]; ROWS];
+    for (w, x) in weights.as_chunks::<ROWS>().0.iter().zip(x) {
+        for r in 0..ROWS {
+            let w = simd.splat_f32s(w[r]);
+            for v in 0..COUNT {
+                products[r][v] = simd.mul_add_e_f32s(w, x[first + v], products[r][v]);
+            }
+        }
+    }
+    for v in 0..COUNT {
         for row in &products {
             partial[v] = simd.mul_add_e_f32s(row[v], row[v], partial[v]);
         }
@@ -432,20 +457,23 @@ impl State {
         for pixel in 0..TILE {
             let term = packed.constant - 0.5 * partial[pixel];
             let max = self.max[pixel].max(term);
-            if max > f32::NEG_INFINITY {
-                let old = self.sum[pixel] * (self.max[pixel] - max).exp();
-                self.sum[pixel] = old + (term - max).exp();
-                self.max[pixel] = max;
-            }
-            if partial[pixel] < self.min_square[pixel] {
-                self.min_square[pixel] = partial[pixel];
-                self.nearest[pixel] = packed.class;
-            }
+            let sum = self.sum[pixel] * exp(self.max[pixel] - max) + exp(term - max);
+            // Of no term yet that is finite it would be NaN; of an overflow it is, which `exp` hides.
+            let some = max > f32::NEG_INFINITY;
+            let sum = if some { sum } else { self.sum[pixel] };
+            self.sum[pixel] = if term.is_nan() { f32::NAN } else { sum };
+            self.max[pixel] = max;
+            let nearer = partial[pixel] < self.min_square[pixel];
+            self.min_square[pixel] = if nearer { partial[pixel] } else { self.min_square[pixel] };
+            self.nearest[pixel] = if nearer { packed.class } else { self.nearest[pixel] };
         }
     }
 
     #[inline(always)]
     fn log_density(&self) -> [f32; TILE] {
-        std::array::from_fn(|pixel| self.max[pixel] + self.sum[pixel].ln())
+        std::array::from_fn(|pixel| {
+            let sum = self.sum[pixel];
+            if sum.is_nan() { sum } else { self.max[pixel] + ln(sum) }
+        })
     }
 }

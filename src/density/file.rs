@@ -82,14 +82,7 @@ impl Density {
     /// other or that no features can have.
     pub fn load(path: impl AsRef<Path>) -> Result<Density> {
         let path = path.as_ref();
-        match read(path)? {
-            (density, None) => Ok(density),
-            (_, Some(progress)) => {
-                let found = format!("the checkpoint of a fit that took {} pairs", progress.done);
-                Err(Error::invalid(path.display(), "a finished density", found)
-                    .fix("finish it: the same `ddu fit` with --resume"))
-            }
-        }
+        finished(&path.display().to_string(), read(path)?)
     }
 
     /// Reads what [`Density::checkpoint`] wrote.
@@ -103,8 +96,29 @@ impl Density {
         }
     }
 
+    /// What [`Density::save`] writes, for a network or another process; `source` names it in messages.
+    ///
+    /// # Errors
+    /// A density that could not be loaded again.
+    pub fn to_bytes(&self, source: &str) -> Result<Vec<u8>> {
+        self.bytes(source, None)
+    }
+
+    /// From the content of a file; `source` names it in messages.
+    ///
+    /// # Errors
+    /// As [`Density::load`].
+    pub fn from_bytes(source: &str, bytes: &[u8]) -> Result<Density> {
+        finished(source, parse(source, bytes)?)
+    }
+
     fn write(&self, path: &Path, progress: Option<Progress>) -> Result<()> {
-        self.check(&path.display().to_string())?;
+        let bytes = self.bytes(&path.display().to_string(), progress)?;
+        crate::data::write_atomic(path, |file| file.write_all(&bytes))
+    }
+
+    fn bytes(&self, source: &str, progress: Option<Progress>) -> Result<Vec<u8>> {
+        self.check(source)?;
         let Density { moments, weighted, sample, origin } = self;
         let header = Header {
             format: FORMAT.into(),
@@ -133,8 +147,7 @@ impl Density {
         });
         let tensors: Vec<_> = views.collect();
         let metadata = HashMap::from([(KEY.to_owned(), text)]);
-        let bytes = content_hash::serialize(&path.display().to_string(), &tensors, metadata)?;
-        crate::data::write_atomic(path, |file| file.write_all(&bytes))
+        content_hash::serialize(source, &tensors, metadata)
     }
 }
 
@@ -173,10 +186,20 @@ fn moment_tensors(prefix: &str, moments: &Moments) -> Vec<Stored> {
 }
 
 fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
-    let source = path.display().to_string();
-    let bytes = read_file(path, EXPECTED, MAX_FILE_BYTES)?;
-    let foreign = |found: String| Error::invalid(&source, EXPECTED, found).fix(FIT);
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| foreign(e.to_string()))?;
+    parse(&path.display().to_string(), &read_file(path, EXPECTED, MAX_FILE_BYTES)?)
+}
+
+/// Refuses the checkpoint of an unfinished fit.
+fn finished(source: &str, (density, progress): (Density, Option<Progress>)) -> Result<Density> {
+    let Some(progress) = progress else { return Ok(density) };
+    let found = format!("the checkpoint of a fit that took {} pairs", progress.done);
+    Err(Error::invalid(source, "a finished density", found)
+        .fix("finish it: the same `ddu fit` with --resume"))
+}
+
+fn parse(source: &str, bytes: &[u8]) -> Result<(Density, Option<Progress>)> {
+    let foreign = |found: String| Error::invalid(source, EXPECTED, found).fix(FIT);
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| foreign(e.to_string()))?;
     let metadata = metadata.metadata().clone().unwrap_or_default();
     let text = metadata.get(KEY).ok_or_else(|| {
         foreign(match metadata.contains_key("ddu.format") {
@@ -188,15 +211,15 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
         serde_json::from_str(text).map_err(|e| foreign(format!("{KEY} metadata: {e}")))?;
     if value["format"] != FORMAT {
         let found = value["format"].as_str().unwrap_or("none").to_owned();
-        return Err(Error::invalid(&source, format!("format {FORMAT}"), found)
+        return Err(Error::invalid(source, format!("format {FORMAT}"), found)
             .fix("this version of ddu cannot read it: fit again with `ddu fit`"));
     }
     let header: Header = serde_json::from_value(value)
         .map_err(|e| Error::invalid(format!("{source}: {KEY}"), "the origin of a density", e))?;
 
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| foreign(e.to_string()))?;
-    content_hash::check(&source, &file, &metadata, "copy it again, or fit again with `ddu fit`")?;
-    let tensors = Tensors { source: &source, file };
+    let file = SafeTensors::deserialize(bytes).map_err(|e| foreign(e.to_string()))?;
+    content_hash::check(source, &file, &metadata, "copy it again, or fit again with `ddu fit`")?;
+    let tensors = Tensors { source, file };
     let classes = header.classes.len();
     let moments = tensors.moments("", classes)?;
     let weighted = match header.weight.as_deref() {
@@ -215,7 +238,7 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
     if let Some(v) = rows.iter().find(|v| !v.is_finite()) {
         return Err(Error::invalid(format!("{source}: tensor sample"), "finite values", v));
     }
-    let sample = Sample::from_parts(&source, channels, &hash, &rows)?;
+    let sample = Sample::from_parts(source, channels, &hash, &rows)?;
     let mut images = header
         .images
         .iter()
@@ -237,7 +260,7 @@ fn read(path: &Path) -> Result<(Density, Option<Progress>)> {
         images,
     };
     let density = Density { moments, weighted, sample, origin };
-    density.check(&source)?;
+    density.check(source)?;
     Ok((density, header.progress))
 }
 

@@ -171,6 +171,23 @@ impl Gaussians {
         covariance: Covariance,
         prior: Prior,
     ) -> Result<(Gaussians, Vec<Warning>)> {
+        Self::with_condition(moments, covariance, prior, CONDITION_CAP)
+    }
+
+    /// As [`Self::new`], with `cap` for [`CONDITION_CAP`]: more keeps directions of less variance, down to what
+    /// f32 and features rounded to fp16 can carry.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and a cap of less than 1.
+    pub fn with_condition(
+        moments: &Moments,
+        covariance: Covariance,
+        prior: Prior,
+        cap: f64,
+    ) -> Result<(Gaussians, Vec<Warning>)> {
+        if cap.is_nan() || cap < 1.0 {
+            return Err(Error::invalid("condition", "a number of at least 1", cap));
+        }
         let channels = moments.channels();
         let fitted: Vec<usize> =
             (0..moments.classes()).filter(|c| moments.effective(*c) >= 2.0).collect();
@@ -194,8 +211,8 @@ impl Gaussians {
         let variances = pooled.iter().step_by(channels + 1);
         let limit = |(m, v): (&f64, &f64)| round_to_half((m + v.max(0.0).sqrt()) as f32);
         let limits = mean.iter().zip(variances).map(limit).collect();
-        let background = gaussian(mean, pooled, diagonal, None)?;
-        let fallback = background.fallback_eps();
+        let background = gaussian(mean, pooled, diagonal, None, cap)?;
+        let fallback = background.fallback_eps(cap);
 
         let tied = (covariance == Covariance::Tied).then(|| within(moments, &fitted));
         let make = |&class: &usize| {
@@ -203,7 +220,7 @@ impl Gaussians {
                 let freedom = moments.freedom(class);
                 moments.scatter(class).iter().map(|s| s / freedom).collect()
             });
-            gaussian(moments.mean(class).to_vec(), sigma, diagonal, Some(fallback))
+            gaussian(moments.mean(class).to_vec(), sigma, diagonal, Some(fallback), cap)
         };
         let made: Vec<Spectral> = fitted.par_iter().map(make).collect::<Result<_>>()?;
         let mut classes = Vec::with_capacity(made.len());
@@ -267,9 +284,9 @@ struct Spectral {
 impl Spectral {
     /// The eps of a class whose trace is zero, from the pooled Gaussian: its eps; where it needs
     /// none, the least variance that the cap allows beside its largest; 1 where it is constant too.
-    fn fallback_eps(&self) -> f64 {
+    fn fallback_eps(&self, cap: f64) -> f64 {
         match self.gaussian.eps {
-            0.0 => self.largest / CONDITION_CAP,
+            0.0 => self.largest / cap,
             eps => eps,
         }
     }
@@ -282,6 +299,7 @@ fn gaussian(
     sigma: Vec<f64>,
     diagonal: bool,
     fallback: Option<f64>,
+    cap: f64,
 ) -> Result<Spectral> {
     let n = mean.len();
     if !mean.iter().chain(&sigma).all(|v| v.is_finite()) {
@@ -303,7 +321,7 @@ fn gaussian(
     let trace: f64 = variances.sum();
     let eps = if trace > 0.0 {
         let candidates = RATIOS.iter().map(|r| r * trace / n as f64);
-        let capped = |eps: &f64| condition(least + eps, largest + eps) <= CONDITION_CAP;
+        let capped = |eps: &f64| condition(least + eps, largest + eps) <= cap;
         // r = 1 gives at most 1 + D: only a D beyond the cap itself is left over.
         candidates.clone().find(capped).unwrap_or(trace)
     } else {

@@ -112,6 +112,14 @@ impl Thresholds {
             let expected = format!("schema_version {SCHEMA_VERSION}");
             return Err(Error::invalid(&source, expected, thresholds.schema_version));
         }
+        let (Target::PAccurateCertain(share) | Target::FalseAlarmRate(share)) = thresholds.target;
+        if !(share > 0.0 && share < 1.0) {
+            return Err(Error::invalid(&source, "a target between 0 and 1", share));
+        }
+        let mut limits = [thresholds.entropy, thresholds.density].into_iter().flatten();
+        if let Some(limit) = limits.find(|limit| !limit.threshold.is_finite()) {
+            return Err(Error::invalid(&source, "finite thresholds", limit.threshold));
+        }
         Ok(thresholds)
     }
 
@@ -165,7 +173,12 @@ mod tests {
             let error = written.check("t.json", model, Some(density)).unwrap_err().to_string();
             assert!(error.starts_with("t.json: expected thresholds for this"), "{error}");
         }
-        for wrong in ["", "{}", &text.replace(":1,", ":2,")] {
+        let wrong = [(":1,", ":2,"), (":0.1,", ":1e300,"), (":0.95}", ":7}")];
+        let wrong = wrong.map(|(from, to)| {
+            assert!(text.contains(from), "{text}");
+            text.replace(from, to)
+        });
+        for wrong in ["", "{}"].into_iter().chain(wrong.iter().map(String::as_str)) {
             std::fs::write(&path, wrong).unwrap();
             let error = Thresholds::load(&path).unwrap_err().to_string();
             assert!(error.contains("thresholds.json") && !error.contains('\n'), "{error}");

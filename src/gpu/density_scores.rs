@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::density::{DeviceDensity, broken_pixels, multiplied_share};
+use super::read_map;
 use super::step::Step;
 use crate::density::{Gaussians, TAU};
 use crate::device::launch::density::{DensityTiling, Outputs, Precision};
@@ -158,10 +159,7 @@ impl DensityScores {
         score: Score,
     ) -> Result<Option<(Vec<f32>, usize)>> {
         let Some(at) = self.scores.iter().position(|s| *s == score) else { return Ok(None) };
-        let pixels = op.crop.pixels();
-        let mut map = vec![0f32; pixels];
-        let from = self.buffers[MAPS + at].slice(image * pixels * 4, pixels * 4)?;
-        device.read(from, bytemuck::cast_slice_mut(&mut map))?;
+        let map = read_map(device, &self.buffers[MAPS + at], op.crop, image)?;
         let cells = op.grid.pixels();
         let cells = image * cells..(image + 1) * cells;
         // Two words for 32 cells.

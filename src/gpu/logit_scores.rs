@@ -3,6 +3,7 @@
 
 use half::f16;
 
+use super::read_map;
 use super::step::Step;
 use crate::density::Gaussians;
 use crate::device::launch::conv2d::{ConvTiling, Operands};
@@ -133,10 +134,6 @@ impl LogitScores {
             _ => self.plain.iter().position(|(s, _)| *s == score),
         };
         let Some(at) = at else { return Ok(None) };
-        let pixels = op.crop.pixels();
-        let mut map = vec![0f32; pixels];
-        let from = self.buffers[at].slice(image * pixels * 4, pixels * 4)?;
-        device.read(from, bytemuck::cast_slice_mut(&mut map))?;
-        Ok(Some(map))
+        read_map(device, &self.buffers[at], op.crop, image).map(Some)
     }
 }

@@ -1,6 +1,7 @@
 //! The mean of several predicted distributions on a device: sums that each prediction's logits are added to,
 //! and the maps that are made of them ([`crate::ops::mixture`]).
 
+use super::read_map;
 use super::step::Step;
 use crate::device::launch::MixtureMaps;
 use crate::device::{Buffer, Device, Tensor, grow, launch};
@@ -40,13 +41,10 @@ impl Mixture {
     /// Those of one image, once they have run.
     pub fn read(&self, device: &dyn Device, op: &Head, image: usize) -> Result<Mixed> {
         let pixels = op.crop.pixels();
-        let mut mixed = Mixed::new(op.crop);
-        device.read(self.buffers[1].slice(image * pixels, pixels)?, &mut mixed.label)?;
-        let maps = [&mut mixed.confidence, &mut mixed.entropy, &mut mixed.mutual_information];
-        for (buffer, map) in self.buffers[2..].iter().zip(maps) {
-            let from = buffer.slice(image * pixels * 4, pixels * 4)?;
-            device.read(from, bytemuck::cast_slice_mut(map))?;
-        }
-        Ok(mixed)
+        let mut label = vec![0; pixels];
+        device.read(self.buffers[1].slice(image * pixels, pixels)?, &mut label)?;
+        let map = |at: usize| read_map(device, &self.buffers[at], op.crop, image);
+        let (confidence, entropy, mutual_information) = (map(2)?, map(3)?, map(4)?);
+        Ok(Mixed { label, confidence, entropy, mutual_information })
     }
 }

@@ -2,8 +2,8 @@
 //! back as [`Moments`] when they are asked for. A fit that continues uploads the moments so far.
 
 use super::density::require_channels;
-use crate::density::{Moments, Tally, VOID};
-use crate::device::launch::moments::{COUNTS, Running, Scratch, Shape, moments};
+use crate::density::{Moments, Tally, VOID, WeightSums};
+use crate::device::launch::moments::{COUNTS, Roots, Running, Scratch, Shape, moments};
 use crate::device::{Buffer, Device, Launch, Slice, Tensor, grow};
 use crate::error::Result;
 
@@ -13,14 +13,32 @@ pub struct DeviceMoments {
     /// Pixels in the moments it started from.
     before: i64,
     count: Buffer,
+    /// Of weighted moments.
+    weights: Option<Weights>,
     mean: Buffer,
     scatter: Buffer,
     /// For the largest batch so far.
     scratch: Vec<Buffer>,
 }
 
+struct Weights {
+    /// f64 `[C, 2]`: sums of the weights and of their squares.
+    sums: Buffer,
+    /// The square root of each pixel's weight, for the largest batch so far.
+    roots: Vec<Buffer>,
+}
+
+impl Weights {
+    fn new(device: &dyn Device, of: &WeightSums) -> Result<Self> {
+        let sums: Vec<f64> = of.sum.iter().zip(&of.squares).flat_map(|(w, v)| [*w, *v]).collect();
+        let weights = Weights { sums: device.alloc(sums.len() * 8)?, roots: Vec::new() };
+        device.write(weights.sums.all(), bytemuck::cast_slice(&sums))?;
+        Ok(weights)
+    }
+}
+
 impl DeviceMoments {
-    /// Starts from `moments`.
+    /// Starts from `moments`; weighted ones stay weighted.
     ///
     /// # Errors
     /// Channels that are no multiple of 16 or more than 512.
@@ -35,6 +53,7 @@ impl DeviceMoments {
             channels,
             before: moments.count().iter().sum(),
             count: device.alloc(count.len() * 8)?,
+            weights: moments.weights().map(|sums| Weights::new(device, sums)).transpose()?,
             mean: device.alloc(mean.len() * 8)?,
             scatter: device.alloc(classes * channels * channels * 8)?,
             scratch: Vec::new(),
@@ -49,9 +68,16 @@ impl DeviceMoments {
         Ok(new)
     }
 
-    /// Folds in the images of `features` (fp16), in order; `labels` u8 per pixel.
-    pub fn add(&mut self, device: &dyn Device, features: Tensor, labels: Slice) -> Result<()> {
-        device.run(&self.launches(device, features, labels)?)
+    /// Folds in the images of `features` (fp16), in order; `labels` u8 per pixel. `logits` (f32) weigh the pixels of
+    /// weighted moments ([`crate::density::weight_roots`]); others have none.
+    pub fn add(
+        &mut self,
+        device: &dyn Device,
+        features: Tensor,
+        labels: Slice,
+        logits: Option<Tensor>,
+    ) -> Result<()> {
+        device.run(&self.launches(device, features, labels, logits)?)
     }
 
     /// What [`Self::add`] launches.
@@ -60,6 +86,7 @@ impl DeviceMoments {
         device: &dyn Device,
         features: Tensor<'a>,
         labels: Slice<'a>,
+        logits: Option<Tensor<'a>>,
     ) -> Result<Vec<Launch<'a>>> {
         let shape = Shape {
             batch: features.batch,
@@ -68,13 +95,20 @@ impl DeviceMoments {
             classes: self.classes,
         };
         grow(device, &mut self.scratch, &shape.scratch_bytes())?;
+        if let Some(weights) = &mut self.weights {
+            grow(device, &mut weights.roots, &[features.pixels() * 4])?;
+        }
         let scratch: Scratch = std::array::from_fn(|i| self.scratch[i].all());
         let (count, mean, scatter) = (self.count.all(), self.mean.all(), self.scatter.all());
-        let running = Running { count, mean, scatter };
-        moments(shape, features, labels, scratch, running)
+        let weights = self.weights.as_ref().map(|weights| weights.sums.all());
+        let running = Running { count, weights, mean, scatter };
+        let roots = self.weights.as_ref().map(|weights| weights.roots[0].all());
+        let weighting = logits.zip(roots).map(|(logits, roots)| Roots { logits, roots });
+        moments(shape, features, labels, weighting, scratch, running)
     }
 
-    /// The moments so far, and what became of the pixels folded in here.
+    /// The moments so far, and what became of the pixels folded in here; of weighted ones the tally knows nothing of
+    /// those that weigh nothing.
     pub fn read(&self, device: &dyn Device) -> Result<(Moments, Tally)> {
         let count: Vec<i64> = read(device, &self.count)?;
         let of_label = |label: usize| (label as u8, count[label] as u64);
@@ -89,7 +123,16 @@ impl DeviceMoments {
         };
         let count = count[..self.classes].to_vec();
         let (mean, scatter) = (read(device, &self.mean)?, read(device, &self.scatter)?);
-        Ok((Moments::from_parts("device", count, mean, scatter)?, tally))
+        let moments = match &self.weights {
+            None => Moments::from_parts("device", count, mean, scatter)?,
+            Some(weights) => {
+                let sums: Vec<f64> = read(device, &weights.sums)?;
+                let every = |first| sums.iter().skip(first).step_by(2).copied().collect();
+                let sums = WeightSums { sum: every(0), squares: every(1) };
+                Moments::from_weighted_parts("device", count, sums, mean, scatter)?
+            }
+        };
+        Ok((moments, tally))
     }
 }
 

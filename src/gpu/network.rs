@@ -4,6 +4,7 @@
 //! Memory on a device differs from the plan: the image has 4 channels (the fourth 0) and the logits,
 //! f32, have theirs padded to a multiple of 8; both lie outside the arena, which holds fp16.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use half::f16;
@@ -11,6 +12,7 @@ use half::f16;
 use super::density_scores::DensityScores;
 use super::logit_scores::{Classifier, LogitScores};
 use super::mixture::Mixture;
+use super::read_map;
 use super::step::Step;
 use crate::data::Image;
 use crate::density::ModelGaussians;
@@ -33,6 +35,8 @@ pub struct Network {
     classes: usize,
     /// Those of [`Buffers`], empty before the first plan.
     buffers: Vec<Buffer>,
+    /// How each convolution of the plans so far is divided, by its output's pixels: chosen once.
+    tilings: HashMap<(Conv2d, usize), ConvTiling>,
     density_scores: Option<DensityScores>,
     /// Those of the weighted moments' Gaussians.
     weighted_scores: Option<DensityScores>,
@@ -78,6 +82,7 @@ impl Network {
             std,
             classes,
             buffers: Vec::new(),
+            tilings: HashMap::new(),
             density_scores: None,
             weighted_scores: None,
             logit_scores: LogitScores::default(),
@@ -98,8 +103,13 @@ impl Network {
         &self.folded
     }
 
-    /// Makes the buffers large enough for a plan; allocates only where they are not.
+    /// Chooses tilings and makes the buffers large enough for a plan, where an earlier one has not.
     pub fn prepare(&mut self, plan: &Plan) -> Result<()> {
+        let device = &*self.device;
+        for (conv, pixels) in plan.nodes.iter().filter_map(|node| dense(plan, node)) {
+            let choose = || ConvTiling::on(conv, pixels, device);
+            self.tilings.entry((*conv, pixels)).or_insert_with(choose);
+        }
         let (batch, pixels) = (plan.batch, plan.image.pixels());
         let grid = plan.size(plan.logits).pixels();
         let partial = plan.nodes.iter().map(|node| self.partial_bytes(plan, node)).max();
@@ -171,6 +181,22 @@ impl Network {
     /// The whole run of a prepared plan, in order: preprocessing, nodes, head, density. The passes of MC Dropout
     /// come before the nodes that they repeat, so that logits and features stay those of the network itself.
     pub fn steps<'a>(&'a self, plan: &'a Plan) -> Result<Vec<Step<'a>>> {
+        let mut steps = self.passes(plan)?;
+        for node in &plan.nodes[plan.once..] {
+            steps.push(self.step(plan, node)?);
+        }
+        steps.push(self.head(plan)?);
+        let (logits, features) = (self.tensor(plan, plan.logits)?, self.features(plan)?);
+        let op = plan.head();
+        steps.extend(self.logit_scores.steps(&op, features, logits, self.classifier(plan))?);
+        for scores in self.density_scores.iter().chain(&self.weighted_scores) {
+            steps.extend(scores.steps(&*self.device, &op, logits, features)?);
+        }
+        Ok(steps)
+    }
+
+    /// Its first part: preprocessing, what depends on no dropout, the passes of MC Dropout and their mean.
+    pub fn passes<'a>(&'a self, plan: &'a Plan) -> Result<Vec<Step<'a>>> {
         let mut steps = vec![self.preprocess(plan)?];
         let (once, again) = plan.nodes.split_at(plan.once);
         for node in once {
@@ -185,16 +211,6 @@ impl Network {
                 steps.push(mixture.add(&op, self.logits(plan)?, pass.index == 0)?);
             }
             steps.push(mixture.finish(&op, plan.batch, passes.count())?);
-        }
-        for node in again {
-            steps.push(self.step(plan, node)?);
-        }
-        steps.push(self.head(plan)?);
-        let (logits, features) = (self.tensor(plan, plan.logits)?, self.features(plan)?);
-        let op = plan.head();
-        steps.extend(self.logit_scores.steps(&op, features, logits, self.classifier(plan))?);
-        for scores in self.density_scores.iter().chain(&self.weighted_scores) {
-            steps.extend(scores.steps(&*self.device, &op, logits, features)?);
         }
         Ok(steps)
     }
@@ -229,12 +245,7 @@ impl Network {
 
     /// A dense convolution, and how this device divides it; None for every other node.
     pub fn division<'a>(&self, plan: &Plan, node: &'a Node) -> Option<(&'a Conv2d, ConvTiling)> {
-        match &node.op {
-            Op::Conv { conv, .. } if ConvKernel::of(conv) == ConvKernel::Dense => {
-                Some((conv, self.tiling(plan, node, conv)))
-            }
-            _ => None,
-        }
+        dense(plan, node).map(|(conv, pixels)| (conv, self.tiling(conv, pixels)))
     }
 
     /// As [`Self::step`], with a dense convolution divided otherwise, its partial sums in the memory given.
@@ -269,8 +280,8 @@ impl Network {
                     }
                     ConvKernel::Dense => {
                         let residual = residual.map(|view| self.tensor(plan, view)).transpose()?;
-                        let chosen =
-                            || (self.tiling(plan, node, conv), self.buffers().partial.all());
+                        let pixels = y.pixels();
+                        let chosen = || (self.tiling(conv, pixels), self.buffers().partial.all());
                         let (tiling, partial) = division.unwrap_or_else(chosen);
                         let partial = Some(partial);
                         let operands =
@@ -365,11 +376,7 @@ impl Network {
     }
 
     fn entropy(&self, plan: &Plan, image: usize) -> Result<Vec<f32>> {
-        let pixels = plan.image.pixels();
-        let mut entropy = vec![0f32; pixels];
-        let from = self.buffers().entropy.slice(image * pixels * 4, pixels * 4)?;
-        self.device.read(from, bytemuck::cast_slice_mut(&mut entropy))?;
-        Ok(entropy)
+        read_map(&*self.device, self.buffers().entropy, plan.image, image)
     }
 
     /// Class and entropy (nats) of every pixel of one image after the head has run.
@@ -422,23 +429,25 @@ impl Network {
             weight: weight.all(),
             bias: bias.all(),
             partial: self.buffers().partial.all(),
-            tiling: ConvTiling::on(conv, pixels, &*self.device),
+            tiling: self.tiling(conv, pixels),
         }
     }
 
-    /// How a dense convolution of a plan is divided on this device.
-    fn tiling(&self, plan: &Plan, node: &Node, conv: &Conv2d) -> ConvTiling {
-        let pixels = plan.batch * plan.size(node.output).pixels();
-        ConvTiling::on(conv, pixels, &*self.device)
+    /// How a dense convolution of a prepared plan is divided on this device.
+    ///
+    /// # Panics
+    /// Where no plan with it was prepared.
+    fn tiling(&self, conv: &Conv2d, pixels: usize) -> ConvTiling {
+        *self.tilings.get(&(*conv, pixels)).expect("a plan is prepared before it runs")
     }
 
     fn partial_bytes(&self, plan: &Plan, node: &Node) -> usize {
-        let pixels = plan.batch * plan.size(node.output).pixels();
-        self.division(plan, node).map_or(0, |(conv, tiling)| tiling.partial_bytes(conv, pixels))
+        dense(plan, node)
+            .map_or(0, |(conv, pixels)| self.tiling(conv, pixels).partial_bytes(conv, pixels))
     }
 
     /// # Panics
-    /// Before the first [`Self::prepare`].
+    /// As [`Self::tiling`].
     fn buffers(&self) -> Buffers<'_> {
         let [pictures, image, arena, logits, partial, label, entropy] = &self.buffers[..] else {
             panic!("a plan is prepared before it runs");
@@ -468,6 +477,16 @@ impl Network {
         let unsliced = stride != plan.buffer(view).channels;
         let channels = if unsliced { stride } else { view.channels };
         Tensor::new(slice, element, plan.batch, plan.size(view), stride, view.first, channels)
+    }
+}
+
+/// A dense convolution of a plan, and its output's pixels; None for every other node.
+fn dense<'a>(plan: &Plan, node: &'a Node) -> Option<(&'a Conv2d, usize)> {
+    match &node.op {
+        Op::Conv { conv, .. } if ConvKernel::of(conv) == ConvKernel::Dense => {
+            Some((conv, plan.batch * plan.size(node.output).pixels()))
+        }
+        _ => None,
     }
 }
 

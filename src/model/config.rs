@@ -158,6 +158,14 @@ impl Config {
 }
 
 impl Config {
+    /// The units that a dropout may follow.
+    fn dropout_places(&self) -> Vec<String> {
+        let chain = |name: &str, len: usize| (0..len).map(move |i| format!("{name}.{i}")).collect();
+        let post: Vec<String> = chain("post", self.post_aspp_channels.len());
+        let refine = chain("decoder", self.decoder.as_ref().map_or(0, |d| d.refine_channels.len()));
+        [vec!["aspp.project".into()], post, refine].concat()
+    }
+
     /// Checks what the shapes of the weights cannot: `source` names the file in the message.
     pub fn validate(&self, source: &str) -> Result<()> {
         let bad = |what: &str, expected: &str, found: String| {
@@ -211,6 +219,10 @@ impl Config {
         }
         if let Some(d) = self.dropout.iter().find(|d| !(0.0..1.0).contains(&d.probability)) {
             return bad("dropout", "a probability below 1", d.probability.to_string());
+        }
+        let places = self.dropout_places();
+        if let Some(d) = self.dropout.iter().find(|d| !places.contains(&d.after)) {
+            return bad("dropout", &format!("after one of {}", places.join(", ")), d.after.clone());
         }
         if self.decoder.as_ref().is_some_and(|d| d.refine_channels.is_empty()) {
             return bad("decoder", "a convolution after the concatenation", "none".into());

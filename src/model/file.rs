@@ -67,7 +67,13 @@ impl Model {
     /// Writes a temporary file beside `path` and renames it.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let memory = || Error::io(path, "write", ErrorKind::OutOfMemory.into());
+        let bytes = self.to_bytes(&path.display().to_string())?;
+        crate::data::write_atomic(path, |file| file.write_all(&bytes))
+    }
+
+    /// What [`Model::save`] writes; `source` names it in messages.
+    pub fn to_bytes(&self, source: &str) -> Result<Vec<u8>> {
+        let memory = || Error::io(source, "write", ErrorKind::OutOfMemory.into());
         let mut encoded = Vec::new();
         for tensor in self.tensors.values() {
             encoded.push(encode(tensor).ok_or_else(memory)?);
@@ -84,8 +90,7 @@ impl Model {
             ("ddu.format".to_owned(), FORMAT.to_owned()),
             ("ddu.config".to_owned(), self.config_json()),
         ]);
-        let bytes = content_hash::serialize(&path.display().to_string(), &views, metadata)?;
-        crate::data::write_atomic(path, |file| file.write_all(&bytes))
+        content_hash::serialize(source, &views, metadata)
     }
 
     /// SHA-256 (hex) of configuration and weights; equal for equal models however they are stored.

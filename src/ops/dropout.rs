@@ -64,28 +64,42 @@ impl Dropout {
 
     /// m / (1 - p) of channels `4 quad..4 quad + 4` of a pixel (`y w + x`).
     pub fn factors(self, pass: Pass, pixel: u32, quad: u32) -> [f32; 4] {
+        self.factors_of::<1>(pass, pixel, quad).map(|[factor]| factor)
+    }
+
+    /// Those of N quads from `quad` on: factor `[c][q]` is that of channel `4 (quad + q) + c`.
+    #[inline(always)]
+    pub(crate) fn factors_of<const N: usize>(
+        self,
+        pass: Pass,
+        pixel: u32,
+        quad: u32,
+    ) -> [[f32; N]; 4] {
         let (threshold, scale) = (self.threshold(), self.scale());
-        let words = philox([pixel, quad, pass.index, self.place], pass.seed);
-        words.map(|word| if word < threshold { 0.0 } else { scale })
+        let quads = std::array::from_fn(|q| quad.wrapping_add(q as u32));
+        let words = philox([[pixel; N], quads, [pass.index; N], [self.place; N]], pass.seed);
+        words.map(|words| words.map(|word| if word < threshold { 0.0 } else { scale }))
     }
 }
 
-/// Philox4x32-10: four words for a counter and a key.
-fn philox(mut counter: [u32; 4], key: u64) -> [u32; 4] {
+/// Philox4x32-10: four words for each of N counters and a key. Lanes do the same, so that a loop over them becomes
+/// vector code.
+#[inline(always)]
+fn philox<const N: usize>(counter: [[u32; N]; 4], key: u64) -> [[u32; N]; 4] {
     let (mut low, mut high) = (key as u32, (key >> 32) as u32);
+    let [mut a, mut b, mut c, mut d] = counter;
     for _ in 0..10 {
-        let [a, b, c, d] = counter;
-        let (first, second) = (0xd251_1f53 * u64::from(a), 0xcd9e_8d57 * u64::from(c));
-        counter = [
-            (second >> 32) as u32 ^ b ^ low,
-            second as u32,
-            (first >> 32) as u32 ^ d ^ high,
-            first as u32,
-        ];
+        for i in 0..N {
+            let (first, second) = (0xd251_1f53 * u64::from(a[i]), 0xcd9e_8d57 * u64::from(c[i]));
+            a[i] = (second >> 32) as u32 ^ b[i] ^ low;
+            b[i] = second as u32;
+            c[i] = (first >> 32) as u32 ^ d[i] ^ high;
+            d[i] = first as u32;
+        }
         low = low.wrapping_add(0x9e37_79b9);
         high = high.wrapping_add(0xbb67_ae85);
     }
-    counter
+    [a, b, c, d]
 }
 
 #[cfg(test)]
@@ -105,7 +119,17 @@ mod tests {
             ),
         ];
         for (counter, key, expected) in cases {
-            assert_eq!(philox(counter, key), expected);
+            assert_eq!(philox(counter.map(|word| [word]), key), expected.map(|word| [word]));
+        }
+    }
+
+    #[test]
+    fn many_quads_are_those_of_one_by_one() {
+        let op = Dropout { place: 1, probability: 0.3 };
+        let pass = Pass { seed: 0x1234_5678_9abc, index: 3 };
+        let many = op.factors_of::<16>(pass, 77, 5);
+        for q in 0..16 {
+            assert_eq!(many.map(|factors| factors[q]), op.factors(pass, 77, 5 + q as u32));
         }
     }
 

@@ -150,7 +150,7 @@ fn moments(network: &Network, plan: &Plan, repeats: usize) -> Result<Option<Summ
     let stripes: Vec<u8> = (0..cells).map(|i| (i / 64 % classes) as u8).collect();
     device.write(labels.all(), &stripes)?;
     let mut moments = DeviceMoments::new(device, &Moments::new(classes, plan.features.channels))?;
-    let list = moments.launches(device, features, labels.all())?;
+    let list = moments.launches(device, features, labels.all(), None)?;
     device.measure(&[], &list)?;
     Ok(Summary::of(&microseconds(device, &[], &list, repeats)?))
 }

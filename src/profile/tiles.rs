@@ -15,7 +15,7 @@ use crate::report::json::Summary;
 /// Parts of the reduction that are tried.
 const SPLITS: [usize; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 /// Blocks of the reduction below which a part is not worth its copies' latency.
-const LEAST_K_BLOCKS: usize = 4;
+const LEAST_K_BLOCKS: usize = 2;
 
 /// One convolution of a network under one tiling.
 #[derive(Clone, Debug, serde::Serialize)]

@@ -166,7 +166,7 @@ fn every_step_of_the_three_calls_runs() {
     for (call, some) in [
         (1, &["dump-wgmma", "ops::gather::rows", "compare-r101", "compare-demo"][..]),
         (2, &["ceilings", "torch-r101-1", "profile-density-1", "tilings-r101-1", "profile-demo-1"]),
-        (3, &["ncu-moments_syrk", "racecheck ops::gather::rows", "initcheck-infer"]),
+        (3, &["ncu-moments_syrk", "racecheck ops::pool::max_pool_is_exact", "initcheck-infer"]),
     ] {
         let out = root.path().join(format!("out{call}"));
         let mut command = Command::new(&python);

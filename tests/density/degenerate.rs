@@ -4,7 +4,7 @@ use ddu::density::{
     CONDITION_CAP, Covariance, Evaluator, Gaussians, Moments, Options, Prior, VOID, Warning,
 };
 
-use crate::support::{close, fit, rounded, scene};
+use crate::support::{Random, close, fit, rounded, scene};
 
 /// A class absent, with 1 sample, with 10, constant, and dead and duplicated channels: finite
 /// densities, the policy as designed, and a warning each.
@@ -58,6 +58,30 @@ fn degenerate_fits_stay_finite() {
             assert!(close(density.score[pixel], gaussians.log_density(z)));
             assert!(close(relative.score[pixel], gaussians.relative_log_density(z)));
         }
+    }
+}
+
+/// The cap asked for holds; one that the covariances keep to as they are adds nothing; less than 1 is none.
+#[test]
+fn the_limit_of_the_condition_number_is_a_choice() {
+    let channels = 4;
+    let mut random = Random::new(14);
+    let scale = |i: usize| [1.0, 0.5, 0.1, 0.004][i % channels];
+    let features: Vec<f32> = (0..4000).map(|i| (random.normal() * scale(i)) as f32).collect();
+    let mut moments = Moments::new(1, channels);
+    moments.add(&features, &[0; 1000]);
+    let with = |cap| {
+        let made = Gaussians::with_condition(&moments, Covariance::Full, Prior::Empirical, cap);
+        made.map(|(gaussians, _)| gaussians.classes[0].gaussian.clone())
+    };
+    let free = with(1e9).unwrap();
+    assert!(free.eps == 0.0 && free.condition_after > CONDITION_CAP, "{}", free.condition_after);
+    for cap in [1.5, 40.0, CONDITION_CAP] {
+        let capped = with(cap).unwrap();
+        assert!(capped.eps > 0.0 && capped.condition_after <= cap, "{}", capped.condition_after);
+    }
+    for cap in [0.99, -1.0, f64::NAN] {
+        assert!(with(cap).unwrap_err().to_string().starts_with("condition: "));
     }
 }
 

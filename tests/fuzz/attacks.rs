@@ -31,6 +31,7 @@ fn write_attacks() {
         ("tiff", tiffs()),
         ("webp", webps()),
         ("class_names", names()),
+        ("thresholds", thresholds()),
     ];
     for (target, attacks) in all {
         let folder = golden("attacks").join(target);
@@ -499,5 +500,25 @@ fn names() -> Attacks {
         ("map", b"=\n0=\n=0\n0=256\n0=-1\n0=0=0\nvoid=void\n255=2\n".to_vec()),
         ("many", (0..300).map(|i| format!("{i}\n")).collect::<String>().into()),
         ("long", "x".repeat(5000).into()),
+    ]
+}
+
+fn thresholds() -> Attacks {
+    let file = |target: &str, threshold: &str| {
+        let text = format!(
+            r#"{{"schema_version":1,"model_sha256":"model","target":{{{target}}},"entropy":{{"threshold":{threshold}}}}}"#
+        );
+        text.into_bytes()
+    };
+    let share = r#""p_accurate_certain":0.95"#;
+    vec![
+        ("beyond-f32", file(share, "1e300")),
+        ("beyond-f64", file(share, "1e999")),
+        ("no-number", file(share, "null")),
+        ("share-7", file(r#""p_accurate_certain":7"#, "0.5")),
+        ("two-targets", file(r#""p_accurate_certain":0.5,"false_alarm_rate":0.5"#, "0.5")),
+        ("escapes", br#"{"schema_version":1,"model_sha256":"a\n\u001b[31m\u202e","target":{"false_alarm_rate":0.1}}"#.to_vec()),
+        ("deep", [vec![b'['; 5000], vec![b']'; 5000]].concat()),
+        ("no-utf-8", file(share, "\u{fffd}").into_iter().filter(|b| *b != 0xbf).collect()),
     ]
 }

@@ -17,8 +17,8 @@ use crate::random::Random;
 
 /// Set for the process that runs the target: the folder that it works in.
 const FOLDER: &str = "DDU_FUZZ_FOLDER";
-/// One input may take this long.
-const LIMIT: Duration = Duration::from_secs(2);
+/// One input may take this long; Miri, which interprets, is hundreds of times slower.
+const LIMIT: Duration = Duration::from_secs(if cfg!(miri) { 3600 } else { 2 });
 /// An input that takes this long does not end.
 const HANG: Duration = Duration::from_secs(30);
 /// Address space, in KiB.

@@ -24,6 +24,7 @@ use ddu::data::{
     ClassMap, LabelRule, decode_size_within, decode_within, read_class_names, read_mask_within,
 };
 use ddu::density::{Density, Progress};
+use ddu::eval::thresholds::{Achieved, Target as TargetOf, Threshold, Thresholds};
 use ddu::import::{Options, import, readers};
 use ddu::model::{Backbone, Config, Model};
 use ddu::ops::Size;
@@ -328,6 +329,30 @@ fn class_names() {
             );
         }
         Ok(())
+    });
+}
+
+#[test]
+fn thresholds() {
+    let target = TargetOf::PAccurateCertain(0.95);
+    let mut full = Thresholds::new("model".into(), Some("density".into()), target);
+    let achieved = Achieved { certain_share: Some(0.25), ..Achieved::default() };
+    full.entropy = Some(Threshold { threshold: 0.125, achieved });
+    full.density = Some(Threshold { threshold: -40.5, achieved });
+    full.split = Some("val".into());
+    let none = Thresholds::new("model".into(), None, TargetOf::FalseAlarmRate(0.05));
+    let good = [full, none].map(|thresholds| serde_json::to_vec_pretty(&thresholds).unwrap());
+    let target = Target { name: "thresholds", good: good.into(), mutate: &mutate::json };
+    target.run(|bytes, path| {
+        keep(bytes, path);
+        let found = Thresholds::load(path)?;
+        // What loads is sound enough to be compared with and to be written and read again.
+        let limits = [found.entropy, found.density].into_iter().flatten();
+        assert!(limits.into_iter().all(|limit| limit.threshold.is_finite()));
+        let again = path.with_extension("again");
+        ddu::report::json::write(&again, &found)?;
+        assert_eq!(Thresholds::load(&again)?.entropy.is_some(), found.entropy.is_some());
+        found.check("thresholds", "model", Some("density"))
     });
 }
 

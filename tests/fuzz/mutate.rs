@@ -130,6 +130,22 @@ pub fn safetensors(random: &mut Random, mut bytes: Vec<u8>) -> Vec<u8> {
     }
 }
 
+/// Parts of a JSON text, or its bytes.
+pub fn json(random: &mut Random, mut bytes: Vec<u8>) -> Vec<u8> {
+    if random.below(3) > 0
+        && let Ok(mut value) = serde_json::from_slice(&bytes)
+    {
+        for _ in 0..=random.below(3) {
+            edit(random, &mut value);
+        }
+        bytes = value.to_string().into();
+    }
+    if random.below(2) == 0 {
+        random.mutate(&mut bytes, &[b"\\u0000", b"{", b"}", b"[", b"\"", b"null", b"1e999", b"-0"]);
+    }
+    bytes
+}
+
 fn header(random: &mut Random, bytes: &[u8]) -> Option<Vec<u8>> {
     let length = u64::from_le_bytes(*bytes.first_chunk()?);
     let end = usize::try_from(length).ok()?.checked_add(8)?;

@@ -1,10 +1,13 @@
-"""Makes tests/golden/baselines.safetensors: MC Dropout and a deep ensemble as PyTorch computes them.
+"""Makes tests/golden/baselines.safetensors: MC Dropout, a deep ensemble and the clipped entropy as PyTorch computes them.
 
     python make_baselines.py [--out baselines.safetensors]
 
 Networks, weights and images are those of make_families.py (channels divided by 16); the masks of the passes are
 those of src/ops/dropout.rs, whose generator (Philox4x32-10) is written here once more. The networks stay in eval
 mode: only their dropouts are replaced by the masks. Stored are samples of the three maps of the mean prediction.
+
+For the clipped entropy the image of the first size is fitted, with hashed labels (5 and 6: no class): m and s are mean and
+standard deviation of each feature over its labelled cells. Stored are the limits m + s and samples of the entropy.
 """
 
 import argparse
@@ -26,6 +29,7 @@ SIZES = [(97, 131), (360, 480)]
 MC = ["smp-resnet18", "torchvision-resnet50"]
 # Other depths and another family, so other grids.
 MEMBERS = ["smp-resnet18", "smp-resnet34", "torchvision-resnet50"]
+CLIPPED = "smp-resnet18"
 
 
 def philox(counter, key):
@@ -70,6 +74,29 @@ def mean(probabilities):
     return p.max(0).values, entropy(p), entropy(p) - entropy(probabilities).mean(0)
 
 
+def clipped_entropy(golden):
+    """z'_k = min(z_k, m_k + s_k), H(softmax(l(z') / 2)): features as fp16, m + s to fp16."""
+    model = network(CLIPPED)
+    classifier = model.get_submodule(families.LAST["smp"])
+    features = []
+    hook = classifier.register_forward_pre_hook(lambda m, inputs: features.append(inputs[0]))
+    families.run(model, "smp", OS, *SIZES[0])
+    hook.remove()
+    cells = features[0][0].flatten(1).T.half().double()
+    labels = (families.value("labels", len(cells)) * 7).astype(np.int64)
+    fitted = cells[torch.from_numpy(labels < families.CLASSES)]
+    limits = (fitted.mean(0) + fitted.std(0)).half().float()
+    golden["clipped.limits"] = limits
+    hook = classifier.register_forward_pre_hook(lambda m, inputs: torch.minimum(inputs[0], limits[:, None, None]))
+    for h, w in SIZES:
+        _, full = families.run(model, "smp", OS, h, w)
+        p = (full.double() / 2).softmax(0)
+        entropy = -torch.special.xlogy(p, p).sum(0)
+        golden[f"clipped.{h}x{w}"] = families.samples(f"clipped.{h}x{w}", entropy)
+        print("clipped", h, w, f"{entropy.min():.4f} to {entropy.max():.4f}", flush=True)
+    hook.remove()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=HERE / "baselines.safetensors")
@@ -103,6 +130,7 @@ def main():
                 passes.append(probabilities(name, model, h, w))
             keep(f"{name}.{h}x{w}", passes)
         keep(f"ensemble.{h}x{w}", [probabilities(name, network(name), h, w) for name in MEMBERS])
+    clipped_entropy(golden)
     save_file(golden, args.out, {"torch": torch.__version__})
 
 

@@ -103,7 +103,7 @@ fn moments_stay_on_their_device() {
     let features = upload(&b, &[0u8; BYTES]);
     let labels = upload(&b, &[0u8; 16]);
     let of = |buffer| Tensor::new(buffer, Element::F16, 1, Size::new(2, 4), 16, 0, 16).unwrap();
-    refused("add", moments.add(&b, of(features.all()), labels.all()));
+    refused("add", moments.add(&b, of(features.all()), labels.all(), None));
 }
 
 #[test]

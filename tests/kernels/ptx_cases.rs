@@ -6,7 +6,7 @@
 //! alone.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::ptx;
 use crate::standin::{again, skipped};
@@ -54,12 +54,8 @@ pub fn environment<'a>(folder: &'a Path, log: &'a Path) -> Vec<(&'static str, &'
     ]
 }
 
-/// Runs cases on the PTX of an architecture; the log's lines that count kernels.
-fn on_ptx(
-    architecture: &str,
-    cases: &[&str],
-    more: &[(&str, &str)],
-) -> Option<BTreeMap<String, String>> {
+/// The compiler of the PTX that cases are to run on; None where they are not, with a line that says why.
+pub fn compiler() -> Option<PathBuf> {
     // A run for one device is for that device.
     if std::env::var_os("DDU_TEST_DEVICE").is_some() {
         return None;
@@ -68,10 +64,20 @@ fn on_ptx(
         skipped("a build for a sanitizer");
         return None;
     }
-    let Some(nvcc) = ptx::nvcc() else {
+    let nvcc = ptx::nvcc();
+    if nvcc.is_none() {
         skipped("no nvcc was found to make PTX with (NVCC)");
-        return None;
-    };
+    }
+    nvcc
+}
+
+/// Runs cases on the PTX of an architecture; the log's lines that count kernels.
+fn on_ptx(
+    architecture: &str,
+    cases: &[&str],
+    more: &[(&str, &str)],
+) -> Option<BTreeMap<String, String>> {
+    let nvcc = compiler()?;
     let folder = ptx::ptx(&nvcc, architecture);
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut environment = environment(&folder, log.path());
@@ -130,6 +136,18 @@ fn no_races_with_warps_and_blocks_in_random_order() {
     for (architecture, seed) in [("90a", "1"), ("80", "2")] {
         on_ptx(architecture, cases, &[("DDU_PTX_RACES", "1"), ("DDU_PTX_SEED", seed)]);
     }
+}
+
+/// Those that `benches/results/first_contact` runs under the sanitizers of a GPU.
+#[test]
+fn the_small_tests_of_first_contact_launch_every_kernel() {
+    let steps = include_str!("../../benches/results/first_contact/steps.py");
+    let list = steps.split("SMALL = [").nth(1).and_then(|rest| rest.split(']').next());
+    let names = list.expect("a list").split('"').skip(1).step_by(2);
+    let cases: Vec<&str> = std::iter::once("--exact").chain(names).collect();
+    let Some(found) = on_ptx("90a", &cases, &[]) else { return };
+    let left_out = ddu::device::kernels::all().filter(|kernel| !found.contains_key(kernel.name));
+    assert_eq!(left_out.map(|kernel| kernel.name).collect::<Vec<_>>(), [""; 0]);
 }
 
 /// The bounds hold with sums that are cut off as those of tensor cores as well (`truncation` runs more cases on simt).

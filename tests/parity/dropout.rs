@@ -36,7 +36,7 @@ fn check(name: &str, config: Config, size: Size) {
     engine.sample_dropout(passes).unwrap();
     let mut alone: Vec<Mixed> = Vec::new();
     for image in &images {
-        alone.push(engine.run(&[image]).unwrap().mc_dropout(0).unwrap());
+        alone.extend(engine.mc_dropout(&[image]).unwrap());
     }
     let together: Vec<_> = images.iter().collect();
     let output = engine.run(&together).unwrap();

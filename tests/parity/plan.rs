@@ -3,7 +3,7 @@
 //! output strides, separable or not. What `compile`, `fold`, the arena and the views do shows here.
 
 use ddu::data::Image;
-use ddu::engine::{Engine, check_memory};
+use ddu::engine::{Engine, check_member_memory, check_memory};
 use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Model, units};
 use ddu::ops::{Conv2d, Dropout, Pass, Resize, Size};
 
@@ -305,6 +305,11 @@ fn degenerate_sizes() {
     let bytes = ddu::cpu::memory_bytes(&plan);
     assert!(bytes > plan.arena_bytes(4) + 800 * 600 * 8);
     check_memory(&plan, Some(bytes)).unwrap();
+    // An ensemble's member needs its sums as well: of each class, of the entropies, and 13 bytes of maps.
+    let classes = engine.model().config().classes.len() as u64;
+    let sums = (4 * (classes + 1) + 13) * 800 * 600;
+    check_member_memory(&plan, Some(bytes + sums)).unwrap();
+    check_member_memory(&plan, Some(bytes + sums - 1)).unwrap_err();
     // Half the memory: sqrt(0.45) of 600.
     let refused = message(check_memory(&plan, Some(bytes / 2)).map(|_| ()));
     assert!(refused.ends_with("--resize 402 would fit"), "{refused}");

@@ -3,6 +3,23 @@
 
 use crate::{Block, run};
 
+/// The instructions that these tests hold, as decode.cpp calls them.
+pub const HELD: [&str; 13] = [
+    "ld.global",
+    "ld.shared",
+    "ld.param",
+    "st.global",
+    "st.shared",
+    "pack.b32",
+    "pack.b64",
+    "unpack.b32",
+    "unpack.b64",
+    "shfl.sync.bfly.b32",
+    "shfl.sync.idx.b32",
+    "vote.sync.ballot.b32",
+    "ldmatrix",
+];
+
 /// A kernel of one warp around `body`: %in is the address of the input, %out that of the lane's 8 bytes, which `body` stores %d1
 /// to, or %w1 (0 before); %lane its number; %s the address of 1024 bytes of shared memory that start as the input does.
 fn kernel(body: &str) -> String {

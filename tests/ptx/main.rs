@@ -1,8 +1,9 @@
-//! The PTX interpreter (`interpreter/`) against the PTX ISA: every operation on edge values (`operations`), and faults planted
-//! in small kernels, each beside its sound twin (`planted`). It needs no nvcc. The project's own kernels run on it in
+//! The PTX interpreter (`interpreter/`) against the PTX ISA: every instruction on edge values (`operations` lane by lane on registers,
+//! `accesses`, `edges`), and faults planted in small kernels, each beside its sound twin (`planted`). It needs no nvcc. The project's own kernels run on it in
 //! `tests/kernels/ptx_cases.rs`; what it is made of: docs/architecture.md.
 
 mod accesses;
+mod edges;
 mod operations;
 mod planted;
 #[path = "../common/ptx.rs"]

@@ -1,6 +1,7 @@
 // A program that runs a kernel of a PTX file in the interpreter, for main.rs:
 //
 //   program operations                            the operations of lanes.cpp and the classes of their operands
+//   program instructions                          all others: as decode.cpp calls them
 //   program run FILE THREADS SHARED OUT IN [SEED]  the file's first kernel on one block, its parameter two addresses: OUT words
 //                                                 to write, and what the file IN holds. Where the parameter is larger, tensor maps
 //                                                 come first in it, and first in IN, with addresses from the start of the rest.
@@ -75,6 +76,10 @@ int main(int count, char** argument) {
     try {
         if (count > 1 && std::string(argument[1]) == "operations") {
             for (auto& [name, entry] : ptx::table()) std::printf("%s %s\n", name.c_str(), entry.operands.c_str());
+            return 0;
+        }
+        if (count > 1 && std::string(argument[1]) == "instructions") {
+            for (const std::string& name : ptx::special_names()) std::printf("%s\n", name.c_str());
             return 0;
         }
         if (count > 6) return run(argument + 2, count > 7);

@@ -6,11 +6,19 @@
 
 #include "launch.h"
 
+// ceil(log2 d) and ceil(2^(31 + l) / d), as common/division.cuh says.
+static Divisor divisor(int32_t d) {
+    int shift = 0;
+    while (1 << shift < d) ++shift;
+    return {d, int32_t(uint32_t(((uint64_t(1) << (31 + shift)) + uint64_t(d) - 1) / uint64_t(d))), shift};
+}
+
 int main() {
     constexpr int H = 9, W = 8, C = 64, K = 40, PIXELS = H * W;
     auto* x = static_cast<half*>(ddu_simt_alloc(PIXELS * C * 2));
     auto* w = static_cast<half*>(ddu_simt_alloc(K * 9 * C * 2));
     auto* bias = static_cast<float*>(ddu_simt_alloc(K * 4));
+    auto* residual = static_cast<half*>(ddu_simt_alloc(PIXELS * K * 2));
     auto* y = static_cast<half*>(ddu_simt_alloc(PIXELS * K * 2));
     uint32_t state = 1;
     auto random = [&] {
@@ -20,17 +28,24 @@ int main() {
     for (int i = 0; i < PIXELS * C; ++i) x[i] = float_to_half(random());
     for (int i = 0; i < K * 9 * C; ++i) w[i] = float_to_half(random());
     for (int i = 0; i < K; ++i) bias[i] = random();
+    for (int i = 0; i < PIXELS * K; ++i) residual[i] = float_to_half(random());
     Conv2dParams p = {};
     p.input = x;
     p.weight = w;
     p.bias = bias;
     p.output = y;
-    p.batch = p.stride = p.dilation = p.padding = p.splits = 1;
-    p.in_h = p.out_h = H;
-    p.in_w = p.out_w = W;
-    p.in_c = p.in_stride = C;
-    p.out_c = p.out_stride = K;
-    p.kernel = 3;
+    p.residual = residual;
+    p.stride = p.dilation = p.padding = p.splits = 1;
+    p.pixels = PIXELS;
+    p.in_h = H;
+    p.in_w = W;
+    p.in_pitch = C / 8;
+    p.out_h = divisor(H);
+    p.out_w = divisor(W);
+    p.in_c = divisor(C / 8);
+    p.kernel = divisor(3);
+    p.out_c = divisor(K / 8);
+    p.out_stride = p.residual_stride = K;
     p.k_blocks = 9 * C / BK;
     for (uint32_t schedule = 0; schedule < 3; ++schedule) {
         const Run run = {Tile64x64::THREADS, uint64_t(Tile64x64::shared_bytes()), uint32_t(schedule), 0, (PIXELS + 63) / 64};
@@ -38,7 +53,7 @@ int main() {
         int wrong = 0;
         for (int i = 0; i < PIXELS * K; ++i) {
             const int m = i / K, k = i % K;
-            double sum = bias[k];
+            double sum = bias[k] + half_to_float(residual[i]);
             for (int tap = 0; tap < 9; ++tap) {
                 const int row = m / W + tap / 3 - 1, column = m % W + tap % 3 - 1;
                 if (row < 0 || column < 0 || row >= H || column >= W) continue;

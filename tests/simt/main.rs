@@ -294,7 +294,7 @@ fn needs_each(kernel: &str, words: &[&str], places: usize) {
 #[test]
 fn the_convolution_needs_each_of_its_barriers_and_waits() {
     let words = ["sync_threads();", "cp_async_wait<T::STAGES - 2>();", "cp_async_wait<0>();"];
-    needs_each("conv2d", &words, 5);
+    needs_each("conv2d", &words, 6);
 }
 
 #[test]

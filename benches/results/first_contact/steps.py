@@ -34,10 +34,17 @@ MODULES = ["ops::gather", "ops::clip", "ops::dropout", "ops::preprocess", "ops::
 ELSEWHERE = ("standin_cases::", "ptx_cases::", "mutants::", "truncation::", "ops::pool::on_the_cpu::",
              "ops::resize::on_the_cpu::", "ops::dropout::on_the_cpu::")
 
-# One small test of each kernel, for the sanitizers.
-SMALL = ["ops::gather::", "ops::clip::", "ops::dropout::masks", "ops::mixture::logits", "ops::preprocess::",
-         "ops::grid::labels_meet", "ops::grid::the_predicted", "ops::pool::max_pool_is_exact", "ops::pool::global_average_against", "ops::resize::both_rules", "ops::resize::maps_are", "ops::head::label_and",
-         "ops::depthwise::", "ops::stem::", "ops::moments::a_handful", "ops::density::without_predicted", "ops::conv2d::"]
+# Small tests that together launch every kernel, for the sanitizers (tests/kernels/ptx_cases.rs holds them to it).
+SMALL = ["ops::gather::rows_are_copied_in_the_order_of_the_list", "ops::clip::features_are_cut_at_their_channels_limit",
+         "ops::dropout::masks_are_those_of_the_cpu", "ops::mixture::logits_that_are_not_finite_are_nan_and_class_0",
+         "ops::preprocess::normalised_and_padded_against_f64", "ops::grid::labels_meet_the_grid_as_the_rules_say",
+         "ops::grid::maps_are_upsampled_as_on_the_cpu_and_infinities_survive",
+         "ops::grid::the_predicted_class_is_the_first_arg_max", "ops::pool::max_pool_is_exact",
+         "ops::pool::global_average_against_f64", "ops::resize::both_rules_against_f64",
+         "ops::head::label_and_entropy_against_f64", "ops::depthwise::strides_dilations_and_slices_against_f64",
+         "ops::stem::odd_sizes_and_channel_tails_against_f64", "ops::conv2d::every_tile_on_every_device_against_f64",
+         "ops::moments::a_handful_a_crowd_and_nobody", "ops::density::without_predicted_classes",
+         "ops::density::early_exit_changes_nothing_that_matters"]
 
 # Four kernels for ncu: where the time of a network, its density and its fit goes.
 PROFILED = ["conv2d_128x128", "conv2d_64x64", "density_(hopper|256)", "moments_syrk"]
@@ -182,10 +189,8 @@ def tools(here, work, args):
         name = kernel.translate(str.maketrans("(|)", "   ")).split()[0].rstrip("_")
         yield Step(f"ncu-{name}", ["ncu", "--set", "full", "--page", "details", "-k", f"regex:^{kernel}$", "-c", "2", *once],
                    30, 90, save=f"ncu-{name}.txt")
-    names = tests(p.kernels)
-    chosen = [next((name for name in names if name.startswith(start)), None) for start in SMALL]
     for tool, limit in [("memcheck", 40), ("racecheck", 60)]:
-        for name in filter(None, chosen):
+        for name in SMALL:
             command = [p.kernels, "--exact", name, "--nocapture", "--test-threads", "1"]
             yield Step(f"{tool} {name}", sanitizer(tool, command), 8, limit, {"DDU_TEST_DEVICE": "cuda"})
     # The tests fill their memory; a run does not.

@@ -10,6 +10,7 @@ mod report;
 mod table;
 mod thresholds;
 mod timing;
+mod viewer;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ use indicatif::ProgressBar;
 
 use self::predict::Seen;
 use self::read::Reader;
-use self::report::Fared;
+use self::viewer::{Fared, Shown};
 use super::pipeline::{Event, List, behind, send};
 use super::{
     exit, interrupt, labelled, methods, note, pipeline, prepare_folder, progress_bar, scoring, warn,
@@ -194,7 +195,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     ddu::report::json::write(&outputs[0], &json::report(&about, &results))?;
     files::write(&args.output, &results, &timings)?;
-    let shown = report::Shown {
+    let shown = Shown {
         reader: &reader,
         scores: &scores,
         density: density.as_ref(),

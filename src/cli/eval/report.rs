@@ -1,200 +1,23 @@
-//! `report.html`: the results as a page, with images to look into.
+//! `report.html`: the results as a page; `viewer` makes the images to look into.
 
 use std::path::Path;
 
 use ddu::Result;
-use ddu::baseline::Ensemble;
-use ddu::data::VOID;
-use ddu::density::Percentiles;
-use ddu::engine::Engine;
-use ddu::eval::thresholds::Target;
-use ddu::eval::{Curve, Evaluation, Found, Results, ScoreResults};
+use ddu::eval::{Curve, Found, Results, ScoreResults};
 use ddu::report::digits::{number, percent};
 use ddu::report::page::{
-    Axis, Block, Bright, Chart, Charts, Interval, Intervals, Kind, Layer, Line, Map, Matrix, Page,
-    Panel, Scalar, Section, Shape, Table, Threshold, Thresholds, Viewer,
+    Axis, Block, Chart, Charts, Interval, Intervals, Line, Matrix, Page, Section, Shape, Table,
+    Viewer,
 };
-use ddu::report::palette;
-use ddu::score::{Score, Worry};
+use ddu::score::Score;
 
-use super::super::pipeline::Item;
-use super::super::{methods, scoring};
 use super::json::About;
-use super::predict::{self, Seen};
-use super::read::Reader;
 use super::table;
+use super::viewer::ALARMS;
 
 pub const FILE: &str = "report.html";
-/// The false alarms at which the viewer's sliders start.
-const ALARMS: f64 = 0.05;
 /// Classes whose densities are drawn, at most.
 const CLASSES: usize = 6;
-
-/// How an image fared: what is kept of every image, to choose those that are shown.
-pub struct Fared {
-    index: usize,
-    accuracy: f64,
-    /// The sum of the confidences of its wrong pixels, by pixel.
-    confident_errors: f64,
-}
-
-impl Fared {
-    /// None of an image without pixels of the model's classes.
-    pub fn of(index: usize, seen: &Seen, classes: usize) -> Option<Fared> {
-        let prediction = seen.predictions.first()?;
-        let (mut pixels, mut right, mut confident) = (0u64, 0u64, 0f64);
-        let predicted = prediction.label.iter().zip(&prediction.confidence);
-        for (label, (predicted, confidence)) in seen.mask.label.iter().zip(predicted) {
-            if usize::from(*label) < classes {
-                pixels += 1;
-                if label == predicted {
-                    right += 1;
-                } else if confidence.is_finite() {
-                    confident += f64::from(*confidence);
-                }
-            }
-        }
-        (pixels > 0).then(|| Fared {
-            index,
-            accuracy: right as f64 / pixels as f64,
-            confident_errors: confident / pixels as f64,
-        })
-    }
-}
-
-/// The best, the median, the worst image and that of the worst errors, each once, and why it is shown.
-fn chosen(mut all: Vec<Fared>) -> Vec<(usize, String)> {
-    all.sort_by(|a, b| b.accuracy.total_cmp(&a.accuracy));
-    let mut chosen: Vec<(usize, String)> = Vec::new();
-    let mut take = |image: Option<&Fared>, why: &str| {
-        if let Some(Fared { index, accuracy, .. }) = image
-            && chosen.iter().all(|(other, _)| other != index)
-        {
-            chosen.push((*index, format!("{why}: {} right", percent(*accuracy))));
-        }
-    };
-    take(all.first(), "best image");
-    take(all.get(all.len() / 2), "median image");
-    take(all.last(), "worst image");
-    let worst = all.iter().max_by(|a, b| a.confident_errors.total_cmp(&b.confident_errors));
-    take(worst, "most confident errors");
-    chosen
-}
-
-/// What the viewer is made with.
-pub struct Shown<'a> {
-    pub reader: &'a Reader<'a>,
-    pub scores: &'a [Score],
-    pub density: Option<&'a scoring::Loaded>,
-    pub evaluation: &'a Evaluation,
-}
-
-impl Shown<'_> {
-    /// The images that are worth a look; None where there is none.
-    pub fn viewer(
-        &self,
-        about: &About,
-        engine: &mut Engine,
-        mut ensemble: Option<&mut Ensemble>,
-        fared: Vec<Fared>,
-    ) -> Result<Option<Viewer>> {
-        let classes = about.classes.len();
-        let parts = self.density.map(|loaded| loaded.parts());
-        let range = |score: &Score| Some((*score, score.colour_range(classes, parts)?));
-        let scores: Vec<(Score, [f32; 2])> = self.scores.iter().filter_map(range).collect();
-        let panels = chosen(fared)
-            .into_iter()
-            .map(|(index, note)| {
-                self.panel(engine, ensemble.as_deref_mut(), index, note, &scores, classes)
-            })
-            .collect::<Result<Vec<Panel>>>()?;
-        if panels.is_empty() {
-            return Ok(None);
-        }
-        let palette = palette::of(about.classes);
-        let named: Vec<(String, [u8; 3])> =
-            about.classes.iter().cloned().zip(palette.iter().copied()).collect();
-        let layer = |name: &str, kind| Layer { name: name.into(), kind };
-        // Okabe and Ito 2008: told apart by colour-blind eyes.
-        let judged = [
-            ("right".to_owned(), [0, 114, 178]),
-            ("wrong".to_owned(), [213, 94, 0]),
-            ("unknown class".to_owned(), [240, 228, 66]),
-        ];
-        let mut layers = vec![
-            layer("Predicted class", Kind::Classes(named.clone())),
-            layer("Label", Kind::Classes(named)),
-            layer("Right and wrong", Kind::Classes(judged.into())),
-        ];
-        let fixed = layers.len();
-        for (score, range) in &scores {
-            layers.push(layer(score.info().label, Kind::Scalar(self.scalar(*score, *range))));
-        }
-        let target = Target::FalseAlarmRate(ALARMS);
-        let threshold = |score| {
-            let place = scores.iter().position(|(s, _)| *s == score)?;
-            let value = self.evaluation.recommend(score, target)?.threshold;
-            Some(Threshold { layer: fixed + place, value })
-        };
-        let unfamiliar = threshold(Score::Density);
-        let thresholds =
-            threshold(Score::Entropy).map(|ambiguous| Thresholds { ambiguous, unfamiliar });
-        Ok(Some(Viewer { layers, thresholds, panels }))
-    }
-
-    fn scalar(&self, score: Score, range: [f32; 2]) -> Scalar {
-        let info = score.info();
-        let bright = match info.worry {
-            Worry::High => Bright::High,
-            Worry::Low => Bright::Low,
-        };
-        let quantiles = self.density.filter(|_| score == Score::Density).map(|loaded| {
-            let (sample, ready) = loaded.parts();
-            let fitted = Percentiles::of(sample, &ready.gaussians, false);
-            (0..=1000).map(|i| fitted.at(f64::from(i) / 1000.0)).collect::<Vec<f32>>()
-        });
-        Scalar { unit: info.unit.into(), bright, range, quantiles }
-    }
-
-    fn panel(
-        &self,
-        engine: &mut Engine,
-        ensemble: Option<&mut Ensemble>,
-        index: usize,
-        note: String,
-        scores: &[(Score, [f32; 2])],
-        classes: usize,
-    ) -> Result<Panel> {
-        let (image, data) = self.reader.read(index)?;
-        let output = engine.run(&[&image])?;
-        let item = Item { index, image: image.clone(), data };
-        let members = ensemble.map(|e| methods::together(e, &output, std::slice::from_ref(&item)));
-        let members = members.and_then(|made| made.into_iter().next()).transpose()?;
-        let seen = predict::see(&output, 0, item, self.scores, members)?;
-        let prediction = &seen.predictions[0];
-        let judge = |(label, predicted): (&u8, &u8)| match usize::from(*label) {
-            label if label >= classes => 2,
-            _ => u8::from(label != predicted),
-        };
-        let labels = seen.mask.label.iter();
-        // Void is no layer's class.
-        let judged = labels.zip(&prediction.label).map(|pair| match *pair.0 {
-            VOID => VOID,
-            _ => judge(pair),
-        });
-        let mut layers = vec![
-            Map::Classes(prediction.label.clone()),
-            Map::Classes(seen.mask.label.clone()),
-            Map::Classes(judged.collect()),
-        ];
-        for (score, _) in scores {
-            let mut maps = seen.predictions.iter().flat_map(|made| &made.scores);
-            let map = maps.find(|(s, _)| s == score);
-            layers.extend(map.map(|(_, values)| Map::Scalar(values.clone())));
-        }
-        Ok(Panel::new(self.reader.data.pairs[index].name.clone(), note, &image, layers))
-    }
-}
 
 pub fn write(path: &Path, about: &About, results: &Results, viewer: Option<Viewer>) -> Result<()> {
     let mut sections = vec![summary(about, results), found(about, results)];
@@ -269,12 +92,44 @@ fn summary(about: &About, results: &Results) -> Section {
         rows: about.classes.iter().enumerate().map(class).collect(),
     };
     let mut blocks = vec![Block::Table(methods)];
-    let findings = table::findings(results);
-    if !findings.is_empty() {
-        blocks.push(Block::List(findings));
-    }
+    blocks.extend(comparison(results).map(Block::Table));
     blocks.push(Block::Table(classes));
     Section { title: "In short".into(), blocks }
+}
+
+/// What a score finds, and whether that is more than entropy does: a row for each score. None where nothing is to be found.
+fn comparison(results: &Results) -> Option<Table> {
+    type Of = fn(&ScoreResults) -> Option<&Found>;
+    let columns: [(&str, Of); 2] =
+        [("wrong pixels", |s| s.errors.as_ref()), ("unknown classes", |s| s.unknown.as_ref())];
+    let columns =
+        columns.into_iter().filter(|(_, of)| results.scores.iter().any(|s| of(s).is_some()));
+    let columns: Vec<(&str, Of)> = columns.collect();
+    if columns.is_empty() {
+        return None;
+    }
+    let mut header = strings(["AUROC"]);
+    columns.iter().for_each(|(what, _)| header.extend(strings([what, "beats entropy"])));
+    let row = |s: &ScoreResults| {
+        let mut row = strings([s.score.info().name]);
+        for (_, of) in &columns {
+            let found = of(s);
+            row.push(number(found.map(|f| f.auroc.value), 3));
+            row.push(beats_entropy(found));
+        }
+        row
+    };
+    let caption = "What each score finds; it beats entropy where the interval of the difference lies above 0.";
+    let rows = results.scores.iter().map(row).collect();
+    Some(Table { caption: caption.into(), header, rows })
+}
+
+fn beats_entropy(found: Option<&Found>) -> String {
+    match found.and_then(Found::beats_entropy) {
+        None => number(None, 0),
+        Some(true) => "yes".into(),
+        Some(false) => "no".into(),
+    }
 }
 
 fn found(about: &About, results: &Results) -> Section {
@@ -305,11 +160,7 @@ fn found(about: &About, results: &Results) -> Section {
             let figures = [found.auroc, found.ap, found.fpr95];
             let mut row = vec![score.score.info().name.to_owned()];
             row.extend(figures.map(|figure| number(figure.value, 3)));
-            row.push(match found.beats_entropy() {
-                None => number(None, 0),
-                Some(true) => "yes".into(),
-                Some(false) => "no".into(),
-            });
+            row.push(beats_entropy(Some(found)));
             row
         };
         blocks.push(Block::Table(Table {
@@ -499,23 +350,4 @@ fn cost(about: &About) -> Section {
         rows: about.timings.iter().map(row).collect(),
     };
     Section { title: "What a pass costs".into(), blocks: vec![Block::Table(table)] }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_image_is_shown_once() {
-        let fared = |index, accuracy, confident_errors| Fared { index, accuracy, confident_errors };
-        let found = chosen(vec![fared(0, 0.5, 0.2), fared(1, 0.9, 0.1), fared(2, 0.7, 0.4)]);
-        let expected = [
-            (1, "best image: 90.0 % right".to_owned()),
-            (2, "median image: 70.0 % right".to_owned()),
-            (0, "worst image: 50.0 % right".to_owned()),
-        ];
-        assert_eq!(found, expected);
-        assert_eq!(chosen(Vec::new()), []);
-        assert_eq!(chosen(vec![fared(7, 1.0, 0.0)]).len(), 1);
-    }
 }

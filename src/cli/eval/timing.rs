@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use ddu::Result;
-use ddu::baseline::{self, Ensemble};
+use ddu::baseline::Ensemble;
 use ddu::data::Image;
 use ddu::engine::Engine;
 use ddu::eval::Method;
@@ -47,14 +47,13 @@ pub fn ddu(engine: &mut Engine, image: &Image) -> Option<Timing> {
     })
 }
 
-/// Class, predictive entropy and mutual information over the passes of an engine that samples its dropout. The network's
-/// own pass, which the other methods' figures need, is part of each run and of this time.
+/// Class, predictive entropy and mutual information over the passes of an engine that samples its dropout.
 pub fn mc_dropout(engine: &mut Engine, image: &Image) -> Option<Timing> {
     let method = Method::McDropout.name();
-    measure(method, image, || baseline::mc_dropout(&engine.run(&[image])?, 0).map(drop))
+    measure(method, image, || engine.mc_dropout(&[image]).map(drop))
 }
 
-/// The same over the members.
+/// The same over the model and the members.
 pub fn ensemble(engine: &mut Engine, ensemble: &mut Ensemble, image: &Image) -> Option<Timing> {
     let method = Method::Ensemble.name();
     measure(method, image, || ensemble.predict(&engine.run(&[image])?, 0, &[image]).map(drop))

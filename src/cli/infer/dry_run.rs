@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use ddu::baseline::Ensemble;
 use ddu::data::Inputs;
-use ddu::engine::{Engine, check_memory};
+use ddu::engine::{Engine, check_member_memory, check_memory};
 use ddu::ops::Size;
-use ddu::plan::Plan;
 use ddu::report::json;
 use serde::Serialize;
 
@@ -133,19 +132,21 @@ fn cost(
         ops: plan.nodes.len(),
         gflop: (plan.flops() + passes) as f64 / 1e9,
         arena_bytes: plan.arena_bytes(size_of::<f32>()),
-        problem: problem(engine, &plan),
+        problem: problem(check_memory(&plan, engine.available_memory())),
     };
     for member in members {
         let plan = member.plan(batch, size)?;
+        // Every network keeps its arena.
+        let left = member.available_memory().map(|all| all.saturating_sub(cost.arena_bytes));
         cost.gflop += plan.flops() as f64 / 1e9;
         cost.arena_bytes += plan.arena_bytes(size_of::<f32>());
-        cost.problem = cost.problem.or_else(|| problem(member, &plan));
+        cost.problem = cost.problem.or_else(|| problem(check_member_memory(&plan, left)));
     }
     Ok(cost)
 }
 
-fn problem(engine: &Engine, plan: &Plan) -> Option<String> {
-    check_memory(plan, engine.available_memory()).err().map(|error| error.to_string())
+fn problem(checked: ddu::Result<()>) -> Option<String> {
+    checked.err().map(|error| error.to_string())
 }
 
 fn text(report: &Report, device: Device) -> Result<String, std::fmt::Error> {

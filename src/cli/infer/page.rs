@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use ddu::Result;
-use ddu::density::{Evaluator, Options, Percentiles};
+use ddu::density::{Evaluator, Percentiles};
 use ddu::engine::Output;
 use ddu::report::page::{
-    Block, Bright, Kind, Layer, Map, Page, Panel, Scalar, Section, Table, Threshold, Thresholds,
-    Viewer,
+    Block, Kind, Layer, Map, Page, Panel, Section, Table, Threshold, Thresholds, Viewer,
 };
-use ddu::score::{Score, Worry};
+use ddu::score::Score;
 
 use super::attention::{Attention, HEADER, Limits};
 use super::files::{Files, Segmented};
+use crate::cli::layers;
 
 /// Images of a page, at most: with 480 x 360 pixels each, it stays below 15 MB.
 const PANELS: usize = 12;
@@ -57,25 +57,12 @@ impl<'a> Gallery<'a> {
         if place >= PANELS {
             return Ok(());
         }
-        let mut layers = vec![Map::Classes(maps.label.clone())];
-        layers.extend(maps.scores.iter().map(|map| Map::Scalar(map.values.clone())));
+        let mut maps_shown = vec![Map::Classes(maps.label.clone())];
+        maps_shown.extend(maps.scores.iter().map(|map| Map::Scalar(map.values.clone())));
         if let Some(evaluator) = &self.evaluator {
-            let options = Options { nearest: true, ..Options::default() };
-            let found = evaluator.evaluate(&output.features(at)?, None, options);
-            // The class of the cell that a pixel lies in: the coordinates of cells, upsampled and rounded.
-            let grid = output.grid;
-            let cells = |of: fn(usize, usize) -> usize| {
-                let cells: Vec<f32> = (0..grid.pixels()).map(|i| of(i, grid.w) as f32).collect();
-                output.upsample(&cells)
-            };
-            let (rows, columns) = (cells(|i, w| i / w), cells(|i, w| i % w));
-            let class = |(row, column): (&f32, &f32)| {
-                found.nearest[row.round() as usize * grid.w + column.round() as usize]
-            };
-            layers.push(Map::Classes(rows.iter().zip(&columns).map(class).collect()));
-            layers.push(Map::Scalar(output.upsample(&found.distance)));
+            maps_shown.extend(layers::nearest(evaluator, output, at)?);
         }
-        let panel = Panel::new(title.into(), attention.note(), &maps.image, layers);
+        let panel = Panel::new(title.into(), attention.note(), &maps.image, maps_shown);
         self.panels.insert(place, (rank, panel));
         self.panels.truncate(PANELS);
         Ok(())
@@ -89,28 +76,14 @@ impl<'a> Gallery<'a> {
         ranking: &[[String; 7]],
         notes: Vec<String>,
     ) -> Result<()> {
-        let distance = self.distance();
-        let scalar = |name: &str, unit: &str, bright, range, quantiles| Layer {
-            name: name.into(),
-            kind: Kind::Scalar(Scalar { unit: unit.into(), bright, range, quantiles }),
-        };
-        let classes =
-            |name: &str| Layer { name: name.into(), kind: Kind::Classes(self.classes.clone()) };
-        let mut layers = vec![classes("Predicted class")];
-        for (score, range) in self.scores {
-            let info = score.info();
-            let bright = match info.worry {
-                Worry::High => Bright::High,
-                Worry::Low => Bright::Low,
-            };
-            let quantiles = self.fitted.filter(|_| *score == Score::Density).map(|fitted| {
-                (0..=1000).map(|i| fitted.at(f64::from(i) / 1000.0)).collect::<Vec<f32>>()
-            });
-            layers.push(scalar(info.label, info.unit, bright, *range, quantiles));
-        }
+        let classes = || self.classes.clone();
+        let mut shown =
+            vec![Layer { name: "Predicted class".into(), kind: Kind::Classes(classes()) }];
+        let scores = self.scores.iter();
+        shown.extend(scores.map(|(score, range)| layers::score(*score, *range, self.fitted)));
         if self.evaluator.is_some() {
-            layers.push(classes("Nearest class"));
-            layers.push(scalar("Mahalanobis distance to it", "", Bright::High, distance, None));
+            let panels = self.panels.iter().map(|(_, panel)| panel);
+            shown.extend(layers::nearest_layers(classes(), panels));
         }
         // Sliders start where nothing is marked if there is no limit.
         let threshold = |score: Score, limit: Option<f32>| {
@@ -122,7 +95,7 @@ impl<'a> Gallery<'a> {
         let unfamiliar = threshold(Score::Density, self.limits.density);
         let thresholds = threshold(Score::Entropy, self.limits.entropy)
             .map(|ambiguous| Thresholds { ambiguous, unfamiliar });
-        let shown = self.panels.len();
+        let images = self.panels.len();
         let panels = self.panels.into_iter().map(|(_, panel)| panel).collect();
         let rows = ranking.iter().take(ROWS).map(|row| row.to_vec()).collect();
         let caption = match ranking.len() {
@@ -132,8 +105,8 @@ impl<'a> Gallery<'a> {
             _ => "Images by need of attention. Entropy in nats.".into(),
         };
         let chosen = match ranking.len() {
-            n if n > shown => {
-                format!("The {shown} of {n} images with the most pixels that are not certain.")
+            n if n > images => {
+                format!("The {images} of {n} images with the most pixels that are not certain.")
             }
             _ => "The images, those with the most pixels that are not certain first.".into(),
         };
@@ -152,7 +125,7 @@ impl<'a> Gallery<'a> {
             title: "Images".into(),
             blocks: vec![
                 Block::Text(format!("{chosen} {source}")),
-                Block::Viewer(Viewer { layers, thresholds, panels }),
+                Block::Viewer(Viewer { layers: shown, thresholds, panels }),
             ],
         }];
         if !ranking.is_empty() {
@@ -166,17 +139,6 @@ impl<'a> Gallery<'a> {
         let images = if ranking.len() == 1 { "image" } else { "images" };
         let title = format!("What to trust in {} {images}", ranking.len());
         Page { title, lead: meaning.into(), sections, notes }.write(path)
-    }
-
-    /// The colour bar of distances: 0 to the greatest of the panels.
-    fn distance(&self) -> [f32; 2] {
-        let mut greatest = 1f32;
-        for (_, panel) in &self.panels {
-            if let Some(Map::Scalar(values)) = panel.layers.last() {
-                greatest = values.iter().filter(|v| v.is_finite()).fold(greatest, |a, v| a.max(*v));
-            }
-        }
-        [0.0, greatest]
     }
 }
 

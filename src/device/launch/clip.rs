@@ -1,5 +1,6 @@
 //! Launch of `kernels/clip.cu`.
 
+use super::divisor::Divisor;
 use super::{
     Address, Addresses, Launch, Work, param, require, require_tensors, shape, tensor_bytes,
 };
@@ -13,8 +14,8 @@ params! {
         input: Address,
         limits: Address,
         output: Address,
-        pixels: i32,
-        channels: i32,
+        groups: Divisor,
+        threads: i32,
         in_stride: i32,
         out_stride: i32,
     }
@@ -35,17 +36,17 @@ pub fn clip<'a>(x: Tensor<'a>, limits: Slice<'a>, y: Tensor<'a>) -> Result<Launc
     let found = format!("{} to {} {:?}", x.channels, y.channels, y.element);
     require(what, same, "fp16 of as many channels out", found)?;
     let p = |value| param(what, value);
+    let threads = x.pixels() * (x.channels / 8);
     let mut memory = Addresses::new(what);
     let params = ClipParams {
         input: memory.tensor(&x)?,
         limits: memory.slice("limits", limits, x.channels * 2)?,
         output: memory.tensor(&y)?,
-        pixels: p(x.pixels())?,
-        channels: p(x.channels)?,
+        groups: Divisor::new(what, x.channels / 8)?,
+        threads: p(threads)?,
         in_stride: p(x.stride)?,
         out_stride: p(y.stride)?,
     };
     let work = Work::moving(shape(&y), tensor_bytes(&x) + tensor_bytes(&y) + x.channels * 2);
-    let threads = x.pixels() * (x.channels / 8);
     Launch::new(&SOURCE, what, [threads.div_ceil(256), 1, 1], &params, memory, work)
 }

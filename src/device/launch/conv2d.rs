@@ -8,6 +8,7 @@ pub(in crate::device) use hopper::SOURCE as HOPPER_SOURCE;
 pub use hopper::{HOPPER_TILES, tiles as hopper_tiles};
 pub use tiling::{ConvCost, ConvTile, ConvTiling, LAUNCH_SECONDS, TILES};
 
+use super::divisor::Divisor;
 use super::{
     Address, Addresses, Launch, Work, param, param_product, require, require_tensors, tensor_bytes,
 };
@@ -26,17 +27,17 @@ params! {
         residual: Address,
         output: Address,
         partial: Address,
-        batch: i32,
+        out_h: Divisor,
+        out_w: Divisor,
+        in_c: Divisor,
+        kernel: Divisor,
+        out_c: Divisor,
+        pixels: i32,
         in_h: i32,
         in_w: i32,
-        in_c: i32,
-        in_stride: i32,
-        out_h: i32,
-        out_w: i32,
-        out_c: i32,
+        in_pitch: i32,
         out_stride: i32,
         residual_stride: i32,
-        kernel: i32,
         stride: i32,
         dilation: i32,
         padding: i32,
@@ -51,17 +52,20 @@ pub(in crate::device) static SOURCE: Source = Source {
     file: "conv2d",
     parameters: Conv2dParams::PARAMETERS,
     kernels: &[
-        Conv2dParams::kernel("conv2d_128x128", "conv2d", 256, 69632),
-        Conv2dParams::kernel("conv2d_128x64", "conv2d", 128, 49152),
-        Conv2dParams::kernel("conv2d_64x64", "conv2d", 128, 32768),
-        Conv2dParams::kernel("conv2d_64x32", "conv2d", 128, 24576),
+        Conv2dParams::kernel("conv2d_128x128", "conv2d", 128, 98816),
+        Conv2dParams::kernel("conv2d_128x64", "conv2d", 128, 73984),
+        Conv2dParams::kernel("conv2d_64x64", "conv2d", 128, 65792),
+        Conv2dParams::kernel("conv2d_64x32", "conv2d", 128, 49280),
         Conv2dParams::kernel("conv2d_reduce", "conv2d", 256, 0),
     ],
     constants: &[("BK", K_BLOCK)],
 };
 
 /// Values of the reduction per step of the main loop (`BK`).
-pub const K_BLOCK: usize = 32;
+pub const K_BLOCK: usize = 64;
+
+/// Rows (and columns) of taps that the kernel has a bit for.
+const MOST_TAPS: usize = 15;
 
 /// Length of the reduction of an output value.
 fn reduction(conv: &Conv2d) -> usize {
@@ -120,11 +124,20 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
         && (tiling.splits - 1) * tiling.k_blocks < tiling.tile.blocks(conv);
     require(what, covered, "splits that cover the reduction, none empty", format!("{tiling:?}"))?;
 
+    let f32_residual = o.y.element == Element::F32 && o.residual.is_some();
+    require(what, !f32_residual, "fp16 out with a residual", "f32")?;
+    require(what, conv.kernel <= MOST_TAPS, "at most 15 x 15 taps", conv.kernel)?;
+
     let p = |value| param(what, value);
-    // What the kernel computes in 32 bits: positions in the padded image and in the reduction.
-    let side =
-        conv.dilation.saturating_mul(conv.kernel) + o.x.size.h.max(o.x.size.w) + conv.padding;
-    require(what, side < 1 << 27, "a padded image below 2^27", side)?;
+    let divisor = |value| Divisor::new(what, value);
+    // What the kernel computes in 32 bits, in chunks of eight values: places in the padded image, in the weights (the last
+    // block's K tail included), in y.
+    let side = conv.dilation.saturating_mul(conv.kernel).saturating_add(conv.padding);
+    let rows = o.x.batch.saturating_mul(o.x.size.h).saturating_add(side);
+    param_product(what, &[rows, o.x.size.w.saturating_add(side), o.x.stride / 8])?;
+    p(reduction(conv) + K_BLOCK * (tiling.k_blocks + 1))?;
+    param_product(what, &[pixels, padded(conv) / 8])?;
+    let split = tiling.splits > 1;
     let mut memory = Addresses::new(what);
     let params = Conv2dParams {
         input: memory.tensor(&o.x)?,
@@ -133,17 +146,17 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
         residual: o.residual.map_or(Ok(Address::NULL), |r| memory.tensor(&r))?,
         output: memory.tensor(&o.y)?,
         partial: memory.optional("partial sums", o.partial, partial)?,
-        batch: p(o.x.batch)?,
+        out_h: divisor(o.y.size.h)?,
+        out_w: divisor(o.y.size.w)?,
+        in_c: divisor(o.x.channels / 8)?,
+        kernel: divisor(conv.kernel)?,
+        out_c: divisor(o.y.channels / 8)?,
+        pixels: p(pixels)?,
         in_h: p(o.x.size.h)?,
         in_w: p(o.x.size.w)?,
-        in_c: p(o.x.channels)?,
-        in_stride: p(o.x.stride)?,
-        out_h: p(o.y.size.h)?,
-        out_w: p(o.y.size.w)?,
-        out_c: p(o.y.channels)?,
+        in_pitch: p(o.x.stride / 8)?,
         out_stride: p(o.y.stride)?,
         residual_stride: p(o.residual.map_or(0, |r| r.stride))?,
-        kernel: p(conv.kernel)?,
         stride: p(conv.stride)?,
         dilation: p(conv.dilation)?,
         padding: p(conv.padding)?,
@@ -152,8 +165,17 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
         splits: p(tiling.splits)?,
         k_blocks: p(tiling.k_blocks)?,
     };
-    p(reduction(conv) + K_BLOCK * tiling.k_blocks)?;
-    let ConvTile { pixels: m, channels: n, kernel } = tiling.tile;
+    // Splits leave bias, residual and ReLU to whoever adds them up.
+    let sums = Conv2dParams {
+        bias: Address::NULL,
+        residual: Address::NULL,
+        output: params.partial,
+        output_f32: 1,
+        out_stride: p(padded(conv))?,
+        relu: 0,
+        ..params
+    };
+    let ConvTile { pixels: m, channels: n, kernel, .. } = tiling.tile;
     let grid = [pixels.div_ceil(m), conv.out_channels.div_ceil(n), tiling.splits];
     let shape = [o.y.batch, o.y.size.h, o.y.size.w, conv.out_channels];
     // Whoever writes the output also reads bias and residual.
@@ -172,10 +194,11 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
     let first = if tiling.tile.of_warpgroups() {
         hopper::launch(conv, &o, tiling, work)?
     } else {
-        Launch::new(&SOURCE, kernel, grid, &params, memory, work)?
+        let first = if split { &sums } else { &params };
+        Launch::new(&SOURCE, kernel, grid, first, memory, work)?
     };
     let mut launches = vec![first];
-    if tiling.splits > 1 {
+    if split {
         let grid = [(pixels * padded(conv) / 8).div_ceil(256), 1, 1];
         let moved = Work::moving(shape, partial + end);
         let work = Work { modelled: Some(cost.modelled_join()), ..moved };

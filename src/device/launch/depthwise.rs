@@ -1,5 +1,6 @@
 //! Launch of `kernels/depthwise.cu`.
 
+use super::divisor::Divisor;
 use super::{
     Address, Addresses, Launch, Work, param, param_product, require, require_tensors, shape,
 };
@@ -15,20 +16,20 @@ params! {
         weight: Address,
         bias: Address,
         output: Address,
-        batch: i32,
+        out_h: Divisor,
+        out_w: Divisor,
+        groups: Divisor,
+        threads: i32,
         channels: i32,
         in_h: i32,
         in_w: i32,
         in_stride: i32,
-        out_h: i32,
-        out_w: i32,
         out_stride: i32,
         kernel: i32,
         stride: i32,
         dilation: i32,
         padding: i32,
         relu: i32,
-        unused: i32,
     }
 }
 
@@ -61,6 +62,8 @@ pub fn depthwise<'a>(
     )?;
     let weights = param_product(what, &[conv.kernel, conv.kernel, channels, 2])?;
     let p = |value| param(what, value);
+    let divisor = |value| Divisor::new(what, value);
+    let threads = y.pixels() * (channels / 8);
     // Positions in the padded image, which the kernel computes in 32 bits.
     let side = conv.dilation.saturating_mul(conv.kernel) + x.size.h.max(x.size.w) + conv.padding;
     require(what, side < 1 << 27, "a padded image below 2^27", side)?;
@@ -70,22 +73,22 @@ pub fn depthwise<'a>(
         weight: memory.slice("weight", weight, weights)?,
         bias: memory.slice("bias", bias, channels * 4)?,
         output: memory.tensor(&y)?,
-        batch: p(x.batch)?,
+        out_h: divisor(y.size.h)?,
+        out_w: divisor(y.size.w)?,
+        groups: divisor(channels / 8)?,
+        threads: p(threads)?,
         channels: p(channels)?,
         in_h: p(x.size.h)?,
         in_w: p(x.size.w)?,
         in_stride: p(x.stride)?,
-        out_h: p(y.size.h)?,
-        out_w: p(y.size.w)?,
         out_stride: p(y.stride)?,
         kernel: p(conv.kernel)?,
         stride: p(conv.stride)?,
         dilation: p(conv.dilation)?,
         padding: p(conv.padding)?,
         relu: relu.into(),
-        unused: 0,
     };
-    let grid = [(y.pixels() * channels / 8).div_ceil(256), 1, 1];
+    let grid = [threads.div_ceil(256), 1, 1];
     let (flop, bytes) = (conv.flops(x.batch, y.size), conv.bytes(x.batch, x.size, y.size, 2));
     let work = Work::even(shape(&y), flop, bytes, grid);
     Launch::new(&SOURCE, what, grid, &params, memory, work)

@@ -1,5 +1,6 @@
 //! Launch of `kernels/dropout.cu`.
 
+use super::divisor::Divisor;
 use super::{
     Address, Addresses, Launch, Work, param, require, require_tensors, shape, tensor_bytes,
 };
@@ -14,9 +15,9 @@ params! {
         input: Address,
         output: Address,
         seed: i64,
-        pixels: i32,
-        image_pixels: i32,
-        channels: i32,
+        image_pixels: Divisor,
+        groups: Divisor,
+        threads: i32,
         in_stride: i32,
         out_stride: i32,
         pass: i32,
@@ -52,14 +53,15 @@ pub fn dropout<'a>(
     };
     let Pass { seed, index } = pass.unwrap_or(Pass { seed: 0, index: 0 });
     let p = |value| param(what, value);
+    let threads = x.pixels() * (x.channels / 8);
     let mut memory = Addresses::new(what);
     let params = DropoutParams {
         input: memory.tensor(&x)?,
         output: memory.tensor(&y)?,
         seed: seed.cast_signed(),
-        pixels: p(x.pixels())?,
-        image_pixels: p(x.size.pixels())?,
-        channels: p(x.channels)?,
+        image_pixels: Divisor::new(what, x.size.pixels())?,
+        groups: Divisor::new(what, x.channels / 8)?,
+        threads: p(threads)?,
         in_stride: p(x.stride)?,
         out_stride: p(y.stride)?,
         pass: index.cast_signed(),
@@ -69,6 +71,6 @@ pub fn dropout<'a>(
         unused: 0,
     };
     let work = Work::moving(shape(&y), tensor_bytes(&x) + tensor_bytes(&y));
-    let grid = [(x.pixels() * x.channels / 8).div_ceil(256), 1, 1];
+    let grid = [threads.div_ceil(256), 1, 1];
     Launch::new(&SOURCE, what, grid, &params, memory, work)
 }

@@ -1,5 +1,6 @@
 //! Launch of `kernels/gather.cu`.
 
+use super::divisor::Divisor;
 use super::{Address, Addresses, Launch, Work, param, param_product, require};
 use crate::device::kernels::Source;
 use crate::device::{Element, Slice, Tensor};
@@ -13,10 +14,10 @@ params! {
         rows: Address,
         output: Address,
         picked: Address,
+        chunks: Divisor,
+        threads: i32,
         pixels: i32,
-        count: i32,
         stride: i32,
-        channels: i32,
     }
 }
 
@@ -51,10 +52,10 @@ pub fn gather<'a>(
         rows: memory.slice("rows", rows, count * 4)?,
         output: memory.slice("output", output, moved)?,
         picked: memory.slice("picked labels", picked, count)?,
+        chunks: Divisor::new(what, channels / 8)?,
+        threads: p(count * channels / 8)?,
         pixels: p(features.pixels())?,
-        count: p(count)?,
         stride: p(features.stride)?,
-        channels: p(channels)?,
     };
     // Rows are read and written, a label as well, an index read.
     let work = Work::moving([1, 1, count, channels], 2 * moved + count * 6);

@@ -1,9 +1,9 @@
 //! Launch of `kernels/head.cu`.
 
-use super::resize::require_ratio;
-use super::{Address, Addresses, Launch, Work, param, param_product, require};
+use super::bilinear::{Upsampling, require_logits};
+use super::{Address, Addresses, Launch, Work, param, param_product};
 use crate::device::kernels::Source;
-use crate::device::{Element, Slice, Tensor};
+use crate::device::{Slice, Tensor};
 use crate::error::Result;
 use crate::ops::{Head, LogitScore};
 
@@ -16,16 +16,11 @@ params! {
         max_softmax: Address,
         energy: Address,
         entropy_t2: Address,
-        batch: i32,
+        grid: Upsampling,
+        pixels: i32,
         classes: i32,
-        in_h: i32,
-        in_w: i32,
         in_stride: i32,
-        out_h: i32,
-        out_w: i32,
-        crop_h: i32,
-        crop_w: i32,
-        align_corners: i32,
+        unused: i32,
     }
 }
 
@@ -67,15 +62,9 @@ fn launch<'a>(
     label: Option<Slice<'a>>,
     scores: &[(LogitScore, Slice<'a>)],
 ) -> Result<Launch<'a>> {
-    op.validate()?;
-    let fits = logits.element == Element::F32
-        && logits.size == op.grid
-        && logits.channels >= op.classes
-        && logits.stride.is_multiple_of(4)
-        && logits.stride >= op.classes.next_multiple_of(4);
-    require(what, fits, "f32 logits of these classes on the grid", format!("{op:?}"))?;
+    let grid = Upsampling::new(what, op)?;
+    require_logits(what, op, &logits)?;
     let pixels = param_product(what, &[logits.batch, op.crop.h, op.crop.w])?;
-    require_ratio(what, op.grid, op.padded)?;
     let p = |value| param(what, value);
     let mut memory = Addresses::new(what);
     let map = |memory: &mut Addresses, score: LogitScore| {
@@ -89,16 +78,11 @@ fn launch<'a>(
         max_softmax: map(&mut memory, LogitScore::MaxSoftmax)?,
         energy: map(&mut memory, LogitScore::Energy)?,
         entropy_t2: map(&mut memory, LogitScore::EntropyT2)?,
-        batch: p(logits.batch)?,
+        grid,
+        pixels: p(pixels)?,
         classes: p(op.classes)?,
-        in_h: p(op.grid.h)?,
-        in_w: p(op.grid.w)?,
         in_stride: p(logits.stride)?,
-        out_h: p(op.padded.h)?,
-        out_w: p(op.padded.w)?,
-        crop_h: p(op.crop.h)?,
-        crop_w: p(op.crop.w)?,
-        align_corners: op.resize.align_corners.into(),
+        unused: 0,
     };
     let work = Work::moving(
         [logits.batch, op.crop.h, op.crop.w, 1],

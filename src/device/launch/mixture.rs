@@ -1,9 +1,10 @@
 //! Launches of `kernels/mixture.cu`.
 
-use super::resize::require_ratio;
+use super::bilinear::{Upsampling, require_logits};
+use super::divisor::Divisor;
 use super::{Address, Addresses, Launch, Work, param, param_product, require};
 use crate::device::kernels::Source;
-use crate::device::{Element, Slice, Tensor};
+use crate::device::{Slice, Tensor};
 use crate::error::Result;
 use crate::ops::Head;
 
@@ -16,16 +17,11 @@ params! {
         confidence: Address,
         entropy: Address,
         information: Address,
-        batch: i32,
+        grid: Upsampling,
+        plane: Divisor,
+        pixels: i32,
         classes: i32,
-        in_h: i32,
-        in_w: i32,
         in_stride: i32,
-        out_h: i32,
-        out_w: i32,
-        crop_h: i32,
-        crop_w: i32,
-        align_corners: i32,
         first: i32,
         share: f32,
     }
@@ -59,13 +55,7 @@ pub fn mixture_add<'a>(
     first: bool,
 ) -> Result<Launch<'a>> {
     let what = "mixture_add";
-    let fits = logits.element == Element::F32
-        && logits.size == op.grid
-        && logits.channels >= op.classes
-        && logits.stride.is_multiple_of(4)
-        && logits.stride >= op.classes.next_multiple_of(4);
-    require(what, fits, "f32 logits of these classes on the grid", format!("{op:?}"))?;
-    require_ratio(what, op.grid, op.padded)?;
+    require_logits(what, op, &logits)?;
     let mut memory = Addresses::new(what);
     let mut params = parameters(what, op, logits.batch, sums, &mut memory)?;
     params.logits = memory.tensor(&logits)?;
@@ -104,7 +94,7 @@ fn parameters<'a>(
     sums: Slice<'a>,
     memory: &mut Addresses,
 ) -> Result<MixtureParams> {
-    op.validate()?;
+    let grid = Upsampling::new(what, op)?;
     let values = param_product(what, &[batch, op.crop.h, op.crop.w, op.classes + 1])?;
     let p = |value| param(what, value);
     Ok(MixtureParams {
@@ -114,16 +104,11 @@ fn parameters<'a>(
         confidence: Address::NULL,
         entropy: Address::NULL,
         information: Address::NULL,
-        batch: p(batch)?,
+        grid,
+        plane: Divisor::new(what, op.crop.pixels())?,
+        pixels: p(batch * op.crop.pixels())?,
         classes: p(op.classes)?,
-        in_h: p(op.grid.h)?,
-        in_w: p(op.grid.w)?,
         in_stride: 0,
-        out_h: p(op.padded.h)?,
-        out_w: p(op.padded.w)?,
-        crop_h: p(op.crop.h)?,
-        crop_w: p(op.crop.w)?,
-        align_corners: op.resize.align_corners.into(),
         first: 0,
         share: 0.0,
     })

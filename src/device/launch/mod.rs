@@ -1,16 +1,17 @@
 //! A typed launch for each kernel: checks shapes and extents, fills the parameter struct, sets the grid and
 //! states the work. A launch file also holds its kernels' rows of the table and their parameter struct.
 
-/// Declares the parameter struct of a `.cu` and the list of its fields, for the comparison with that file.
-macro_rules! params {
+/// Declares a struct of `kernels/common/` that is part of parameter structs, and the list of its fields, for the comparison
+/// with that file.
+macro_rules! nested {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty),+ $(,)? }) => {
         $(#[$doc])*
         #[repr(C)]
         #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-        struct $name { $($field: $kind),+ }
+        pub(super) struct $name { $($field: $kind),+ }
 
         impl $name {
-            const PARAMETERS: crate::device::kernels::Parameters = crate::device::kernels::Parameters {
+            pub(super) const PARAMETERS: crate::device::kernels::Parameters = crate::device::kernels::Parameters {
                 name: stringify!($name),
                 bytes: size_of::<$name>(),
                 fields: &[$(crate::device::kernels::Field {
@@ -19,7 +20,16 @@ macro_rules! params {
                     offset: std::mem::offset_of!($name, $field),
                 }),+],
             };
+        }
+    };
+}
 
+/// The same for the parameter struct of a `.cu`.
+macro_rules! params {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty),+ $(,)? }) => {
+        nested! { $(#[$doc])* $name { $($field: $kind),+ } }
+
+        impl $name {
             /// A row of the table of kernels.
             const fn kernel(
                 name: &'static str,
@@ -36,10 +46,12 @@ macro_rules! params {
 
 mod address;
 pub(super) mod arg_max;
+mod bilinear;
 pub(super) mod clip;
 pub mod conv2d;
 pub mod density;
 pub(super) mod depthwise;
+mod divisor;
 pub(super) mod dropout;
 pub(super) mod gather;
 pub(super) mod head;
@@ -72,7 +84,7 @@ pub use upsample::upsample;
 
 use std::marker::PhantomData;
 
-use super::kernels::{Kernel, Source};
+use super::kernels::{Kernel, Parameters, Source};
 use super::{Buffer, DeviceId, Element, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::{Size, Spatial};
@@ -98,6 +110,13 @@ pub static SOURCES: [&Source; 18] = [
     &clip::SOURCE,
     &dropout::SOURCE,
     &mixture::SOURCE,
+];
+
+/// Structs of `kernels/common/` that the parameters of several kernels hold, and a file that includes each.
+pub static NESTED: [(&str, &Parameters); 3] = [
+    ("resize", &divisor::Divisor::PARAMETERS),
+    ("resize", &bilinear::Axis::PARAMETERS),
+    ("head", &bilinear::Upsampling::PARAMETERS),
 ];
 
 /// The launch of an op without weights.
@@ -158,6 +177,8 @@ pub enum Bound {
     Tensor,
     /// Instructions around the products.
     Issue,
+    /// What the products read from shared memory, and copies write there.
+    Shared,
     /// Operands from L2.
     L2,
     /// The way from L2 to the products: too little is in flight on a multiprocessor.
@@ -175,6 +196,7 @@ impl std::fmt::Display for Bound {
         f.pad(match self {
             Bound::Tensor => "tensor cores",
             Bound::Issue => "instructions",
+            Bound::Shared => "shared memory",
             Bound::L2 => "L2",
             Bound::Latency => "latency",
             Bound::Edges => "prologue and epilogue",

@@ -10,6 +10,8 @@ params! {
     MomentsParams {
         features: Address,
         labels: Address,
+        logits: Address,
+        roots: Address,
         keys: Address,
         ranks: Address,
         offsets: Address,
@@ -17,21 +19,26 @@ params! {
         chunks: Address,
         sorted: Address,
         sums: Address,
+        slot_weights: Address,
+        image_weights: Address,
         extremes: Address,
         image_mean: Address,
         shifts: Address,
         partial: Address,
         count: Address,
+        weights: Address,
         mean: Address,
         scatter: Address,
         batch: i32,
         cells: i32,
         feature_stride: i32,
+        logit_stride: i32,
         channels: i32,
         classes: i32,
         segments: i32,
         slots: i32,
         blocks: i32,
+        weighted: i32,
     }
 }
 
@@ -39,12 +46,13 @@ pub(in crate::device) static SOURCE: Source = Source {
     file: "moments",
     parameters: MomentsParams::PARAMETERS,
     kernels: &[
+        MomentsParams::kernel("moments_roots", "moments", 256, 0),
         MomentsParams::kernel("moments_keys", "moments", 256, 512),
         MomentsParams::kernel("moments_offsets", "moments", 256, 1152),
         MomentsParams::kernel("moments_place", "moments", 256, 0),
         MomentsParams::kernel("moments_sums", "moments", 256, 0),
         MomentsParams::kernel("moments_shifts", "moments", 256, 0),
-        MomentsParams::kernel("moments_syrk", "moments", 128, 19456),
+        MomentsParams::kernel("moments_syrk", "moments", 128, 21504),
         MomentsParams::kernel("moments_fold", "moments", 256, 0),
         MomentsParams::kernel("moments_means", "moments", 256, 0),
     ],
@@ -95,7 +103,7 @@ impl Shape {
     }
 
     /// Bytes of each buffer of [`Scratch`], in its order.
-    pub fn scratch_bytes(&self) -> [usize; 11] {
+    pub fn scratch_bytes(&self) -> [usize; BUFFERS] {
         let Shape { batch, cells, channels, classes } = *self;
         let slots = batch * self.slots();
         [
@@ -106,6 +114,8 @@ impl Shape {
             slots * 16,
             batch * cells * 4,
             slots * channels * 8,
+            slots * 3 * 8,
+            batch * classes * 2 * 8,
             slots * 2 * channels * 4,
             batch * classes * channels * 8,
             batch * classes * channels * 8,
@@ -114,24 +124,37 @@ impl Shape {
     }
 }
 
-/// Keys, ranks, offsets, totals, chunks, sorted cells, sums, extremes, means of the images, shifts,
-/// partial products.
-pub type Scratch<'a> = [Slice<'a>; 11];
+const BUFFERS: usize = 13;
+
+/// Keys, ranks, offsets, totals, chunks, sorted cells, sums, weights of the chunks and of the images, extremes, means
+/// of the images, shifts, partial products.
+pub type Scratch<'a> = [Slice<'a>; BUFFERS];
 
 /// The running moments: count i64 [`COUNTS`] (pixels of each label, then those of a class that are not
-/// finite), mean f64 `[classes, channels]`, scatter f64 `[classes, channels, channels]`, lower triangle.
+/// finite), weights f64 `[classes, 2]` (sums of the weights and of their squares) of weighted moments, mean f64
+/// `[classes, channels]`, scatter f64 `[classes, channels, channels]`, lower triangle.
 #[derive(Clone, Copy)]
 pub struct Running<'a> {
     pub count: Slice<'a>,
+    pub weights: Option<Slice<'a>>,
     pub mean: Slice<'a>,
     pub scatter: Slice<'a>,
 }
 
-/// Folds a batch into `running`, images in order. `features` fp16, `labels` u8 `[batch, cells]`.
+/// Square roots of the weights of the pixels, f32 `[batch, cells]`, made from `logits` f32.
+#[derive(Clone, Copy)]
+pub struct Roots<'a> {
+    pub logits: Tensor<'a>,
+    pub roots: Slice<'a>,
+}
+
+/// Folds a batch into `running`, images in order. `features` fp16, `labels` u8 `[batch, cells]`; with `roots` each
+/// pixel by the weight that its logits give it, where `running` has weights.
 pub fn moments<'a>(
     shape: Shape,
     features: Tensor<'a>,
     labels: Slice<'a>,
+    weighting: Option<Roots<'a>>,
     scratch: Scratch<'a>,
     running: Running<'a>,
 ) -> Result<Vec<Launch<'a>>> {
@@ -148,17 +171,38 @@ pub fn moments<'a>(
     let p = |value| param(what, value);
     let mut memory = Addresses::new(what);
     let needed = shape.scratch_bytes();
-    let mut at = [Address::NULL; 11];
+    let mut at = [Address::NULL; BUFFERS];
     for i in 0..at.len() {
         at[i] = memory.slice("scratch", scratch[i], needed[i])?;
     }
-    let [keys, ranks, offsets, totals, chunks, sorted, sums, extremes, means, shifts, partial] = at;
+    let [keys, ranks, offsets, totals, chunks, sorted, sums, .., extremes, means, shifts, partial] =
+        at;
     let (segments, slots, blocks) = (shape.segments(), shape.slots(), shape.blocks());
     p(cells + SEGMENT)?;
     let square = classes * channels * channels * 8;
+    let both = weighting.is_some() == running.weights.is_some();
+    require(what, both, "weights in the moments and of the pixels, or in neither", "one of them")?;
+    let (mut logits, mut roots, mut logit_stride) = (Address::NULL, Address::NULL, 0);
+    if let Some(Roots { logits: from, roots: to }) = weighting {
+        // Logits may be padded.
+        let same = from.element == Element::F32
+            && (from.batch, from.size.pixels()) == (batch, cells)
+            && from.channels >= classes;
+        let found = format!("{} x {} x {}", from.batch, from.size, from.channels);
+        require(what, same, &format!("f32 logits {batch} x {cells} x {classes}"), found)?;
+        logits = memory.tensor(&from)?;
+        roots = memory.slice("roots", to, batch * cells * 4)?;
+        logit_stride = from.stride;
+    }
+    let weights = match running.weights {
+        Some(weights) => memory.slice("weights", weights, classes * 2 * 8)?,
+        None => Address::NULL,
+    };
     let params = MomentsParams {
         features: memory.tensor(&features)?,
         labels: memory.slice("labels", labels, batch * cells)?,
+        logits,
+        roots,
         keys,
         ranks,
         offsets,
@@ -166,21 +210,26 @@ pub fn moments<'a>(
         chunks,
         sorted,
         sums,
+        slot_weights: at[7],
+        image_weights: at[8],
         extremes,
         image_mean: means,
         shifts,
         partial,
         count: memory.slice("counts", running.count, COUNTS * 8)?,
+        weights,
         mean: memory.slice("means", running.mean, classes * channels * 8)?,
         scatter: memory.slice("scatters", running.scatter, square)?,
         batch: p(batch)?,
         cells: p(cells)?,
         feature_stride: p(features.stride)?,
+        logit_stride: p(logit_stride)?,
         channels: p(channels)?,
         classes: p(classes)?,
         segments: p(segments)?,
         slots: p(slots)?,
         blocks: p(blocks)?,
+        weighted: weighting.is_some().into(),
     };
     // Bytes: each operand once. syrk multiplies the lower triangle in three products of fp16 terms.
     let pixels = batch * cells;
@@ -188,7 +237,7 @@ pub fn moments<'a>(
     let moments = classes * channels * 8;
     let triangle = pixels as u64 * (channels * (channels + 1)) as u64;
     let syrk = (2 * 3 * CHUNK * BLOCK * BLOCK) as f64;
-    let [keys, ranks, offsets, totals, chunks, sorted, sums, extremes, means, shifts, partial] =
+    let [keys, ranks, offsets, totals, chunks, sorted, sums, .., extremes, means, shifts, partial] =
         needed;
     let of = |flop: u64, bytes: usize, block_flop: f64| Work {
         flop,
@@ -196,7 +245,11 @@ pub fn moments<'a>(
         ..Work::moving([batch, features.size.h, features.size.w, channels], bytes)
     };
     let moving = |bytes| of(0, bytes, 0.0);
-    [
+    let roots = weighting.map(|_| {
+        let work = moving(pixels * (4 * classes + 1 + 4));
+        ("moments_roots", [segments, batch, 1], work)
+    });
+    let launches = [
         ("moments_keys", [segments, batch, 1], moving(values + pixels + keys + ranks + offsets)),
         ("moments_offsets", [batch, 1, 1], moving(2 * offsets + totals + chunks)),
         ("moments_place", [segments, batch, 1], moving(keys + ranks + offsets + totals + sorted)),
@@ -213,8 +266,10 @@ pub fn moments<'a>(
             moving(partial + totals + means + shifts + moments + square),
         ),
         ("moments_means", [COUNTS, 1, 1], moving(totals + means + 2 * moments + 2 * COUNTS * 8)),
-    ]
-    .into_iter()
-    .map(|(kernel, grid, work)| Launch::new(&SOURCE, kernel, grid, &params, memory, work))
-    .collect()
+    ];
+    roots
+        .into_iter()
+        .chain(launches)
+        .map(|(kernel, grid, work)| Launch::new(&SOURCE, kernel, grid, &params, memory, work))
+        .collect()
 }

@@ -1,5 +1,6 @@
 //! Launches of `kernels/pool.cu`.
 
+use super::divisor::Divisor;
 use super::{
     Address, Addresses, Launch, Work, param, require, require_tensors, shape, tensor_bytes,
 };
@@ -13,18 +14,18 @@ params! {
     PoolParams {
         input: Address,
         output: Address,
-        batch: i32,
+        out_h: Divisor,
+        out_w: Divisor,
+        groups: Divisor,
+        threads: i32,
         channels: i32,
         in_h: i32,
         in_w: i32,
         in_stride: i32,
-        out_h: i32,
-        out_w: i32,
         out_stride: i32,
         kernel: i32,
         stride: i32,
         padding: i32,
-        unused: i32,
     }
 }
 
@@ -76,23 +77,24 @@ fn params(
         format!("{} to {}", x.channels, y.channels),
     )?;
     let p = |value| param(what, value);
+    let divisor = |value| Divisor::new(what, value);
     p(x.size.h.max(x.size.w) + 2 * pool.padding + pool.kernel)?;
     let mut memory = Addresses::new(what);
     let params = PoolParams {
         input: memory.tensor(x)?,
         output: memory.tensor(y)?,
-        batch: p(x.batch)?,
+        out_h: divisor(y.size.h)?,
+        out_w: divisor(y.size.w)?,
+        groups: divisor(y.channels / 8)?,
+        threads: p(y.pixels() * (y.channels / 8))?,
         channels: p(x.channels)?,
         in_h: p(x.size.h)?,
         in_w: p(x.size.w)?,
         in_stride: p(x.stride)?,
-        out_h: p(y.size.h)?,
-        out_w: p(y.size.w)?,
         out_stride: p(y.stride)?,
         kernel: p(pool.kernel)?,
         stride: p(pool.stride)?,
         padding: p(pool.padding)?,
-        unused: 0,
     };
     Ok((params, memory))
 }

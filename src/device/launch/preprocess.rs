@@ -1,5 +1,6 @@
 //! Launch of `kernels/preprocess.cu`.
 
+use super::divisor::Divisor;
 use super::{Address, Addresses, Launch, Work, param, require, shape, tensor_bytes};
 use crate::device::kernels::Source;
 use crate::device::{Element, Slice, Tensor};
@@ -11,14 +12,14 @@ params! {
     PreprocessParams {
         input: Address,
         output: Address,
-        batch: i32,
+        out_h: Divisor,
+        out_w: Divisor,
+        pixels: i32,
         in_h: i32,
         in_w: i32,
-        out_h: i32,
-        out_w: i32,
+        unused: i32,
         mean: [f32; 3],
         std: [f32; 3],
-        unused: i32,
     }
 }
 
@@ -54,19 +55,18 @@ pub fn preprocess<'a>(
     )?;
     let pictures = y.batch * image.pixels() * 3;
     let p = |value| param(what, value);
-    p(y.pixels())?;
     let mut memory = Addresses::new(what);
     let params = PreprocessParams {
         input: memory.slice("pictures", rgb, pictures)?,
         output: memory.tensor(&y)?,
-        batch: p(y.batch)?,
+        out_h: Divisor::new(what, y.size.h)?,
+        out_w: Divisor::new(what, y.size.w)?,
+        pixels: p(y.pixels())?,
         in_h: p(image.h)?,
         in_w: p(image.w)?,
-        out_h: p(y.size.h)?,
-        out_w: p(y.size.w)?,
+        unused: 0,
         mean,
         std,
-        unused: 0,
     };
     let work = Work::moving(shape(&y), pictures + tensor_bytes(&y));
     Launch::new(&SOURCE, what, [y.pixels().div_ceil(256), 1, 1], &params, memory, work)

@@ -86,6 +86,10 @@ fn mean_predictions_are_those_of_the_cpu() {
         for member in ensemble.members() {
             logits.push(member.run(&images).unwrap().logits(1).unwrap().to_vec());
         }
+        // The passes alone, without the network's own run.
+        for (alone, with) in engine.mc_dropout(&images).unwrap().iter().zip(&passes) {
+            assert_eq!((&alone.label, &alone.entropy), (&with.label, &with.scores[0].1));
+        }
         results.push((passes, members, logits));
     }
     let [(passes, members, logits), (cpu_passes, cpu_members, cpu_logits)] = &results[..] else {

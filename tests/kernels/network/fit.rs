@@ -16,7 +16,7 @@ fn fit(engine: &mut Engine, pictures: &[(Image, Mask)], batch: usize, each: bool
     let config = engine.model().config();
     let (classes, channels) = (config.classes.clone(), config.feature_channels());
     let rule = LabelRule::of(config.align_corners);
-    let empty = Density::new(engine.model().hash(), classes, channels, rule, None);
+    let empty = Density::new(engine.model().hash(), classes, channels, rule, None).with_weights();
     let mut fit = Fit::new(empty, engine).unwrap();
     for (run, pictures) in pictures.chunks(batch).enumerate() {
         let images: Vec<&Image> = pictures.iter().map(|(image, _)| image).collect();
@@ -68,6 +68,7 @@ fn a_fit_on_a_device_is_the_fit_of_its_features() {
     let mut engine = on_device(demo_model());
     let device_fit = fit(&mut engine, &pictures, 3, false);
     let mut host_fit = Density { moments: Moments::new(9, 64), ..device_fit.clone() };
+    host_fit.weighted = Some(Moments::weighted(9, 64));
     host_fit.sample = Sample::new(64);
     host_fit.origin.pixels = Default::default();
     host_fit.origin.images.clear();
@@ -78,15 +79,28 @@ fn a_fit_on_a_device_is_the_fit_of_its_features() {
         for (at, (_, mask)) in run.iter().enumerate() {
             let rule = LabelRule::AlignCorners;
             let labels = label_grid(mask, output.size, output.padded, output.grid, rule);
-            host_fit.add(hash, &output.features(at).unwrap(), &labels);
+            let (features, logits) = (output.features(at).unwrap(), output.logits(at).unwrap());
+            host_fit.add_weighted(hash, &features, &logits, &labels);
             hash += 1;
         }
     }
     assert_eq!((&device_fit.origin, &device_fit.sample), (&host_fit.origin, &host_fit.sample));
     assert!(device_fit.origin.pixels.unknown.len() > 1 && device_fit.origin.pixels.void > 0);
-    let (found, expected) = (&device_fit.moments, &host_fit.moments);
+    let weighted = (device_fit.weighted.as_ref().unwrap(), host_fit.weighted.as_ref().unwrap());
+    assert!(weighted.0.count().iter().sum::<i64>() < device_fit.moments.count().iter().sum());
+    for (found, expected) in [(&device_fit.moments, &host_fit.moments), weighted] {
+        same_moments(found, expected);
+    }
+    // Two runs, and any place where a checkpoint cuts a run: the same bits.
+    assert_eq!(fit(&mut engine, &pictures, 3, false), device_fit);
+    assert_eq!(fit(&mut engine, &pictures, 3, true), device_fit);
+}
+
+fn same_moments(found: &Moments, expected: &Moments) {
     assert_eq!(found.count(), expected.count());
     for class in 0..9 {
+        let (w, off) = (expected.weight(class), found.weight(class) - expected.weight(class));
+        assert!(off.abs() <= 1e-12 * w, "class {class}: W off by {off:e} of {w:e}");
         for i in 0..64 {
             let greatest = expected.mean(class)[i].abs().max(1.0);
             assert!((found.mean(class)[i] - expected.mean(class)[i]).abs() <= 1e-12 * greatest);
@@ -101,9 +115,6 @@ fn a_fit_on_a_device_is_the_fit_of_its_features() {
             }
         }
     }
-    // Two runs, and any place where a checkpoint cuts a run: the same bits.
-    assert_eq!(fit(&mut engine, &pictures, 3, false), device_fit);
-    assert_eq!(fit(&mut engine, &pictures, 3, true), device_fit);
 }
 
 /// Whole chains: with dz = z_device - z_cpu of each pixel, e = dz less its class mean and E its scatter,

@@ -67,7 +67,7 @@ fn cases() -> Vec<Case> {
             splits: 5,
             residual: true,
             beside: 16,
-            ..case("split-K with an uneven last split, residual, slices", dense(72, 64, 3), 6, 7)
+            ..case("split-K with an uneven last split, residual, slices", dense(88, 64, 3), 6, 7)
         },
         Case { output: Element::F32, relu: false, ..case("f32 logits", dense(256, 24, 1), 12, 11) },
         Case {
@@ -79,6 +79,25 @@ fn cases() -> Vec<Case> {
         case("a long sum", dense(512, 32, 3).dilation(2), 5, 6),
         case("5 x 5, padding 0", Conv2d { padding: 0, ..dense(8, 16, 5) }, 9, 8),
         case("several tiles", dense(32, 160, 1), 20, 17),
+        Case {
+            residual: true,
+            ..case("less than a block of k, residual", dense(24, 40, 1), 9, 15)
+        },
+        Case { residual: true, ..case("two blocks of k, residual", dense(72, 136, 1), 10, 13) },
+        Case {
+            residual: true,
+            beside: 8,
+            batch: 2,
+            relu: false,
+            ..case("five blocks of k, residual, no ReLU, slices", dense(288, 72, 1), 9, 8)
+        },
+        case("15 x 15", Conv2d { padding: 7, ..dense(8, 8, 15) }, 6, 9),
+        case(
+            "15 x 15, dilated, stride 3",
+            Conv2d { padding: 5, ..dense(8, 8, 15).dilation(2).stride(3) },
+            22,
+            20,
+        ),
     ]
 }
 

@@ -12,7 +12,9 @@
 
 namespace ptx {
 
-Handler special(const std::string& name) {
+namespace {
+
+const Handlers& specials() {
     static const Handlers all = [] {
         Handlers h;
         memory_handlers(h);
@@ -23,8 +25,20 @@ Handler special(const std::string& name) {
         tensor_handlers(h);
         return h;
     }();
-    auto found = all.find(name);
-    return found == all.end() ? nullptr : found->second;
+    return all;
+}
+
+}  // namespace
+
+Handler special(const std::string& name) {
+    auto found = specials().find(name);
+    return found == specials().end() ? nullptr : found->second;
+}
+
+std::vector<std::string> special_names() {
+    std::vector<std::string> names;
+    for (auto& [name, handler] : specials()) names.push_back(name);
+    return names;
 }
 
 std::string Block::where(const Instruction& ins) const {

@@ -66,6 +66,7 @@ struct Entry {
 const std::map<std::string, Entry>& table();
 // All others, which decode.cpp knows: memory, barriers, copies, matrices.
 Handler special(const std::string& name);
+std::vector<std::string> special_names();
 
 std::vector<Kernel> parse(const std::string& text, const std::string& module);
 

@@ -99,6 +99,7 @@ bool Builder::decode_matrices(Draft& draft, const std::string& op, const std::ve
     if (starts(op, "ldmatrix.sync.aligned.m8n8.x4.")) {
         for (const std::string& v : braced(o[0])) ins.list.push_back(operand('w', v));
         address(ins, o[1], 'w', 0);
+        if (ins.list.size() != 4) bad("fragments of ldmatrix");
         ins.shape = op.find(".trans") != std::string::npos;
         ins.run = special("ldmatrix");
     } else if (op == "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32") {
@@ -118,9 +119,13 @@ bool Builder::decode_matrices(Draft& draft, const std::string& op, const std::ve
 // Asynchronous copies and mbarriers.
 bool Builder::decode_asynchronous(Draft& draft, const std::string& op, const std::vector<std::string>& o) {
     Instruction& ins = draft.ins;
-    if (op == "cp.async.cg.shared.global") {
-        address(ins, o[0], 'w', 0);
+    // There is room for one offset: that of a cp.async's source.
+    auto plain = [&](const std::string& s, char c, int slot) {
+        address(ins, s, c, slot);
         if (ins.imm) bad("an offset");
+    };
+    if (op == "cp.async.cg.shared.global") {
+        plain(o[0], 'w', 0);
         address(ins, o[1], 'd', 1);
         ins.bytes = uint8_t(std::stoi(o[2]));
         if (ins.bytes != 16) bad("cp.async.cg of other than 16 bytes");
@@ -130,10 +135,10 @@ bool Builder::decode_asynchronous(Draft& draft, const std::string& op, const std
         ins.imm = std::stoi(o[0]);
         ins.run = special(op);
     } else if (op == "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes") {
-        address(ins, o[0], 'w', 0);
-        address(ins, o[1], 'd', 1);
+        plain(o[0], 'w', 0);
+        plain(o[1], 'd', 1);
         ins.s[2] = operand('w', o[2]);
-        address(ins, o[3], 'w', 3);
+        plain(o[3], 'w', 3);
         ins.run = special("cp.async.bulk");
     } else if (starts(op, "cp.async.bulk.tensor.")) {
         const std::vector<std::string> parts = split(op, '.');
@@ -142,36 +147,33 @@ bool Builder::decode_asynchronous(Draft& draft, const std::string& op, const std
         const std::string form = ins.is_signed ? "im2col" : "tile";
         if (op != "cp.async.bulk.tensor." + parts[4] + ".shared::cluster.global." + form + ".mbarrier::complete_tx::bytes") bad(op);
         need(o, ins.is_signed ? 4 : 3);
-        address(ins, o[0], 'w', 0);
-        if (ins.imm) bad("an offset");
+        plain(o[0], 'w', 0);
         if (o[1].size() < 2 || o[1][0] != '[') bad("no tensor: " + o[1]);
         const std::vector<std::string> place = split(o[1].substr(1, o[1].size() - 2));
         need(place, 2);
         ins.s[1] = operand('d', place[0]);
         for (const std::string& v : braced(place[1])) ins.list.push_back(operand('w', v));
-        address(ins, o[2], 'w', 3);
-        if (ins.imm) bad("an offset");
+        plain(o[2], 'w', 3);
         if (ins.is_signed) {
             for (const std::string& v : braced(o[3])) ins.list2.push_back(operand('w', v));
         }
         if (ins.list.size() != rank || rank > 4 || ins.list2.size() != (ins.is_signed ? rank - 2 : 0)) bad("coordinates of " + op);
         ins.run = special("cp.async.bulk.tensor");
     } else if (op == "prefetch.tensormap") {
-        address(ins, o[0], 'd', 0);
-        if (ins.imm) bad("an offset");
+        plain(o[0], 'd', 0);
         ins.run = special(op);
     } else if (op == "mbarrier.init.shared::cta.b64") {
-        address(ins, o[0], 'w', 0);
+        plain(o[0], 'w', 0);
         ins.s[1] = operand('w', o[1]);
         ins.run = special("mbarrier.init");
     } else if (op == "mbarrier.arrive.shared::cta.b64" || op == "mbarrier.arrive.expect_tx.shared::cta.b64") {
         if (o[0] != "_") bad("a state");
-        address(ins, o[1], 'w', 0);
+        plain(o[1], 'w', 0);
         ins.s[1] = o.size() > 2 ? operand('w', o[2]) : constant('w', 0);
         ins.run = special("mbarrier.arrive");
     } else if (op == "mbarrier.try_wait.parity.shared::cta.b64") {
         ins.d = operand('p', o[0]);
-        address(ins, o[1], 'w', 0);
+        plain(o[1], 'w', 0);
         ins.s[1] = operand('w', o[2]);
         ins.run = special("mbarrier.try_wait");
     } else {
@@ -192,6 +194,8 @@ bool Builder::decode_warpgroup(Draft& draft, const std::string& op, const std::v
         const std::string shape = parts[4];
         ins.shape = uint8_t(std::stoi(shape.substr(4, shape.find('k') - 4)));
         if (shape.substr(shape.find('k')) != "k16" || parts[5] != "f32" || parts[6] != "f16" || parts[7] != "f16") bad(op);
+        // What warpgroup.cpp has room for.
+        if (ins.shape == 0 || ins.shape % 8 || ins.shape > 128) bad(op);
         // The left operand in registers, or a descriptor of where it lies.
         const bool registers = o[1][0] == '{';
         need(o, registers ? 7 : 8);
@@ -201,7 +205,7 @@ bool Builder::decode_warpgroup(Draft& draft, const std::string& op, const std::v
         } else {
             ins.s[2] = operand('d', o[1]);
         }
-        if (ins.shape > 128 || ins.list.size() != ins.shape / 2u || ins.list2.size() != (registers ? 4 : 0)) bad("fragments of wgmma");
+        if (ins.list.size() != ins.shape / 2u || ins.list2.size() != (registers ? 4 : 0)) bad("fragments of wgmma");
         if (o[4] != "1" || o[5] != "1" || o[6] != "0" || o.back() != "0") bad("scales and transposition of wgmma");
         ins.s[0] = operand('d', o[2]);
         ins.s[1] = operand('p', o[3]);

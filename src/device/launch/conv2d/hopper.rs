@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! 2 pixels channels 64 / WGMMA_FLOP      the tensor cores
-//! (pixels + channels) 2 64 / PORT         what one multiprocessor can take from L2
+//! 2 instructions                         issue slots: four schedulers, two of the eight warps that multiply each
+//! (pixels + channels) 2 64 / PORT        what one multiprocessor can take from L2
 //! L2_LATENCY / (stages - 1)              copies in flight
 //! ```
 
@@ -65,9 +66,9 @@ pub(in crate::device) static SOURCE: Source = Source {
 
 /// Largest first.
 pub const HOPPER_TILES: [ConvTile; 3] = [
-    ConvTile { pixels: 256, channels: 128, kernel: "conv2d_hopper_256x128" },
-    ConvTile { pixels: 128, channels: 128, kernel: "conv2d_hopper_128x128" },
-    ConvTile { pixels: 256, channels: 64, kernel: "conv2d_hopper_256x64" },
+    ConvTile::of_hopper("conv2d_hopper_256x128", 256, 128, 4, 98),
+    ConvTile::of_hopper("conv2d_hopper_128x128", 128, 128, 6, 73),
+    ConvTile::of_hopper("conv2d_hopper_256x64", 256, 64, 5, 102),
 ];
 
 /// Values of the reduction per step of the main loop (`BK`).
@@ -148,11 +149,6 @@ pub(super) fn launch<'a>(
 const WGMMA_FLOP: f64 = 0.85 * 4096.0;
 const L2_SHARE: f64 = 36.0;
 
-/// Stages of a tile's ring (`Tile`).
-fn stages(tile: ConvTile) -> f64 {
-    (SOURCE.kernel(tile.kernel).shared_bytes / operand_bytes(tile)) as f64
-}
-
 /// Bytes of both operands of a step.
 fn operand_bytes(tile: ConvTile) -> usize {
     (tile.pixels + tile.channels) * CHANNELS * 2
@@ -173,13 +169,13 @@ pub(super) fn cost(
     let bytes = operand_bytes(tile) as f64;
     let (step, bound) = [
         ((2 * tile.pixels * tile.channels * CHANNELS) as f64 / WGMMA_FLOP, Bound::Tensor),
+        (2.0 * tile.instructions as f64, Bound::Issue),
         (bytes / PORT, Bound::L2),
-        (L2_LATENCY / (stages(tile) - 1.0), Bound::Latency),
+        (L2_LATENCY / (tile.stages as f64 - 1.0), Bound::Latency),
     ]
     .into_iter()
     .max_by(|a, b| a.0.total_cmp(&b.0))
-    .expect("three bounds");
-    // Two warps of the eight that multiply on each of four schedulers.
+    .expect("four bounds");
     let epilogue = 2.0 * (tile.pixels * tile.channels / 8 / 256) as f64 * EPILOGUE_INSTRUCTIONS;
     let l2 = tiles as f64 * k_blocks as f64 * bytes / (L2_SHARE * multiprocessors as f64);
     ConvCost {

@@ -9,9 +9,10 @@
 //!
 //! ```text
 //! r 2 pixels channels K_BLOCK / MMA_FLOP     the tensor cores
-//! r warps / 4 INSTRUCTIONS_PER_MMA mma       issue slots: four schedulers, one instruction per clock each
+//! r warps / 4 instructions                   issue slots: four schedulers, one instruction per clock each
+//! r (copied + read by ldmatrix) / 128        bytes through shared memory, 128 per clock
 //! r (pixels + channels) 2 K_BLOCK / PORT     what one multiprocessor can take from L2
-//! L2_LATENCY / (STAGES - 1)                  copies in flight
+//! L2_LATENCY / (stages - 1)                  copies in flight
 //! ```
 //!
 //! and each group of r blocks adds its prologue and epilogue. All blocks together cannot take more from
@@ -29,20 +30,75 @@ pub struct ConvTile {
     pub pixels: usize,
     pub channels: usize,
     pub(super) kernel: &'static str,
+    /// Of a warp.
+    #[serde(skip)]
+    warp: [usize; 2],
+    /// Slots of the ring in shared memory.
+    #[serde(skip)]
+    pub(super) stages: usize,
+    /// Of a thread, and of a warp in one round of the main loop: those of sm_90a (`tests/golden/gates.csv`).
+    #[serde(skip)]
+    registers: usize,
+    #[serde(skip)]
+    pub(super) instructions: usize,
 }
 
 /// Largest first.
 pub const TILES: [ConvTile; 4] = [
-    ConvTile { pixels: 128, channels: 128, kernel: "conv2d_128x128" },
-    ConvTile { pixels: 128, channels: 64, kernel: "conv2d_128x64" },
-    ConvTile { pixels: 64, channels: 64, kernel: "conv2d_64x64" },
-    ConvTile { pixels: 64, channels: 32, kernel: "conv2d_64x32" },
+    ConvTile {
+        pixels: 128,
+        channels: 128,
+        kernel: "conv2d_128x128",
+        warp: [64, 64],
+        stages: 3,
+        registers: 232,
+        instructions: 374,
+    },
+    ConvTile {
+        pixels: 128,
+        channels: 64,
+        kernel: "conv2d_128x64",
+        warp: [64, 32],
+        stages: 3,
+        registers: 160,
+        instructions: 270,
+    },
+    ConvTile {
+        pixels: 64,
+        channels: 64,
+        kernel: "conv2d_64x64",
+        warp: [32, 32],
+        stages: 4,
+        registers: 96,
+        instructions: 191,
+    },
+    ConvTile {
+        pixels: 64,
+        channels: 32,
+        kernel: "conv2d_64x32",
+        warp: [32, 16],
+        stages: 4,
+        registers: 72,
+        instructions: 159,
+    },
 ];
 
 impl ConvTile {
     /// Its row of the table of kernels.
     pub fn kernel(&self) -> &'static str {
         self.kernel
+    }
+
+    /// Of `conv2d_hopper.cu`: a warp of its two warpgroups has an eighth of the pixels.
+    pub(super) const fn of_hopper(
+        kernel: &'static str,
+        pixels: usize,
+        channels: usize,
+        stages: usize,
+        instructions: usize,
+    ) -> Self {
+        let warp = [pixels / 8, channels];
+        ConvTile { pixels, channels, kernel, warp, stages, registers: 168, instructions }
     }
 
     /// Whether it is one of `conv2d_hopper.cu`.
@@ -65,10 +121,10 @@ impl ConvTile {
     }
 
     /// Blocks that a multiprocessor holds at once: by 227 KiB of shared memory, of which a block reserves
-    /// one KiB more than it asks for, and by 65536 registers at 128 per thread.
+    /// one KiB more than it asks for, and by 65536 registers.
     fn resident(&self) -> usize {
         let shared = super::SOURCE.kernel(self.kernel).shared_bytes + 1024;
-        ((227 << 10) / shared).min(65536 / 128 / self.threads())
+        ((227 << 10) / shared).min(65536 / self.registers / self.threads())
     }
 }
 
@@ -83,7 +139,7 @@ pub struct ConvTiling {
 }
 
 /// Least blocks of [`K_BLOCK`] in a split: fewer do not fill the ring of stages.
-const LEAST_K_BLOCKS: usize = 4;
+const LEAST_K_BLOCKS: usize = 2;
 /// More splits move more partial sums than any convolution of a DeepLab gains by them.
 const MOST_SPLITS: usize = 32;
 
@@ -137,18 +193,16 @@ pub const CLOCK_HZ: f64 = 1.7e9;
 /// FLOP per clock of a multiprocessor by `mma.sync`: 62 % of the 4096 that `wgmma` reaches (Luo et al. 2024,
 /// "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture").
 const MMA_FLOP: f64 = 0.62 * 4096.0;
-/// Instructions of the main loop per `mma.sync`, from the SASS (tests/golden/gates.csv).
-const INSTRUCTIONS_PER_MMA: f64 = 7.1;
+/// Bytes per clock of a multiprocessor's shared memory.
+const SHARED: f64 = 128.0;
 /// Bytes per clock that one multiprocessor takes from L2, alone and when all take (5.5 TB/s of 132).
 pub(super) const PORT: f64 = 64.0;
 const L2_SHARE: f64 = 24.5;
 /// Clocks from a copy's issue to its data, when L2 is busy, with the barrier behind it.
 pub(super) const L2_LATENCY: f64 = 800.0;
-/// Stages of the ring in shared memory (`STAGES`, the same for all tiles).
-const STAGES: f64 = 4.0;
-/// Instructions of a warp before its main loop (runtime divisions), and clocks that nothing overlaps: the
+/// Instructions of a warp before its main loop, its first copies included, and clocks that nothing overlaps: the
 /// first copies, the last stores.
-const PROLOGUE_INSTRUCTIONS: f64 = 760.0;
+const PROLOGUE_INSTRUCTIONS: f64 = 370.0;
 pub(super) const EDGE_LATENCY: f64 = 1200.0;
 /// Instructions of the epilogue per 8 output values.
 pub(super) const EPILOGUE_INSTRUCTIONS: f64 = 40.0;
@@ -245,17 +299,18 @@ fn operand_bytes(tile: ConvTile) -> f64 {
 /// Clocks of a step of `together` blocks on a multiprocessor, and what bounds it.
 fn step(tile: ConvTile, together: f64) -> (f64, Bound) {
     let flop = (2 * tile.pixels * tile.channels * K_BLOCK) as f64;
-    // An mma.sync is 16 x 8 x 16.
-    let mma = flop / 4096.0;
+    let warps = tile.threads() as f64 / 32.0;
+    let read = warps * ((tile.warp[0] + tile.warp[1]) * 2 * K_BLOCK) as f64;
     [
         (together * flop / MMA_FLOP, Bound::Tensor),
-        (together * mma * INSTRUCTIONS_PER_MMA / 4.0, Bound::Issue),
+        (together * warps / 4.0 * tile.instructions as f64, Bound::Issue),
+        (together * (operand_bytes(tile) + read) / SHARED, Bound::Shared),
         (together * operand_bytes(tile) / PORT, Bound::L2),
-        (L2_LATENCY / (STAGES - 1.0), Bound::Latency),
+        (L2_LATENCY / (tile.stages as f64 - 1.0), Bound::Latency),
     ]
     .into_iter()
     .max_by(|a, b| a.0.total_cmp(&b.0))
-    .expect("four bounds")
+    .expect("five bounds")
 }
 
 /// Clocks of prologue and epilogue of `together` blocks on a multiprocessor.

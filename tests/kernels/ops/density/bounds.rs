@@ -43,7 +43,7 @@ fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {
 }
 
 /// (log q, its bound in one term; log q - background, its bound).
-fn fast_bounds(gaussians: &Gaussians, z: &[f64]) -> [(f64, f64); 2] {
+pub fn fast_bounds(gaussians: &Gaussians, z: &[f64]) -> [(f64, f64); 2] {
     let terms: Vec<(f64, f64)> = gaussians
         .classes
         .iter()

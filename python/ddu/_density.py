@@ -1,0 +1,319 @@
+"""Densities and moments of features, of ddu's own engine or of any other network."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _ddu
+from ._arrays import Array, host, labels_of, shape_of
+from ._errors import DensityWarning, InvalidError
+
+Path = str | os.PathLike[str]
+Covariance = Literal["full", "tied", "diagonal"]
+Prior = Literal["empirical", "uniform"]
+Layout = Literal["NCHW", "NHWC"]
+
+
+def _pixels(features: Array, layout: str) -> tuple[npt.NDArray[Any], bool, tuple[int, ...]]:
+    """Features as ``[N, P, D]`` without a copy where strides allow it, and the shape of a map of them."""
+    found, bf16 = host(features, "features")
+    if layout not in ("NCHW", "NHWC"):
+        raise InvalidError(f'layout: expected "NCHW" or "NHWC", found {layout!r}')
+    if not bf16 and found.dtype not in (np.float32, np.float16):
+        raise InvalidError(f"features: expected float32, float16 or bfloat16, found {found.dtype}")
+    if found.ndim not in (2, 3, 4):
+        raise InvalidError(
+            f"features: expected [N, D, H, W] or [D, H, W] (or, by layout, channels last), or [P, D], found {shape_of(found)}"
+        )
+    if found.size == 0:
+        raise InvalidError(f"features: expected at least one, found {shape_of(found)}")
+    if found.ndim == 2:
+        return found[np.newaxis], bf16, found.shape[:1]
+    images = found if found.ndim == 4 else found[np.newaxis]
+    if layout == "NCHW":
+        n, d, h, w = images.shape
+        pixels = images.reshape(n, d, h * w).transpose(0, 2, 1)
+    else:
+        n, h, w, d = images.shape
+        pixels = images.reshape(n, h * w, d)
+    return pixels, bf16, (n, h, w) if found.ndim == 4 else (h, w)
+
+
+class Density:
+    """One Gaussian per class, ready to evaluate.
+
+    ``log q(z) = ln sum_c pi_c N(z; mu_c, Sigma_c)`` in nats: low where a feature is unlike those that were fitted.
+    :func:`ddu.fit` makes one of an engine's features, :meth:`Moments.density` of any others. Pickles and
+    files hold the moments, so covariance, prior and condition can be changed later.
+    """
+
+    def __init__(self, density: _ddu.Density) -> None:
+        self._density = density
+        for line in density.warnings:
+            warnings.warn(line, DensityWarning, stacklevel=3)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        covariance: Covariance = "full",
+        prior: Prior = "empirical",
+        condition: float | None = None,
+    ) -> Density:
+        """Reads what :meth:`save` or ``ddu fit`` wrote.
+
+        Args:
+            path: the file.
+            covariance: ``"full"``, one for each class; ``"tied"``, one for all; ``"diagonal"``, variances alone.
+            prior: ``"empirical"``, by the pixels of each class; ``"uniform"``, 1 for each.
+            condition: the greatest condition number of a covariance, 1e4 if None: eps on the diagonal brings
+                it there.
+        """
+        return cls(_ddu.Density.load(os.fspath(path), covariance, prior, condition))
+
+    def with_options(
+        self,
+        *,
+        covariance: Covariance = "full",
+        prior: Prior = "empirical",
+        condition: float | None = None,
+    ) -> Density:
+        """The same moments, evaluated otherwise; arguments as of :meth:`load`."""
+        return Density(self._density.with_options(covariance, prior, condition))
+
+    def save(self, path: Path) -> None:
+        """Writes the file that ``ddu infer --density`` takes. It appears whole or not at all."""
+        self._density.save(os.fspath(path))
+
+    def merge(self, *others: Density) -> Density:
+        """This one and fits of other images with the same model, folded in one after another."""
+        return Density(self._density.merged([other._density for other in others]))
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return self._density.classes
+
+    @property
+    def channels(self) -> int:
+        """D, the channels of a feature."""
+        return self._density.channels
+
+    @property
+    def count(self) -> npt.NDArray[np.int64]:
+        """Fitted pixels of each class, ``[C]``."""
+        return np.array(self._density.count, dtype=np.int64)
+
+    @property
+    def pixels(self) -> dict[str, Any]:
+        """Pixels that were ``fitted``, ``void``, ``non_finite``, or of ``unknown`` labels (by label)."""
+        fitted, void, non_finite, unknown = self._density.pixels
+        return {"fitted": fitted, "void": void, "non_finite": non_finite, "unknown": dict(unknown)}
+
+    @property
+    def images(self) -> int:
+        """Images of the fit; 0 for features that came without images."""
+        return self._density.images
+
+    @property
+    def model_sha256(self) -> str:
+        """Of the model whose features were fitted."""
+        return self._density.model_sha256
+
+    @property
+    def covariance(self) -> str:
+        """``"full"``, ``"tied"`` or ``"diagonal"``."""
+        return self._density.covariance
+
+    @property
+    def prior(self) -> str:
+        """``"empirical"`` or ``"uniform"``."""
+        return self._density.prior
+
+    @property
+    def conditions(self) -> dict[int, tuple[float, float]]:
+        """Condition number of each fitted class's covariance, before and after eps."""
+        return {index: (before, after) for index, before, after in self._density.conditions()}
+
+    def parameters(self) -> dict[int, dict[str, Any]]:
+        """By class index: ``mean [D]``, ``covariance [D, D]`` with eps on its diagonal, ``log_prior``, ``eps``.
+
+        For comparisons with other implementations; of a density of full covariances.
+        """
+        names = ("mean", "covariance", "log_prior", "eps")
+        return {index: dict(zip(names, values, strict=True)) for index, values in self._density.parameters()}
+
+    def __call__(self, features: Array, *, layout: Layout = "NCHW") -> npt.NDArray[np.float32]:
+        """log q(z) of each feature in nats; -inf for one that float16 cannot hold.
+
+        Args:
+            features: ``[N, D, H, W]``, ``[D, H, W]`` (or channels last, by ``layout``) or ``[P, D]``, of float32,
+                float16 or bfloat16: numpy, or anything with ``__dlpack__``. What lies on a GPU is copied to the
+                host. Features are rounded to float16.
+            layout: where the channels are, if there are three axes or four.
+
+        Returns:
+            ``[N, H, W]``, ``[H, W]`` or ``[P]``.
+        """
+        pixels, bf16, shape = _pixels(features, layout)
+        return self._density.log_density(pixels, bf16, False).reshape(shape)
+
+    def relative(self, features: Array, *, layout: Layout = "NCHW") -> npt.NDArray[np.float32]:
+        """log q(z) less the log-density of one Gaussian over all classes, in nats (Ren et al. 2021)."""
+        pixels, bf16, shape = _pixels(features, layout)
+        return self._density.log_density(pixels, bf16, True).reshape(shape)
+
+    def mahalanobis(self, features: Array, *, layout: Layout = "NCHW") -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """The class of the least Mahalanobis distance (255: a feature that is not finite), and that distance.
+
+        ``sqrt((z - mu_c)^T Sigma_c^-1 (z - mu_c))`` as Lee et al. 2018 have it but for the root; their tied
+        covariance is ``covariance="tied"``.
+        """
+        pixels, bf16, shape = _pixels(features, layout)
+        nearest, distance = self._density.nearest(pixels, bf16)
+        return nearest.reshape(shape), distance.reshape(shape)
+
+    def __repr__(self) -> str:
+        return repr(self._density)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Density, (self._density,)
+
+
+class Moments:
+    """Count, mean and scatter of the features of each class, in float64, for a network that ddu cannot import.
+
+    >>> moments = ddu.Moments(classes=21, channels=256)
+    >>> for images, labels in loader:
+    ...     moments.update(features_of(images), labels)
+    >>> density = moments.density()
+    >>> density(features_of(image))
+
+    Features are rounded to float16 first, as everywhere in ddu. Each image is folded in by itself, so batches
+    do not show in the bits; the order of images does, in the last ones.
+    """
+
+    def __init__(self, classes: int | Sequence[str], channels: int) -> None:
+        """No features yet; ``classes`` is their number or their names."""
+        names = [f"class {c}" for c in range(classes)] if isinstance(classes, int) else list(classes)
+        self._moments = _ddu.Moments(names, channels)
+
+    @classmethod
+    def _of(cls, moments: _ddu.Moments) -> Moments:
+        made = cls.__new__(cls)
+        made._moments = moments
+        return made
+
+    @classmethod
+    def load(cls, path: Path) -> Moments:
+        """Reads what :meth:`save` wrote."""
+        return cls._of(_ddu.Moments.load(os.fspath(path)))
+
+    def save(self, path: Path) -> None:
+        """Writes a density file, which :meth:`Density.load` reads too."""
+        self._moments.save(os.fspath(path))
+
+    def update(
+        self,
+        features: Array,
+        labels: Array,
+        *,
+        layout: Layout = "NCHW",
+        non_finite: Literal["raise", "skip"] = "raise",
+    ) -> Moments:
+        """Folds in features and the class of each.
+
+        Args:
+            features: as :meth:`Density.__call__` takes them.
+            labels: class indices ``[N, H, W]``, ``[H, W]`` or ``[P]``, of the features' grid (:func:`ddu.sample_labels`
+                brings a mask to it); 255 is void, other labels beyond the classes are counted and left out.
+            layout: where the channels are.
+            non_finite: what to do about features that float16 cannot hold.
+        """
+        if non_finite not in ("raise", "skip"):
+            raise InvalidError(f'non_finite: expected "raise" or "skip", found {non_finite!r}')
+        pixels, bf16, shape = _pixels(features, layout)
+        found = labels_of(labels)
+        if found.shape != shape:
+            raise InvalidError(
+                f"labels: expected {list(shape)}, a label for each feature, found {list(found.shape)}; "
+                "ddu.sample_labels(mask, (H, W)) brings a mask to the features' grid"
+            )
+        flat = np.ascontiguousarray(found).reshape(pixels.shape[:2])
+        self._moments.update(pixels, bf16, flat, non_finite == "skip")
+        return self
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both; Chan, Golub and LeVeque 1979."""
+        if not isinstance(other, Moments):
+            return NotImplemented
+        return Moments._of(self._moments.add(other._moments))
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return self._moments.names
+
+    @property
+    def channels(self) -> int:
+        """D, the channels of a feature."""
+        return self._moments.channels
+
+    @property
+    def count(self) -> npt.NDArray[np.int64]:
+        """Pixels of each class, ``[C]``."""
+        return np.array(self._moments.count, dtype=np.int64)
+
+    @property
+    def pixels(self) -> dict[str, int]:
+        """Pixels that were ``fitted``, ``void``, ``non_finite``, or of ``unknown`` labels."""
+        return dict(zip(("fitted", "void", "non_finite", "unknown"), self._moments.pixels, strict=True))
+
+    def density(
+        self,
+        *,
+        covariance: Covariance = "full",
+        prior: Prior = "empirical",
+        condition: float | None = None,
+    ) -> Density:
+        """The Gaussians; arguments as of :meth:`Density.load`.
+
+        Raises:
+            InvalidError: no class has two features.
+        """
+        return Density(self._moments.density(covariance, prior, condition))
+
+    def __repr__(self) -> str:
+        fitted = self.pixels["fitted"]
+        return f"<ddu.Moments of {fitted} pixels, {len(self.classes)} classes, {self.channels} channels>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle, (self._moments.to_bytes(),)
+
+
+def _unpickle(content: bytes) -> Moments:
+    return Moments._of(_ddu.Moments._from_bytes(content))
+
+
+def sample_labels(mask: Array, grid: tuple[int, int], *, align_corners: bool = False) -> npt.NDArray[np.uint8]:
+    """A mask's labels on a grid of features: the pixel under each cell's middle.
+
+    Args:
+        mask: class indices ``[H, W]``, 255 for void.
+        grid: height and width of the features.
+        align_corners: the grid's outer cells lie on the mask's outer pixels, as networks with
+            ``interpolate(..., align_corners=True)`` put them.
+    """
+    found = labels_of(mask, "mask")
+    if found.ndim != 2 or found.size == 0:
+        raise InvalidError(f"mask: expected [H, W], found {shape_of(found)}")
+    if min(grid) < 1:
+        raise InvalidError(f"grid: expected height and width of at least 1, found {grid}")
+    return _ddu.sample_labels(found, (int(grid[0]), int(grid[1])), align_corners)

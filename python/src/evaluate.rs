@@ -1,0 +1,200 @@
+//! What an evaluation finds, in the words of `results.json` (docs/formats.md). The command line's report has besides
+//! them what it alone does: timings, positions, other methods than one forward pass.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use ddu::data::{ClassMap, LabelRule, Mask, VOID, label_grid};
+use ddu::eval::{self, Method, MethodResults, Prediction, ScoreResults, Truth};
+use ddu::ops::Size;
+use ddu::score::Score;
+use pyo3::prelude::*;
+use serde_json::{Map, Value, json};
+
+use crate::data::Labelled;
+use crate::engine::Engine;
+use crate::fit::class_map_of;
+use crate::fork::threads_started;
+use crate::invalid;
+
+#[pyclass(frozen)]
+pub struct Evaluation {
+    engine: Py<Engine>,
+    evaluation: Mutex<eval::Evaluation>,
+    map: ClassMap,
+    scores: Vec<Score>,
+    /// The dataset's names of its labels.
+    labels: Option<Vec<String>>,
+}
+
+#[pymethods]
+impl Evaluation {
+    /// `classes`: the dataset's; `ood_classes`: indices or names of the unknown classes.
+    #[new]
+    fn new(
+        py: Python,
+        engine: Py<Engine>,
+        classes: Option<Vec<String>>,
+        class_map: Vec<String>,
+        ood_classes: Vec<String>,
+        void_as_inaccurate: bool,
+        patches: Vec<usize>,
+    ) -> PyResult<Self> {
+        threads_started()?;
+        let here = engine.get();
+        let map = class_map_of(here, classes.as_deref(), &class_map)?;
+        let scores = here.possible();
+        let count = here.classes().len();
+        let unknown = unknown_labels(&ood_classes, classes.as_deref(), count)?;
+        if let Some(width) = patches.iter().find(|width| !(1..=64).contains(*width)) {
+            return Err(invalid("patches", "widths of 1 to 64 pixels", width));
+        }
+        let range = py.detach(|| {
+            let density = here.density_used()?;
+            Score::Density.colour_range(count, Some((&density.density.sample, &density.ready)))
+        });
+        let evaluation = eval::Evaluation::new(eval::Options {
+            classes: count,
+            unknown,
+            void_as_inaccurate,
+            patches: patches.into_iter().filter(|width| *width > 1).collect(),
+            thresholds: Vec::new(),
+            density_range: range,
+        });
+        Ok(Evaluation { evaluation: Mutex::new(evaluation), engine, map, scores, labels: classes })
+    }
+
+    fn add(&self, py: Python, labelled: &Labelled) -> PyResult<()> {
+        threads_started()?;
+        let (engine, image) = (self.engine.get(), labelled.image.clone());
+        let mut mask = labelled.mask.clone();
+        self.map.apply(&mut mask.label);
+        py.detach(|| {
+            let mask = of_size(mask, image.size);
+            engine.computing(&self.scores, |engine| {
+                let output = engine.run(&[&image])?;
+                let (label, maps) = output.scored(0, &self.scores)?;
+                let scores: Vec<_> = self
+                    .scores
+                    .iter()
+                    .copied()
+                    .zip(maps.into_iter().map(|map| map.values))
+                    .collect();
+                let confidence = scores.iter().find(|(score, _)| *score == Score::MaxSoftmax);
+                let confidence = confidence.map(|(_, map)| map.clone()).unwrap_or_default();
+                let prediction = Prediction { method: Method::Softmax, label, confidence, scores };
+                let truth = Truth { hash: labelled.hash, size: mask.size, labels: &mask.label };
+                let mut evaluation =
+                    self.evaluation.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                evaluation.add(truth, &[prediction])
+            })
+        })
+    }
+
+    /// As JSON.
+    fn results(&self, py: Python) -> String {
+        py.detach(|| {
+            let evaluation =
+                self.evaluation.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            self.report(&evaluation.results()).to_string()
+        })
+    }
+}
+
+/// A pixel of a scaled image has the mask's label at its middle, as in a fit.
+fn of_size(mask: Mask, size: Size) -> Mask {
+    match mask.size == size {
+        true => mask,
+        false => Mask { size, label: label_grid(&mask, size, size, size, LabelRule::HalfPixel) },
+    }
+}
+
+fn unknown_labels(
+    named: &[String],
+    names: Option<&[String]>,
+    classes: usize,
+) -> PyResult<Option<BTreeSet<u8>>> {
+    let mut labels = BTreeSet::new();
+    for name in named {
+        let by_name = || names?.iter().position(|n| n == name).and_then(|i| u8::try_from(i).ok());
+        let label: Option<u8> = name.parse().ok().or_else(by_name);
+        let label = label.filter(|label| usize::from(*label) >= classes && *label != VOID);
+        let expected = "an index or name of a class of the dataset that the model does not have";
+        labels.insert(label.ok_or_else(|| invalid("ood_classes", expected, name))?);
+    }
+    Ok((!named.is_empty()).then_some(labels))
+}
+
+impl Evaluation {
+    fn report(&self, results: &eval::Results) -> Value {
+        let engine = self.engine.get();
+        let classes = engine.classes();
+        let by_score = |of: &dyn Fn(&ScoreResults) -> Value| {
+            map(results.scores.iter().map(|score| (score.score.info().name, of(score))))
+        };
+        let accuracy = |method: &MethodResults| {
+            let iou = classes.iter().map(String::as_str).zip(method.iou.iter().map(value));
+            json!({ "pixel_accuracy": method.pixel_accuracy, "mean_iou": method.mean_iou, "iou": map(iou) })
+        };
+        let softmax = results.methods.first();
+        json!({
+            "model_sha256": engine.weights().hash(),
+            "device": engine.device_name(),
+            "images": results.images,
+            "pixels": results.pixels,
+            "void_pixels": results.void_pixels,
+            "unknown_pixels": results.unknown_pixels,
+            "ood_labels": results.unknown_labels,
+            "accuracy": {
+                "pixel_accuracy": softmax.and_then(|m| m.pixel_accuracy).map(|i| i.value),
+                "mean_iou": softmax.and_then(|m| m.mean_iou).map(|i| i.value),
+                "methods": map(results.methods.iter().map(|m| (m.method.name(), accuracy(m)))),
+            },
+            "scores": by_score(&|score| self.score(score)),
+            "curves": by_score(&|score| score.curve.as_ref().map_or(Value::Null, value)),
+            "calibration": {
+                "ece": softmax.and_then(|m| m.ece).map(|i| i.value),
+                "methods": map(results.methods.iter().map(|m| {
+                    (m.method.name(), json!({ "ece": m.ece, "reliability": m.reliability }))
+                })),
+            },
+        })
+    }
+
+    fn score(&self, score: &ScoreResults) -> Value {
+        let label = |label: u8| {
+            let name = self.labels.as_ref().and_then(|names| names.get(usize::from(label)));
+            name.cloned().unwrap_or_else(|| label.to_string())
+        };
+        let by_class = score.unknown_by_label.iter().map(|(unknown, d)| {
+            let figures = json!({
+                "auroc": d.auroc,
+                "ap": d.average_precision,
+                "fpr95": d.fpr95,
+                "positives": d.positives,
+                "auroc_error": d.auroc_error,
+                "ap_error": d.average_precision_error,
+                "fpr95_error": d.fpr95_error,
+            });
+            (label(*unknown), figures)
+        });
+        json!({
+            "method": score.method.name(),
+            "unknown": score.unknown,
+            "errors": score.errors,
+            "unknown_by_class": map(by_class),
+            "unknown_per_image": score.unknown_per_image,
+            "aurc": score.aurc.map(|(interval, _)| interval),
+            "aurc_error": score.aurc.map(|(_, error)| error),
+            "at_threshold": Value::Null,
+        })
+    }
+}
+
+fn map(entries: impl Iterator<Item = (impl Into<String>, Value)>) -> Value {
+    Value::Object(entries.map(|(name, value)| (name.into(), value)).collect::<Map<_, _>>())
+}
+
+fn value(of: impl serde::Serialize) -> Value {
+    serde_json::to_value(of).expect("plain data with names as keys")
+}
