@@ -49,6 +49,7 @@ fn parse(text: &str, name: &str) -> Result<Layout, String> {
                 "int32_t" => ("i32", 4, 4),
                 "float" => ("f32", 4, 4),
                 "int64_t" => ("i64", 8, 8),
+                "TensorMap" => ("TensorMap", 128, 64),
                 // A struct of kernels/common/, all of whose fields are 32 bits wide.
                 other => match parse(text, other) {
                     Ok((_, bytes)) => (other, bytes, 4),
@@ -203,8 +204,8 @@ fn differences(source: &Source, text: &str) -> Vec<String> {
 
 /// Pixels and channels of the launch's tile of a kernel.
 fn tile_of(kernel: &str) -> Option<(usize, usize)> {
-    let conv =
-        conv2d::TILES.iter().find(|tile| tile.kernel() == kernel).map(|t| (t.pixels, t.channels));
+    let mut tiles = conv2d::TILES.iter().chain(&conv2d::HOPPER_TILES);
+    let conv = tiles.find(|tile| tile.kernel() == kernel).map(|t| (t.pixels, t.channels));
     let fast = |tile: &&density::DensityTile| tile.kernels().contains(&kernel);
     conv.or(density::TILES.iter().find(fast).map(|t| (t.pixels, t.channels)))
 }
@@ -256,6 +257,7 @@ fn a_changed_field_is_noticed() {
             "i64" => format!("int64_t {};", field.name),
             "f32" => format!("float {};", field.name),
             "[f32; 3]" => format!("float {}[3];", field.name),
+            "[i32; 5]" => format!("int32_t {}[5];", field.name),
             other => format!("{other} {};", field.name),
         };
         let with = |lines: &[String]| {

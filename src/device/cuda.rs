@@ -238,10 +238,14 @@ impl Queue {
             return Err(DriverError(CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES));
         }
         let (threads, shared) = (kernel.threads as u32, kernel.shared_bytes as u32);
+        let mut params = launch.params().to_vec();
+        for (words, map) in params.chunks_exact_mut(16).zip(launch.tensor_maps()) {
+            words.copy_from_slice(&driver::encode(map)?);
+        }
         // SAFETY: the function's one parameter has the size that `function` compared with the table, and
         // Launch::new its words with the table; a Launch is made only by functions that checked that the
         // kernel stays inside its buffers. They outlive the launch: a dropped buffer waits for the stream.
-        unsafe { self.stream.launch(function, grid, threads, shared, launch.params()) }
+        unsafe { self.stream.launch(function, grid, threads, shared, &params) }
     }
 
     /// Gives launches to the stream, several as a graph; the caller holds `work`.

@@ -27,7 +27,7 @@ pub struct Source {
     pub constants: &'static [(&'static str, usize)],
 }
 
-/// A parameter struct: addresses first, then 32-bit fields, no padding.
+/// A parameter struct: tensor maps first, then addresses, then 32-bit fields, no padding.
 #[derive(Debug)]
 pub struct Parameters {
     pub name: &'static str,
@@ -38,7 +38,7 @@ pub struct Parameters {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
     pub name: &'static str,
-    /// "Address", "i32", "f32", "[f32; 3]"
+    /// "TensorMap", "Address", "i32", "f32", "[f32; 3]"
     pub kind: &'static str,
     pub offset: usize,
 }

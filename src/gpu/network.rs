@@ -105,9 +105,9 @@ impl Network {
 
     /// Chooses tilings and makes the buffers large enough for a plan, where an earlier one has not.
     pub fn prepare(&mut self, plan: &Plan) -> Result<()> {
-        let multiprocessors = self.device.multiprocessors();
+        let device = &*self.device;
         for (conv, pixels) in plan.nodes.iter().filter_map(|node| dense(plan, node)) {
-            let choose = || ConvTiling::choose(conv, pixels, multiprocessors);
+            let choose = || ConvTiling::on(conv, pixels, device);
             self.tilings.entry((*conv, pixels)).or_insert_with(choose);
         }
         let (batch, pixels) = (plan.batch, plan.image.pixels());

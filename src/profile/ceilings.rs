@@ -130,7 +130,7 @@ impl Gemm {
 
     fn division(device: &dyn Device, side: usize) -> (Conv2d, ConvTiling) {
         let conv = Conv2d::dense(side, side, 1);
-        (conv, ConvTiling::choose(&conv, side, device.multiprocessors()))
+        (conv, ConvTiling::on(&conv, side, device))
     }
 
     fn launches(&self, device: &dyn Device) -> Result<Vec<Launch<'_>>> {

@@ -3,9 +3,9 @@
 
 use super::measure::warm;
 use super::network;
-use crate::device::Element;
 use crate::device::grow;
-use crate::device::launch::conv2d::{ConvTiling, TILES};
+use crate::device::launch::conv2d::{ConvTiling, TILES, hopper_tiles};
+use crate::device::{Device, Element};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::ops::{Conv2d, Size};
@@ -66,7 +66,7 @@ pub fn tilings(
             continue;
         }
         let pixels = batch * output.pixels();
-        for tiling in candidates(conv, pixels, device.multiprocessors(), chosen) {
+        for tiling in candidates(conv, pixels, device, chosen) {
             grow(device, &mut partial, &[tiling.partial_bytes(conv, pixels)])?;
             let division = (tiling, partial[0].all());
             let list = network.step_divided(&plan, node, division)?.launches;
@@ -93,11 +93,12 @@ pub fn tilings(
 fn candidates(
     conv: &Conv2d,
     pixels: usize,
-    multiprocessors: usize,
+    device: &dyn Device,
     chosen: ConvTiling,
 ) -> Vec<ConvTiling> {
     let mut found = vec![chosen];
-    for tile in TILES {
+    let multiprocessors = device.multiprocessors();
+    for &tile in TILES.iter().chain(hopper_tiles(conv, device)) {
         let blocks = pixels.div_ceil(tile.pixels) * conv.out_channels.div_ceil(tile.channels);
         let most = (ConvTiling::new(conv, tile, 1).k_blocks / LEAST_K_BLOCKS).max(1);
         for splits in SPLITS {
@@ -113,7 +114,7 @@ fn candidates(
 
 /// The header over lines of [`TimedTiling::csv_line`].
 pub const CSV_HEADER: &str = "host,device,batch,in_h,in_w,in_channels,out_h,out_w,out_channels,kernel,stride,dilation,padding,\
-     residual,output,tile_pixels,tile_channels,splits,us,us_min,us_max,chosen";
+     residual,output,tile,tile_pixels,tile_channels,splits,us,us_min,us_max,chosen";
 
 impl TimedTiling {
     /// A line under [`CSV_HEADER`]; commas in the names become semicolons.
@@ -128,6 +129,7 @@ impl TimedTiling {
             format!("{},{},{}", output.h, output.w, conv.out_channels),
             format!("{},{},{},{}", conv.kernel, conv.stride, conv.dilation, conv.padding),
             format!("{},{}", u8::from(self.residual), format!("{element:?}").to_lowercase()),
+            tiling.tile.kernel().to_owned(),
             format!("{},{},{}", tiling.tile.pixels, tiling.tile.channels, tiling.splits),
             format!("{:.3},{:.3},{:.3}", warm_us.p50, warm_us.min, warm_us.max),
             u8::from(self.chosen).to_string(),

@@ -250,7 +250,7 @@ fn timed(out: &Path) {
         assert_eq!(fields.len(), columns.len(), "{line}");
         let us = columns.iter().position(|name| *name == "us").unwrap();
         assert!(fields[us].parse::<f64>().unwrap() > 0.0, "{line}");
-        let tile = columns.iter().position(|name| *name == "tile_pixels").unwrap();
+        let tile = columns.iter().position(|name| *name == "tile").unwrap();
         *chosen.entry(fields[..tile].to_vec()).or_default() +=
             usize::from(fields.last() == Some(&"1"));
     }

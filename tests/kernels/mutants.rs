@@ -21,9 +21,10 @@ use crate::support::Random;
 use change::{Change, changes};
 
 /// Kernels (the start of their names), the architecture whose PTX is changed, and the cases (parts of names).
-const KERNELS: [(&str, &str, &str); 19] = [
+const KERNELS: [(&str, &str, &str); 20] = [
     ("arg_max", "80", "grid::the_predicted"),
     ("clip", "80", "clip::"),
+    ("conv2d_hopper", "90a", "conv2d_hopper::"),
     ("conv2d_", "80", "conv2d::"),
     ("density_hopper", "90a", "density::"),
     ("density_", "80", "density::"),

@@ -318,6 +318,18 @@ fn the_density_of_hopper_needs_each_of_its_barriers_and_waits() {
 }
 
 #[test]
+fn the_convolution_of_hopper_needs_each_of_its_barriers_and_waits() {
+    let waits = [
+        "sync_threads();",
+        "mbarrier_wait(",
+        "wgmma_fence();",
+        "wgmma_wait<1>();",
+        "wgmma_wait<0>(",
+    ];
+    needs_each("conv2d_hopper", &waits, 7);
+}
+
+#[test]
 fn the_moments_need_each_of_their_barriers() {
     needs_each("moments", &["sync_threads();"], 6);
 }

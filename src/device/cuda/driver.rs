@@ -10,6 +10,8 @@ use std::ptr::null_mut;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::{self, CUresult};
 
+use crate::device::launch::tensor_map::{self, TensorMap};
+
 pub type Result<T> = std::result::Result<T, DriverError>;
 
 /// The primary context of a device, kept until dropped.
@@ -176,6 +178,63 @@ impl DeviceMemory {
     pub fn address(&self) -> u64 {
         self.0
     }
+}
+
+/// What the driver makes of a tensor map: the words that a kernel's parameter holds.
+pub fn encode(map: &TensorMap) -> Result<[u64; 16]> {
+    use sys::{
+        CUtensorMapDataType as Type, CUtensorMapFloatOOBfill as Fill,
+        CUtensorMapInterleave as Interleave, CUtensorMapL2promotion as Promotion,
+        CUtensorMapSwizzle as Swizzle,
+    };
+    let mut made = sys::CUtensorMap { opaque: [0; 16] };
+    let (kind, none) =
+        (Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16, Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE);
+    let (swizzle, fill) =
+        (Swizzle::CU_TENSOR_MAP_SWIZZLE_128B, Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    let promotion = Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
+    let sizes = map.sizes.map(u64::from);
+    let address = map.address() as *mut c_void;
+    // SAFETY: the arrays have an element a dimension and corner, of which there are at most four and two; the map is written through a
+    // pointer that is valid for it. The tensor itself is not touched.
+    unsafe {
+        if map.mode == tensor_map::IM2COL {
+            sys::cuTensorMapEncodeIm2col(
+                &mut made,
+                kind,
+                map.rank,
+                address,
+                sizes.as_ptr(),
+                map.strides.as_ptr(),
+                map.lower.as_ptr(),
+                map.upper.as_ptr(),
+                map.taken[0],
+                map.taken[1],
+                map.steps.as_ptr(),
+                none,
+                swizzle,
+                promotion,
+                fill,
+            )
+        } else {
+            sys::cuTensorMapEncodeTiled(
+                &mut made,
+                kind,
+                map.rank,
+                address,
+                sizes.as_ptr(),
+                map.strides.as_ptr(),
+                map.taken.as_ptr(),
+                map.steps.as_ptr(),
+                none,
+                swizzle,
+                promotion,
+                fill,
+            )
+        }
+    }
+    .result()?;
+    Ok(made.opaque)
 }
 
 /// Free bytes of the current context's device.

@@ -15,6 +15,10 @@ pub(in crate::device) struct Address(u64);
 impl Address {
     /// Of an operand that is absent.
     pub const NULL: Address = Address(0);
+
+    pub fn get(self) -> u64 {
+        self.0
+    }
 }
 
 /// The memory of one launch's operands.
@@ -27,6 +31,11 @@ pub(super) struct Addresses {
 impl Addresses {
     pub fn new(kernel: &'static str) -> Self {
         Addresses { kernel, device: None }
+    }
+
+    /// The kernel's name, for errors.
+    pub fn kernel(&self) -> &'static str {
+        self.kernel
     }
 
     /// The device of all operands; None before the first.

@@ -1,8 +1,11 @@
 //! Launches of `kernels/conv2d.cu`: the checks, the parameters and the work; `conv2d/tiling.rs` chooses tile
 //! and splits.
 
+mod hopper;
 mod tiling;
 
+pub(in crate::device) use hopper::SOURCE as HOPPER_SOURCE;
+pub use hopper::{HOPPER_TILES, tiles as hopper_tiles};
 pub use tiling::{ConvCost, ConvTile, ConvTiling, LAUNCH_SECONDS, TILES};
 
 use super::divisor::Divisor;
@@ -115,9 +118,10 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
     }
     let partial = tiling.partial_bytes(conv, pixels);
     require(what, tiling.splits == 1 || o.partial.is_some(), "memory for partial sums", "none")?;
-    require(what, TILES.contains(&tiling.tile), "a tile of the list", format!("{tiling:?}"))?;
-    let covered = tiling.splits * tiling.k_blocks * K_BLOCK >= reduction(conv)
-        && (tiling.splits - 1) * tiling.k_blocks * K_BLOCK < reduction(conv);
+    let listed = TILES.contains(&tiling.tile) || HOPPER_TILES.contains(&tiling.tile);
+    require(what, listed, "a tile of the list", format!("{tiling:?}"))?;
+    let covered = tiling.splits * tiling.k_blocks >= tiling.tile.blocks(conv)
+        && (tiling.splits - 1) * tiling.k_blocks < tiling.tile.blocks(conv);
     require(what, covered, "splits that cover the reduction, none empty", format!("{tiling:?}"))?;
 
     let f32_residual = o.y.element == Element::F32 && o.residual.is_some();
@@ -184,11 +188,16 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
         flop: conv.flops(o.x.batch, o.y.size),
         bytes: (tensor_bytes(&o.x) + weights + written) as u64,
         splits: tiling.splits,
-        block_flop: (2 * m * n * tiling.k_blocks * K_BLOCK) as f64,
+        block_flop: (2 * m * n * tiling.k_blocks * tiling.tile.k_block()) as f64,
         modelled: Some(cost.modelled()),
     };
-    let first = if split { &sums } else { &params };
-    let mut launches = vec![Launch::new(&SOURCE, kernel, grid, first, memory, work)?];
+    let first = if tiling.tile.of_warpgroups() {
+        hopper::launch(conv, &o, tiling, work)?
+    } else {
+        let first = if split { &sums } else { &params };
+        Launch::new(&SOURCE, kernel, grid, first, memory, work)?
+    };
+    let mut launches = vec![first];
     if split {
         let grid = [(pixels * padded(conv) / 8).div_ceil(256), 1, 1];
         let moved = Work::moving(shape, partial + end);

@@ -63,6 +63,7 @@ pub(super) mod pool;
 pub(super) mod preprocess;
 pub(super) mod resize;
 pub(super) mod stem;
+pub(super) mod tensor_map;
 pub(super) mod upsample;
 
 pub use arg_max::arg_max;
@@ -90,8 +91,9 @@ use crate::ops::{Size, Spatial};
 use address::{Address, Addresses};
 
 /// Every `.cu`, one per line.
-pub static SOURCES: [&Source; 17] = [
+pub static SOURCES: [&Source; 18] = [
     &conv2d::SOURCE,
+    &conv2d::HOPPER_SOURCE,
     &stem::SOURCE,
     &depthwise::SOURCE,
     &pool::SOURCE,
@@ -136,6 +138,9 @@ pub struct Launch<'a> {
     kernel: &'static Kernel,
     grid: [u32; 3],
     params: Box<[u64]>,
+    // As many of them come first in `params`.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
+    tensor_maps: usize,
     work: Work,
     buffers: PhantomData<&'a Buffer>,
 }
@@ -225,9 +230,16 @@ impl Launch<'_> {
         self.grid
     }
 
-    /// The kernel's parameter struct, as 64-bit words.
+    /// The kernel's parameter struct, as 64-bit words; tensor maps in it are those of `kernels/simt/tensor_map.h`.
     pub fn params(&self) -> &[u64] {
         &self.params
+    }
+
+    /// The tensor maps that [`Self::params`] begins with.
+    #[cfg(feature = "cuda")]
+    pub(super) fn tensor_maps(&self) -> &[tensor_map::TensorMap] {
+        let words = size_of::<tensor_map::TensorMap>() / 8;
+        bytemuck::cast_slice(&self.params[..self.tensor_maps * words])
     }
 
     pub fn work(&self) -> &Work {
@@ -262,7 +274,9 @@ impl Launch<'_> {
         let params: Box<[u64]> = bytemuck::pod_collect_to_vec(bytemuck::bytes_of(params)).into();
         assert_eq!(params.len() * 8, kernel.params_bytes, "the parameters are {name}'s");
         let grid = grid.map(|n| n as u32);
-        Ok(Launch { device, kernel, grid, params, work, buffers: PhantomData })
+        let fields = source.parameters.fields.iter();
+        let tensor_maps = fields.filter(|field| field.kind == "TensorMap").count();
+        Ok(Launch { device, kernel, grid, params, tensor_maps, work, buffers: PhantomData })
     }
 }
 

@@ -8,17 +8,17 @@ use ddu::ops::{Conv2d, Size};
 
 use crate::support::*;
 
-struct Case {
-    name: &'static str,
-    conv: Conv2d,
-    batch: usize,
-    size: Size,
-    splits: usize,
-    residual: bool,
-    relu: bool,
-    output: Element,
+pub struct Case {
+    pub name: &'static str,
+    pub conv: Conv2d,
+    pub batch: usize,
+    pub size: Size,
+    pub splits: usize,
+    pub residual: bool,
+    pub relu: bool,
+    pub output: Element,
     /// Channels of others beside the input's and the output's.
-    beside: usize,
+    pub beside: usize,
 }
 
 fn cases() -> Vec<Case> {
@@ -156,7 +156,7 @@ fn bytes_are_counted_once_and_at_their_width() {
     );
 }
 
-struct Reference {
+pub struct Reference {
     x: (Layout, Vec<half::f16>),
     weight: Vec<half::f16>,
     bias: Vec<f32>,
@@ -166,7 +166,7 @@ struct Reference {
 }
 
 impl Reference {
-    fn new(case: &Case) -> Self {
+    pub fn new(case: &Case) -> Self {
         let Case { conv, batch, beside, .. } = *case;
         let mut random = Random(case.name.len() as u64);
         let layout =
@@ -225,7 +225,7 @@ impl Reference {
     }
 }
 
-fn run_case(
+pub fn run_case(
     case: &Case,
     reference: &Reference,
     tile: ConvTile,

@@ -2,6 +2,7 @@
 
 mod clip;
 mod conv2d;
+mod conv2d_hopper;
 mod density;
 mod depthwise;
 mod dropout;

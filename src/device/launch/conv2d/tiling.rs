@@ -19,7 +19,8 @@
 //! L2 than it delivers. A split reduction adds the second kernel: a launch, its latency, and the partial
 //! sums written and read.
 
-use super::{K_BLOCK, padded, reduction};
+use super::{K_BLOCK, hopper, padded, reduction};
+use crate::device::Device;
 use crate::device::launch::{Bound, Modelled};
 use crate::ops::Conv2d;
 
@@ -34,12 +35,12 @@ pub struct ConvTile {
     warp: [usize; 2],
     /// Slots of the ring in shared memory.
     #[serde(skip)]
-    stages: usize,
+    pub(super) stages: usize,
     /// Of a thread, and of a warp in one round of the main loop: those of sm_90a (`tests/golden/gates.csv`).
     #[serde(skip)]
     registers: usize,
     #[serde(skip)]
-    instructions: usize,
+    pub(super) instructions: usize,
 }
 
 /// Largest first.
@@ -88,6 +89,33 @@ impl ConvTile {
         self.kernel
     }
 
+    /// Of `conv2d_hopper.cu`: a warp of its two warpgroups has an eighth of the pixels.
+    pub(super) const fn of_hopper(
+        kernel: &'static str,
+        pixels: usize,
+        channels: usize,
+        stages: usize,
+        instructions: usize,
+    ) -> Self {
+        let warp = [pixels / 8, channels];
+        ConvTile { pixels, channels, kernel, warp, stages, registers: 168, instructions }
+    }
+
+    /// Whether it is one of `conv2d_hopper.cu`.
+    pub(super) fn of_warpgroups(&self) -> bool {
+        hopper::SOURCE.kernels.iter().any(|kernel| kernel.name == self.kernel)
+    }
+
+    /// Values of the reduction in a block of it.
+    pub(super) fn k_block(&self) -> usize {
+        if self.of_warpgroups() { hopper::K_BLOCK } else { K_BLOCK }
+    }
+
+    /// Blocks of the reduction.
+    pub(super) fn blocks(&self, conv: &Conv2d) -> usize {
+        if self.of_warpgroups() { hopper::blocks(conv) } else { reduction(conv).div_ceil(K_BLOCK) }
+    }
+
     fn threads(&self) -> usize {
         super::SOURCE.kernel(self.kernel).threads
     }
@@ -119,7 +147,7 @@ impl ConvTiling {
     /// # Panics
     /// If `splits` is 0.
     pub fn new(conv: &Conv2d, tile: ConvTile, splits: usize) -> Self {
-        let all = reduction(conv).div_ceil(K_BLOCK);
+        let all = tile.blocks(conv);
         let k_blocks = all.div_ceil(splits.min(all));
         // Rounding up may make the last splits empty: only as many as have work.
         ConvTiling { tile, splits: all.div_ceil(k_blocks), k_blocks }
@@ -139,6 +167,21 @@ impl ConvTiling {
         all.min_by(|a, b| clocks(a).total_cmp(&clocks(b))).expect("the list of tiles is not empty")
     }
 
+    /// As [`Self::choose`], with the tiles of `conv2d_hopper.cu` where a device has warpgroup products.
+    pub fn on(conv: &Conv2d, pixels: usize, device: &dyn Device) -> Self {
+        let multiprocessors = device.multiprocessors();
+        let portable = ConvTiling::choose(conv, pixels, multiprocessors);
+        let clocks =
+            |tiling: &ConvTiling| ConvCost::of(conv, pixels, multiprocessors, *tiling).clocks();
+        let wide = |tile: &ConvTile| conv.out_channels > tile.channels / 2;
+        let all = hopper::tiles(conv, device).iter().copied().filter(wide).flat_map(|tile| {
+            let most = (tile.blocks(conv) / LEAST_K_BLOCKS).clamp(1, MOST_SPLITS);
+            (1..=most).map(move |splits| ConvTiling::new(conv, tile, splits))
+        });
+        let all = std::iter::once(portable).chain(all);
+        all.min_by(|a, b| clocks(a).total_cmp(&clocks(b))).expect("one at least")
+    }
+
     /// Bytes of the partial sums.
     pub fn partial_bytes(&self, conv: &Conv2d, pixels: usize) -> usize {
         if self.splits == 1 { 0 } else { self.splits * pixels * padded(conv) * 4 }
@@ -153,16 +196,16 @@ const MMA_FLOP: f64 = 0.62 * 4096.0;
 /// Bytes per clock of a multiprocessor's shared memory.
 const SHARED: f64 = 128.0;
 /// Bytes per clock that one multiprocessor takes from L2, alone and when all take (5.5 TB/s of 132).
-const PORT: f64 = 64.0;
+pub(super) const PORT: f64 = 64.0;
 const L2_SHARE: f64 = 24.5;
 /// Clocks from a copy's issue to its data, when L2 is busy, with the barrier behind it.
-const L2_LATENCY: f64 = 800.0;
+pub(super) const L2_LATENCY: f64 = 800.0;
 /// Instructions of a warp before its main loop, its first copies included, and clocks that nothing overlaps: the
 /// first copies, the last stores.
 const PROLOGUE_INSTRUCTIONS: f64 = 370.0;
-const EDGE_LATENCY: f64 = 1200.0;
+pub(super) const EDGE_LATENCY: f64 = 1200.0;
 /// Instructions of the epilogue per 8 output values.
-const EPILOGUE_INSTRUCTIONS: f64 = 40.0;
+pub(super) const EPILOGUE_INSTRUCTIONS: f64 = 40.0;
 /// A launch inside a graph, and the latency of the second kernel's one round of blocks.
 pub const LAUNCH_SECONDS: f64 = 1.3e-6;
 const REDUCE_CLOCKS: f64 = 1700.0;
@@ -184,6 +227,10 @@ pub struct ConvCost {
 impl ConvCost {
     pub fn of(conv: &Conv2d, pixels: usize, multiprocessors: usize, tiling: ConvTiling) -> Self {
         let ConvTiling { tile, splits, k_blocks } = tiling;
+        if tile.of_warpgroups() {
+            let join = join(conv, pixels, multiprocessors, tiling);
+            return hopper::cost(conv, pixels, multiprocessors, tiling, join);
+        }
         let blocks =
             pixels.div_ceil(tile.pixels) * conv.out_channels.div_ceil(tile.channels) * splits;
         let (resident, steps) = (tile.resident(), k_blocks as f64);
@@ -201,11 +248,7 @@ impl ConvCost {
         }
         let bytes = blocks as f64 * steps * operand_bytes(tile);
         cost.l2 = bytes / (L2_SHARE * multiprocessors.max(1) as f64);
-        if splits > 1 {
-            let partial = 2.0 * tiling.partial_bytes(conv, pixels) as f64;
-            let launch = LAUNCH_SECONDS * CLOCK_HZ + REDUCE_CLOCKS;
-            cost.join = launch + partial / (L2_SHARE * multiprocessors.max(1) as f64);
-        }
+        cost.join = join(conv, pixels, multiprocessors, tiling);
         cost
     }
 
@@ -236,6 +279,16 @@ impl ConvCost {
         let seconds = (self.join / CLOCK_HZ - LAUNCH_SECONDS).max(0.0);
         Modelled { seconds, bound: Bound::L2 }
     }
+}
+
+/// Clocks of the second kernel and its launch; 0 where nothing is split.
+fn join(conv: &Conv2d, pixels: usize, multiprocessors: usize, tiling: ConvTiling) -> f64 {
+    if tiling.splits == 1 {
+        return 0.0;
+    }
+    let partial = 2.0 * tiling.partial_bytes(conv, pixels) as f64;
+    let launch = LAUNCH_SECONDS * CLOCK_HZ + REDUCE_CLOCKS;
+    launch + partial / (L2_SHARE * multiprocessors.max(1) as f64)
 }
 
 /// Bytes of both operands of a step.

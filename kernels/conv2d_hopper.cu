@@ -1,0 +1,249 @@
+// conv2d.cu's equation, operands and epilogue on Hopper's tensor copies and warpgroup matrix products.
+//
+// GEMM: M = n, p, q (pixels), N = k, K = r, s, c in blocks of BK channels of one filter position, so that a block of the input is one
+// copy: of BM pixels by an im2col map, which also brings the zeros around the image, or, where the filter is 1 x 1 and nothing is
+// left out, of BM rows by a tiled map. The weights are a tensor [k, r s, c] of BN rows. Channels past the last of C are zeros in both.
+//
+// A block of 384 threads: one thread of the last warpgroup issues copies into a ring of STAGES tiles, two warpgroups multiply
+// BM / 2 pixels each. Blocks are persistent: block b takes tiles b, b + gridDim.x .., and the producer goes on to the next
+// tile while the others write theirs. Tiles of the same pixels follow each other, so that the input is read from L2.
+//
+// splits > 1: a split of the reduction is a tile of its own and writes f32 sums to partial [splits, M, N], which conv2d_reduce
+// (conv2d.cu) adds in order. No bit depends on the number of blocks.
+//
+// A row of the product lies in one quad's registers, two channels a thread; the quad exchanges them so that each thread has eight
+// channels of a row, and stores 16 bytes at once.
+#include "common/epilogue.cuh"
+#include "common/hopper.cuh"
+
+struct Conv2dHopperParams {
+    TensorMap input;   // im2col, or tiled [M, 1, C]
+    TensorMap weight;  // tiled [out_c, kernel kernel, in_c]
+    const float* bias;
+    const half* residual;  // or null
+    void* output;          // half, or float where output_f32
+    float* partial;        // [splits, M, out_c] where splits > 1
+    int32_t pixels, out_h, out_w, out_c, out_stride, residual_stride;
+    int32_t kernel, stride, dilation, padding;
+    int32_t relu, output_f32;
+    int32_t tiled;             // the input's map
+    int32_t tiles_m, tiles_n;  // of the product
+    int32_t c_blocks;          // blocks of BK channels of a filter position
+    int32_t all_blocks;        // of the reduction
+    int32_t splits, k_blocks;  // blocks in each split
+    int32_t reserved[5];       // to a multiple of the maps' alignment
+};
+
+#if HOPPER
+namespace {
+
+constexpr int BK = 64;
+constexpr int GROUPS = 2, CONSUMERS = GROUPS * 128;  // and a warpgroup that copies
+
+template <int BM_, int BN_, int STAGES_> struct Tile {
+    static constexpr int BM = BM_, BN = BN_, STAGES = STAGES_;
+    static constexpr int ROWS = BM / GROUPS;                              // of a warpgroup, in products of 64
+    static constexpr int STAGE = (BM + BN) * BK * 2, B_AT = BM * BK * 2;  // bytes
+    static constexpr int FULL_AT = STAGES * STAGE;                        // mbarriers
+    static constexpr int EMPTY_AT = FULL_AT + STAGES * 8;
+    static constexpr int shared_bytes() { return (EMPTY_AT + STAGES * 8 + 127) / 128 * 128; }
+    static_assert(ROWS % 64 == 0 && B_AT % 1024 == 0 && STAGE % 1024 == 0, "the swizzle's period");
+    static_assert(shared_bytes() <= 227 * 1024, "fits a multiprocessor");
+};
+
+struct Ring {
+    int stage = 0, phase = 0;
+
+    template <int STAGES> DEVICE void advance() {
+        if (++stage == STAGES) {
+            stage = 0;
+            phase ^= 1;
+        }
+    }
+};
+
+// Where a tile lies, and its part of the reduction.
+struct Work {
+    int split, m, n, first, blocks;
+};
+
+DEVICE Work work_of(const Conv2dHopperParams& p, int tile) {
+    Work w;
+    w.n = tile % p.tiles_n;
+    tile /= p.tiles_n;
+    w.m = tile % p.tiles_m;
+    w.split = tile / p.tiles_m;
+    w.first = w.split * p.k_blocks;
+    w.blocks = p.all_blocks - w.first < p.k_blocks ? p.all_blocks - w.first : p.k_blocks;
+    return w;
+}
+
+// One thread: each stage once all consumers have freed it.
+template <class T> DEVICE void produce(const Conv2dHopperParams& p, int tiles) {
+    const Shared<MBarrier> full = smem<MBarrier>(T::FULL_AT), empty = smem<MBarrier>(T::EMPTY_AT);
+    Ring at;
+#pragma unroll 1
+    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const Work w = work_of(p, tile);
+        const int pixel = w.m * T::BM, rest = pixel / p.out_w;
+        const int image = rest / p.out_h;
+        const int y = rest % p.out_h * p.stride - p.padding, x = pixel % p.out_w * p.stride - p.padding;
+        int tap = w.first / p.c_blocks, c = w.first % p.c_blocks;
+        int r = tap / p.kernel, s = tap % p.kernel;
+#pragma unroll 1
+        for (int block = 0; block < w.blocks; ++block) {
+            mbarrier_wait(empty + at.stage, at.phase ^ 1);
+            mbarrier_arrive_expect(full + at.stage, T::STAGE);
+            const Shared<half> a = smem<half>(at.stage * T::STAGE), b = smem<half>(at.stage * T::STAGE + T::B_AT);
+            if (p.tiled) {
+                tensor_copy(a, p.input, c * BK, 0, pixel, full + at.stage);
+            } else {
+                tensor_copy_im2col(a, p.input, c * BK, x, y, image, s * p.dilation, r * p.dilation, full + at.stage);
+            }
+            tensor_copy(b, p.weight, c * BK, tap, w.n * T::BN, full + at.stage);
+            at.advance<T::STAGES>();
+            if (++c == p.c_blocks) {
+                c = 0;
+                ++tap;
+                if (++s == p.kernel) {
+                    s = 0;
+                    ++r;
+                }
+            }
+        }
+    }
+}
+
+// Of the quad's four threads t, e[j] of thread t becomes e[t] of thread j.
+DEVICE void transpose(Float2 (&e)[4], int t) {
+#pragma unroll
+    for (int distance = 1; distance <= 2; distance *= 2) {
+        const bool upper = (t & distance) != 0;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            if (k & distance) continue;
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                float &low = e[k].v[i], &high = e[k + distance].v[i];
+                const float received = shuffle_xor(upper ? low : high, distance);
+                low = upper ? received : low;
+                high = upper ? high : received;
+            }
+        }
+    }
+}
+
+template <class T> DEVICE void consume(const Conv2dHopperParams& p, int tiles) {
+    constexpr int PRODUCTS = T::ROWS / 64;
+    const int group = uniform(threadIdx.x / 128), warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32, t = lane % 4;
+    const Shared<MBarrier> full = smem<MBarrier>(T::FULL_AT), empty = smem<MBarrier>(T::EMPTY_AT);
+    const Epilogue e = {p.bias, p.residual, p.output, p.residual_stride, p.out_stride, p.relu != 0, p.output_f32 != 0};
+    auto release = [&](int stage) {
+        if (lane == 0) mbarrier_arrive(empty + stage);
+    };
+    Ring at;
+#pragma unroll 1
+    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const Work w = work_of(p, tile);
+        AccumulatorOf<T::BN> sum[PRODUCTS];
+        int last = 0;
+#pragma unroll 1
+        for (int block = 0; block < w.blocks; ++block) {
+            mbarrier_wait(full + at.stage, at.phase);
+            wgmma_fence();
+#pragma unroll
+            for (int step = 0; step < BK / 16; ++step) {
+                const Shared<half> a = smem<half>(at.stage * T::STAGE) + group * (T::ROWS * BK) + step * 16;
+                const Shared<half> b = smem<half>(at.stage * T::STAGE + T::B_AT) + step * 16;
+#pragma unroll
+                for (int i = 0; i < PRODUCTS; ++i) {
+                    wgmma_m64k16(sum[i], wgmma_rows(a + i * 64 * BK), wgmma_rows(b), block > 0 || step > 0);
+                }
+            }
+            wgmma_commit();
+            if (block > 0) {
+                wgmma_wait<1>();
+                release(last);
+            }
+            last = at.stage;
+            at.advance<T::STAGES>();
+        }
+        if constexpr (PRODUCTS == 2) {
+            wgmma_wait<0>(sum[0], sum[1]);
+        } else {
+            wgmma_wait<0>(sum[0]);
+        }
+        release(last);
+
+        const int c0 = w.n * T::BN + 8 * t;
+#pragma unroll
+        for (int i = 0; i < PRODUCTS; ++i) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const int pixel = w.m * T::BM + group * T::ROWS + i * 64 + warp * 16 + lane / 4 + 8 * h;
+#pragma unroll
+                for (int q = 0; q < T::BN / 32; ++q) {
+                    Float2 pairs[4];
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) {
+                        const int at = 4 * (4 * q + j) + 2 * h;
+                        pairs[j] = Float2{{sum[i][at], sum[i][at + 1]}};
+                    }
+                    transpose(pairs, t);
+                    const int c = c0 + 32 * q;
+                    if (pixel >= p.pixels || c >= p.out_c) continue;
+                    float v[8];
+#pragma unroll
+                    for (int j = 0; j < 8; ++j) v[j] = pairs[j / 2].v[j % 2];
+                    if (p.splits > 1) {
+                        float* partial = p.partial + (int64_t(w.split) * p.pixels + pixel) * p.out_c + c;
+                        store16(partial, Float4{{v[0], v[1], v[2], v[3]}});
+                        store16(partial + 4, Float4{{v[4], v[5], v[6], v[7]}});
+                    } else {
+                        store(e, pixel, c, v);
+                    }
+                }
+            }
+        }
+    }
+}
+
+template <class T> DEVICE void conv2d_hopper(const Conv2dHopperParams& p) {
+    const int thread = threadIdx.x, tiles = p.tiles_m * p.tiles_n * p.splits;
+    if (thread < T::STAGES) {
+        mbarrier_init(smem<MBarrier>(T::FULL_AT) + thread, 1);
+        mbarrier_init(smem<MBarrier>(T::EMPTY_AT) + thread, CONSUMERS / 32);
+        mbarrier_init_fence();
+    }
+    if (thread == CONSUMERS) {
+        prefetch_map(p.input);
+        prefetch_map(p.weight);
+    }
+    sync_threads();
+    if (uniform(thread / 128) == GROUPS) {
+        give_registers<24>();
+        if (thread == CONSUMERS) produce<T>(p, tiles);
+    } else {
+        take_registers<240>();
+        consume<T>(p, tiles);
+    }
+}
+
+using Tile256x128 = Tile<256, 128, 4>;
+using Tile128x128 = Tile<128, 128, 6>;
+using Tile256x64 = Tile<256, 64, 5>;
+// src/device/launch/conv2d/hopper.rs has the same numbers (tests/twins.rs).
+static_assert(Tile256x128::shared_bytes() == 196736, "");
+static_assert(Tile128x128::shared_bytes() == 196736, "");
+static_assert(Tile256x64::shared_bytes() == 204928, "");
+
+}  // namespace
+#define CONV2D(TILE) conv2d_hopper<TILE>
+#else
+// Of another architecture; never launched there.
+#define CONV2D(TILE) (void)
+#endif
+
+KERNEL_BLOCKS(conv2d_hopper_256x128, Conv2dHopperParams, 384, 1, CONV2D(Tile256x128))
+KERNEL_BLOCKS(conv2d_hopper_128x128, Conv2dHopperParams, 384, 1, CONV2D(Tile128x128))
+KERNEL_BLOCKS(conv2d_hopper_256x64, Conv2dHopperParams, 384, 1, CONV2D(Tile256x64))

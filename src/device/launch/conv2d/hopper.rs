@@ -1,0 +1,188 @@
+//! Launches of `kernels/conv2d_hopper.cu`, on devices with warpgroup products, and what they cost.
+//!
+//! The model is that of `tiling.rs` with a block's loop as this kernel has it: one block on each of `P` multiprocessors takes
+//! ceil(tiles / P) tiles; copies of the next tile go on under the epilogue of the last, products do not. A step (64 channels of a
+//! filter position) takes the largest of
+//!
+//! ```text
+//! 2 pixels channels 64 / WGMMA_FLOP      the tensor cores
+//! 2 instructions                         issue slots: four schedulers, two of the eight warps that multiply each
+//! (pixels + channels) 2 64 / PORT        what one multiprocessor can take from L2
+//! L2_LATENCY / (stages - 1)              copies in flight
+//! ```
+
+use super::tiling::{EDGE_LATENCY, EPILOGUE_INSTRUCTIONS, L2_LATENCY, PORT};
+use super::{ConvCost, ConvTile, ConvTiling, Operands, padded};
+use crate::device::dry_run::MULTIPROCESSORS;
+use crate::device::kernels::Source;
+use crate::device::launch::tensor_map::{CHANNELS, TensorMap, fits};
+use crate::device::launch::{Address, Addresses, Bound, Launch, Work, param, param_product};
+use crate::device::{Device, Element};
+use crate::error::Result;
+use crate::ops::Conv2d;
+
+params! {
+    /// `kernels/conv2d_hopper.cu`
+    Conv2dHopperParams {
+        input: TensorMap,
+        weight: TensorMap,
+        bias: Address,
+        residual: Address,
+        output: Address,
+        partial: Address,
+        pixels: i32,
+        out_h: i32,
+        out_w: i32,
+        out_c: i32,
+        out_stride: i32,
+        residual_stride: i32,
+        kernel: i32,
+        stride: i32,
+        dilation: i32,
+        padding: i32,
+        relu: i32,
+        output_f32: i32,
+        tiled: i32,
+        tiles_m: i32,
+        tiles_n: i32,
+        c_blocks: i32,
+        all_blocks: i32,
+        splits: i32,
+        k_blocks: i32,
+        reserved: [i32; 5],
+    }
+}
+
+pub(in crate::device) static SOURCE: Source = Source {
+    file: "conv2d_hopper",
+    parameters: Conv2dHopperParams::PARAMETERS,
+    kernels: &[
+        Conv2dHopperParams::kernel("conv2d_hopper_256x128", "conv2d_hopper", 384, 196736),
+        Conv2dHopperParams::kernel("conv2d_hopper_128x128", "conv2d_hopper", 384, 196736),
+        Conv2dHopperParams::kernel("conv2d_hopper_256x64", "conv2d_hopper", 384, 204928),
+    ],
+    constants: &[("BK", K_BLOCK)],
+};
+
+/// Largest first.
+pub const HOPPER_TILES: [ConvTile; 3] = [
+    ConvTile::of_hopper("conv2d_hopper_256x128", 256, 128, 4, 98),
+    ConvTile::of_hopper("conv2d_hopper_128x128", 128, 128, 6, 73),
+    ConvTile::of_hopper("conv2d_hopper_256x64", 256, 64, 5, 102),
+];
+
+/// Values of the reduction per step of the main loop (`BK`).
+pub(super) const K_BLOCK: usize = CHANNELS;
+
+/// Blocks of the reduction: of [`CHANNELS`] channels of a filter position.
+pub(super) fn blocks(conv: &Conv2d) -> usize {
+    let positions = conv.kernel.saturating_mul(conv.kernel);
+    positions.saturating_mul(conv.in_channels.div_ceil(CHANNELS))
+}
+
+/// Those that a device has for a convolution, which the kernel's tensor maps must be able to hold.
+pub fn tiles(conv: &Conv2d, device: &dyn Device) -> &'static [ConvTile] {
+    if device.wgmma() && fits(conv) { &HOPPER_TILES } else { &[] }
+}
+
+/// The first kernel; the second, where the reduction is split, is conv2d.cu's.
+pub(super) fn launch<'a>(
+    conv: &Conv2d,
+    o: &Operands<'a>,
+    tiling: ConvTiling,
+    work: Work,
+) -> Result<Launch<'a>> {
+    let what = "conv2d_hopper";
+    let ConvTile { pixels: m, channels: n, kernel, .. } = tiling.tile;
+    let p = |value| param(what, value);
+    let mut memory = Addresses::new(what);
+    let tiled = (conv.kernel, conv.stride, conv.padding) == (1, 1, 0);
+    let input = if tiled {
+        TensorMap::pixels(&mut memory, &o.x, m)?
+    } else {
+        TensorMap::positions(&mut memory, &o.x, conv, m)?
+    };
+    let filters = [padded(conv), conv.kernel * conv.kernel, conv.in_channels];
+    let (pixels, channels) = (o.y.pixels(), padded(conv));
+    let tiles = [pixels.div_ceil(m), channels.div_ceil(n)];
+    let count = param_product(what, &[tiles[0], tiles[1], tiling.splits])?;
+    // What the kernel computes in 32 bits: pixels past the last tile, tiles past the last, places in the image.
+    p(pixels + m)?;
+    p(count + MULTIPROCESSORS)?;
+    p(o.y.size.h.max(o.y.size.w).saturating_mul(conv.stride))?;
+    let params = Conv2dHopperParams {
+        input,
+        weight: TensorMap::filters(&mut memory, o.weight, filters, n)?,
+        bias: memory.slice("bias", o.bias, channels * 4)?,
+        residual: o.residual.map_or(Ok(Address::NULL), |r| memory.tensor(&r))?,
+        output: memory.tensor(&o.y)?,
+        partial: memory.optional("partial sums", o.partial, tiling.partial_bytes(conv, pixels))?,
+        pixels: p(pixels)?,
+        out_h: p(o.y.size.h)?,
+        out_w: p(o.y.size.w)?,
+        out_c: p(channels)?,
+        out_stride: p(o.y.stride)?,
+        residual_stride: p(o.residual.map_or(0, |r| r.stride))?,
+        kernel: p(conv.kernel)?,
+        stride: p(conv.stride)?,
+        dilation: p(conv.dilation)?,
+        padding: p(conv.padding)?,
+        relu: o.relu.into(),
+        output_f32: (o.y.element == Element::F32).into(),
+        tiled: tiled.into(),
+        tiles_m: p(tiles[0])?,
+        tiles_n: p(tiles[1])?,
+        c_blocks: p(conv.in_channels.div_ceil(CHANNELS))?,
+        all_blocks: p(blocks(conv))?,
+        splits: p(tiling.splits)?,
+        k_blocks: p(tiling.k_blocks)?,
+        reserved: [0; 5],
+    };
+    // Each takes the tiles that it has time for; a GPU with fewer multiprocessors takes the rest of the blocks after them.
+    let grid = [count.min(MULTIPROCESSORS), 1, 1];
+    Launch::new(&SOURCE, kernel, grid, &params, memory, work)
+}
+
+/// FLOP per clock of a multiprocessor, of the 4096 that `wgmma` has, and bytes per clock that each takes from L2 when all take: what
+/// the published kernel that is most like this one reaches on an H100 (pranjalssh/fast.cu, kernel 6: persistent, one warpgroup that
+/// copies, no multicast, 192 x 192 tiles, N = 8192: 777 TFLOP/s of 919 at [`super::tiling::CLOCK_HZ`], so 8.1 TB/s).
+const WGMMA_FLOP: f64 = 0.85 * 4096.0;
+const L2_SHARE: f64 = 36.0;
+
+/// Bytes of both operands of a step.
+fn operand_bytes(tile: ConvTile) -> usize {
+    (tile.pixels + tile.channels) * CHANNELS * 2
+}
+
+/// By the head of this file; `join` is that of `tiling.rs`.
+pub(super) fn cost(
+    conv: &Conv2d,
+    pixels: usize,
+    multiprocessors: usize,
+    tiling: ConvTiling,
+    join: f64,
+) -> ConvCost {
+    let ConvTiling { tile, splits, k_blocks } = tiling;
+    let multiprocessors = multiprocessors.max(1);
+    let tiles = pixels.div_ceil(tile.pixels) * conv.out_channels.div_ceil(tile.channels) * splits;
+    let busiest = tiles.div_ceil(multiprocessors) as f64;
+    let bytes = operand_bytes(tile) as f64;
+    let (step, bound) = [
+        ((2 * tile.pixels * tile.channels * CHANNELS) as f64 / WGMMA_FLOP, Bound::Tensor),
+        (2.0 * tile.instructions as f64, Bound::Issue),
+        (bytes / PORT, Bound::L2),
+        (L2_LATENCY / (tile.stages as f64 - 1.0), Bound::Latency),
+    ]
+    .into_iter()
+    .max_by(|a, b| a.0.total_cmp(&b.0))
+    .expect("four bounds");
+    let epilogue = 2.0 * (tile.pixels * tile.channels / 8 / 256) as f64 * EPILOGUE_INSTRUCTIONS;
+    let l2 = tiles as f64 * k_blocks as f64 * bytes / (L2_SHARE * multiprocessors as f64);
+    ConvCost {
+        steps: busiest * k_blocks as f64 * step,
+        bound,
+        edges: EDGE_LATENCY + busiest * (epilogue + L2_LATENCY),
+        l2,
+        join,
+    }
+}
