@@ -99,14 +99,11 @@ DEVICE void find_keys(const MomentsParams& p) {
                     broken |= (h.pair[j] & 0x7c00u) == 0x7c00u || (h.pair[j] & 0x7c000000u) == 0x7c000000u;
                 }
             }
-            if (vote(broken)) {
-                key = NON_FINITE;
-            } else if (p.weighted && p.roots[image + cell] == 0.0f) {
-                key = NO_PIXEL;
-            }
+            if (vote(broken)) key = NON_FINITE;
         }
         if (lane == i) thread_key = key;
     }
+    if (p.weighted && thread_key < p.classes && p.roots[image + cell0 + thread] == 0.0f) thread_key = NO_PIXEL;
     const Shared<uint16_t> keys = smem<uint16_t>(0);
     keys[thread] = uint16_t(thread_key);
     sync_threads();
@@ -288,11 +285,8 @@ DEVICE void syrk(const MomentsParams& p) {
 
     const Shared<int32_t> cells = smem<int32_t>(CELLS_AT);
     const Shared<float> roots = smem<float>(ROOTS_AT);
-    for (int i = thread; i < n; i += THREADS) {
-        const int cell = p.sorted[image * p.cells + start + i];
-        cells[i] = cell;
-        roots[i] = p.weighted ? p.roots[image * p.cells + cell] : 1.0f;
-    }
+    for (int i = thread; i < n; i += THREADS) cells[i] = p.sorted[image * p.cells + start + i];
+    for (int i = thread; i < n; i += THREADS) roots[i] = p.weighted ? p.roots[image * p.cells + cells[i]] : 1.0f;
     const Shared<Float2> shifts = smem<Float2>(SHIFTS_AT);
     {
         const int channel = (thread < BLOCK ? row_panel : column_panel) * BLOCK + thread % BLOCK;

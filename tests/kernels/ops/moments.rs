@@ -201,7 +201,7 @@ fn logits(scene: &Scene, classes: usize, seed: u64) -> Vec<f32> {
     for label in &scene.labels {
         let label = usize::from(*label);
         let sure = if label == classes - 1 { 1.0 } else { 9.0 * random.value().abs() };
-        let found = if random.next() % 8 == 0 { (label + 1) % classes } else { label };
+        let found = if random.next().is_multiple_of(8) { (label + 1) % classes } else { label };
         all.extend((0..classes).map(|c| {
             let own = if c == found { sure + 1.0 } else { 0.0 };
             own + random.value()

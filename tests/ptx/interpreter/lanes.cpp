@@ -270,6 +270,7 @@ std::map<std::string, Entry> make() {
     };
     real(".f32", f32);
     real(".f64", f64);
+    reg("rcp.rn.f64", [](double a) { return 1.0 / a; }, f64, f64);
     t["fma.rm.f32"] = {&fma_down, "wwww"};
     reg("ex2.approx.ftz.f32", [](float a) { return flushed(float(std::exp2(double(flushed(a))))); }, f32, f32);
 
