@@ -649,6 +649,8 @@ bool encode(simt::TensorMap* map, uint32_t mode, int type, uint32_t rank, void* 
     for (uint32_t i = 0; i < rank; ++i) {
         if (!sizes[i] || sizes[i] > uint64_t(1) << 32 || !steps[i] || steps[i] > 8) return false;
         if (i + 1 < rank && (strides[i] % 16 || strides[i] >= uint64_t(1) << 40)) return false;
+        // Each a multiple of the one before.
+        if (i && i + 1 < rank && strides[i] % strides[i - 1]) return false;
     }
     uint64_t bytes = sizes[0] * 2;
     for (uint32_t i = 1; i < rank; ++i) bytes += (sizes[i] - 1) * strides[i - 1];

@@ -464,9 +464,12 @@ fn faults_of_tensor_copies() {
     assert!(values(word(0, 52, 3)), "an image more, of what lies behind");
     let said = |run: Result<Vec<u32>, String>, words| run.is_err_and(|said| said.contains(words));
     assert!(said(word(0, 88, 0), "between those of the traversal stride"), "a lower corner");
-    assert!(said(word(0, 52, 5), "global address"), "more images than there are");
+    assert!(said(word(0, 32, 1 << 20), "global address"), "images further apart than they are");
     assert!(said(word(1, 48, 99), "global address"), "more rows than there are");
-    assert!(said(word(0, 56, 128), "shared address"), "a box that shared memory does not hold");
+    assert!(
+        said(word(0, 56, 128), "is under way to"),
+        "a box of more channels than there is room for"
+    );
 }
 
 #[test]
