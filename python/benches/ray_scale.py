@@ -1,8 +1,8 @@
 """Many tiny images through Ray: cost of each, and peak memory: `python benches/ray_scale.py [IMAGES]`.
 
-Fits IMAGES (100 000) pairs of files of 16 x 16 pixels with two workers, then maps as many images that are drawn as they are needed. Memory
-is the largest of what the driver, and each worker, was seen to have resident, every half second; a tenth of the images goes first, so
-that a memory that grows with them shows.
+Fits IMAGES (100 000) pairs of files of 16 x 16 pixels with two workers, then maps as many images that are drawn as they are
+needed. Memory is the largest of what the driver, and each worker, was seen to have resident, every half second; a tenth of the
+images goes first, so that a memory that grows with them shows.
 """
 
 import os
