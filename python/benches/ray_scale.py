@@ -1,13 +1,12 @@
-"""Many tiny images through Ray: cost of each, and peak memory: `python benches/ray_scale.py [IMAGES]`.
+"""Many tiny images through Ray: cost of each, and peak memory: `python benches/ray_scale.py draw|fit|maps FOLDER [IMAGES]`.
 
-Fits IMAGES (100 000) pairs of files of 16 x 16 pixels with two workers, then maps as many images that are drawn as they are needed. Memory
-is the largest of what the driver, and each worker, was seen to have resident, every half second; a tenth of the images goes first, so
-that a memory that grows with them shows.
+draw: IMAGES (100 000) pairs of files of 16 x 16 pixels in FOLDER. fit: fits them with two workers. maps: maps as many images
+that are drawn as they are needed. Memory is the largest of what the driver, and each worker, was seen to have resident, every
+half second; a tenth of the images goes first, so that a memory that grows with them shows.
 """
 
 import os
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -76,28 +75,42 @@ def drawn(batch):
     return {"id": batch["id"], "image": np.stack([draw(index) for index in batch["id"]])}
 
 
-def main():
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    with tempfile.TemporaryDirectory() as folder:
-        pairs = []
-        for index in range(count):
-            image, mask = Path(folder, f"{index}.ppm.png"), Path(folder, f"{index}.mask.png")
+def files(folder, count):
+    """Pairs of the folder, drawn where they are not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = [(folder / f"{index}.ppm.png", folder / f"{index}.mask.png") for index in range(count)]
+    for index, (image, mask) in enumerate(pairs):
+        if not mask.exists():
             Image.fromarray(draw(index)).save(image, compress_level=0)
             Image.fromarray((np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 9).astype(np.uint8)).save(mask, compress_level=0)
-            pairs.append((image, mask))
-        print(f"{count} pairs of {SIDE} x {SIDE} pixels are drawn", flush=True)
-        for part in (count // 10, count):
-            with Watch() as watch:
-                density = ddu.ray.fit(pairs[:part], ddu.demo_model(), shard=1000, workers=2)
-            print(f"fit of {density.images} images: {watch}, {1e3 * watch.seconds / part:.2f} ms an image", flush=True)
-    for part in (count // 10, count):
+    return pairs
+
+
+def fits(pairs):
+    for part in (len(pairs) // 10, len(pairs)):
+        with Watch() as watch:
+            density = ddu.ray.fit(pairs[:part], ddu.demo_model(), shard=1000, workers=2)
+        print(f"fit of {density.images} images: {watch}, {1e3 * watch.seconds / part:.2f} ms an image", flush=True)
+
+
+def maps(pairs):
+    density = ddu.fit(ddu.load(ddu.demo_model()), pairs[:1000])
+    for part in (len(pairs) // 10, len(pairs)):
         with Watch() as watch:
             rows = ray.data.range(part).map_batches(drawn, batch_size=256)
-            maps = ddu.ray.infer(rows, ddu.demo_model(), density, batch=256, workers=2)
-            seen = sum(len(batch["label"]) for batch in maps.iter_batches(batch_size=256, batch_format="numpy"))
+            found = ddu.ray.infer(rows, ddu.demo_model(), density, batch=256, workers=2)
+            seen = sum(len(batch["label"]) for batch in found.iter_batches(batch_size=256, batch_format="numpy"))
         print(f"maps of {seen} images: {watch}, {1e3 * watch.seconds / part:.2f} ms an image", flush=True)
+
+
+def main():
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    pairs = files(folder, int(sys.argv[3]) if len(sys.argv) > 3 else 100_000)
+    if what == "draw":
+        return
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    {"fit": fits, "maps": maps}[what](pairs)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -178,11 +179,11 @@ def evaluate(
         progress: a bar (tqdm); by default where somebody looks.
     """
     if resize is None and engine.density is not None:
-        resize = engine.density._density.resize
+        resize = engine.density.resize
     pairs = Labelled(dataset, split, masks, resize)
     unknown = [str(name) for name in ood_classes]
     evaluation = _ddu.Evaluation(engine._engine, pairs.classes, list(class_map), unknown, void_as_inaccurate, list(patches))
-    with Bar(len(pairs) or None, progress) as bar:
+    with contextlib.closing(evaluation), Bar(len(pairs) or None, progress) as bar:
         for labelled in pairs:
             evaluation.add(labelled)
             bar.advance()

@@ -73,7 +73,7 @@ class Density:
             path: the file.
             covariance: ``"full"``, one for each class; ``"tied"``, one for all; ``"diagonal"``, variances alone.
             prior: ``"empirical"``, by the pixels of each class; ``"uniform"``, 1 for each.
-            condition: the greatest condition number of a covariance, 1e4 if None: eps on the diagonal brings
+            condition: the greatest condition number of a covariance, at least 2; 1e4 if None: eps on the diagonal brings
                 it there.
         """
         return cls(_ddu.Density.load(os.fspath(path), covariance, prior, condition))
@@ -121,6 +121,11 @@ class Density:
     def images(self) -> int:
         """Images of the fit; 0 for features that came without images."""
         return self._density.images
+
+    @property
+    def resize(self) -> int | None:
+        """Shorter side that images were scaled to in the fit; None: they were not."""
+        return self._density.resize
 
     @property
     def model_sha256(self) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from . import _ddu
 from ._ddu import Maps, Model
 from ._density import Density, Path
-from ._errors import InvalidError
+from ._errors import DensityWarning, InvalidError
 from ._images import ImageLike, image_of, is_one
 
 Device = str
@@ -104,13 +104,20 @@ class Engine:
             images: a path, a PIL image, or an array ``[H, W, 3]`` of uint8 RGB (numpy, or anything with
                 ``__dlpack__``); or several: a list of these, or an array ``[N, H, W, 3]``.
             batch: up to so many consecutive images of one size run together.
-            resize: scale the shorter side to so many pixels first; maps have the scaled size.
+            resize: scale the shorter side to so many pixels first; maps have the scaled size. Another than that of the
+                density's fit shifts scores, and is warned of.
 
         Returns:
             :class:`Maps`, or a list of them for several images. Between images Ctrl-C is heard.
         """
         if batch < 1:
             raise InvalidError(f"batch: expected at least 1, found {batch}")
+        if self._density is not None and resize != self._density.resize:
+            warnings.warn(
+                f"density: fitted with resize={self._density.resize}, this call has resize={resize}: scores shift",
+                DensityWarning,
+                stacklevel=2,
+            )
         if is_one(images):
             return self._engine.run([image_of(images, resize)])[0]
         maps: list[Maps] = []

@@ -146,18 +146,15 @@ impl Engine {
         SCORES.iter().filter(|info| possible(info.needs, density)).map(|info| info.score).collect()
     }
 
-    /// Runs `work` with the engine computing `scores`, then has it compute its own again.
-    pub fn computing<T>(
-        &self,
-        scores: &[Score],
-        work: impl FnOnce(&mut ddu::Engine) -> ddu::Result<T>,
-    ) -> PyResult<T> {
-        let mut engine = self.lock();
+    /// Has the engine compute these scores from now on. A call still gives those that it was made for.
+    pub fn compute(&self, scores: &[Score]) -> PyResult<()> {
         let ready = self.density_used().map(|density| density.ready.clone());
-        attach(&mut engine, ready.as_deref(), scores, self.precision)?;
-        let done = work(&mut engine);
-        attach(&mut engine, ready.as_deref(), &self.scores, self.precision)?;
-        done.map_err(raised)
+        attach(&mut self.lock(), ready.as_deref(), scores, self.precision)
+    }
+
+    /// Those that it was made for.
+    pub fn own_scores(&self) -> &[Score] {
+        &self.scores
     }
 }
 

@@ -15,7 +15,7 @@ use crate::data::Labelled;
 use crate::engine::Engine;
 use crate::fit::class_map_of;
 use crate::fork::threads_started;
-use crate::invalid;
+use crate::{invalid, raised};
 
 #[pyclass(frozen)]
 pub struct Evaluation {
@@ -50,9 +50,11 @@ impl Evaluation {
             return Err(invalid("patches", "widths of 1 to 64 pixels", width));
         }
         let range = py.detach(|| {
-            let density = here.density_used()?;
-            Score::Density.colour_range(count, Some((&density.density.sample, &density.ready)))
-        });
+            here.compute(&scores)?;
+            let density = here.density_used();
+            let parts = density.map(|density| (&density.density.sample, &*density.ready));
+            Ok::<_, PyErr>(Score::Density.colour_range(count, parts))
+        })?;
         let evaluation = eval::Evaluation::new(eval::Options {
             classes: count,
             unknown,
@@ -69,26 +71,28 @@ impl Evaluation {
         let (engine, image) = (self.engine.get(), labelled.image.clone());
         let mut mask = labelled.mask.clone();
         self.map.apply(&mut mask.label);
-        py.detach(|| {
+        let added = py.detach(|| {
             let mask = of_size(mask, image.size);
-            engine.computing(&self.scores, |engine| {
-                let output = engine.run(&[&image])?;
-                let (label, maps) = output.scored(0, &self.scores)?;
-                let scores: Vec<_> = self
-                    .scores
-                    .iter()
-                    .copied()
-                    .zip(maps.into_iter().map(|map| map.values))
-                    .collect();
-                let confidence = scores.iter().find(|(score, _)| *score == Score::MaxSoftmax);
-                let confidence = confidence.map(|(_, map)| map.clone()).unwrap_or_default();
-                let prediction = Prediction { method: Method::Softmax, label, confidence, scores };
-                let truth = Truth { hash: labelled.hash, size: mask.size, labels: &mask.label };
-                let mut evaluation =
-                    self.evaluation.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                evaluation.add(truth, &[prediction])
-            })
-        })
+            let mut engine = engine.lock();
+            let output = engine.run(&[&image])?;
+            let (label, maps) = output.scored(0, &self.scores)?;
+            let maps = maps.into_iter().map(|map| map.values);
+            let scores: Vec<_> = self.scores.iter().copied().zip(maps).collect();
+            let confidence = scores.iter().find(|(score, _)| *score == Score::MaxSoftmax);
+            let confidence = confidence.map(|(_, map)| map.clone()).unwrap_or_default();
+            let prediction = Prediction { method: Method::Softmax, label, confidence, scores };
+            let truth = Truth { hash: labelled.hash, size: mask.size, labels: &mask.label };
+            let mut evaluation =
+                self.evaluation.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            evaluation.add(truth, &[prediction])
+        });
+        added.map_err(raised)
+    }
+
+    /// Has the engine compute its own scores again.
+    fn close(&self, py: Python) -> PyResult<()> {
+        let engine = self.engine.get();
+        py.detach(|| engine.compute(engine.own_scores()))
     }
 
     /// As JSON.

@@ -142,8 +142,8 @@ def test_a_condition_is_kept(moments):
     assert after <= 1e4 < before
     _, capped = moments.density(condition=3.0).conditions[0]
     assert capped <= 3.0
-    with pytest.raises(ddu.InvalidError, match="at least 1"):
-        moments.density(condition=0.5)
+    with pytest.raises(ddu.InvalidError, match="at least 2"):
+        moments.density(condition=1.5)
 
 
 def test_features_that_are_not_finite(density):

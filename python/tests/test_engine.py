@@ -90,7 +90,8 @@ def test_features_and_resize(engine, image):
     assert features.ndim == 3
     assert features.shape[2] == engine.model.channels
     assert features.dtype == np.float32
-    assert engine(image, resize=96).shape[0] == 96
+    with pytest.warns(ddu.DensityWarning, match="resize=None, this call has resize=96"):
+        assert engine(image, resize=96).shape[0] == 96
 
 
 @pytest.mark.parametrize(

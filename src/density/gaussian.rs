@@ -178,15 +178,15 @@ impl Gaussians {
     /// f32 and features rounded to fp16 can carry.
     ///
     /// # Errors
-    /// As [`Self::new`], and a cap of less than 1.
+    /// As [`Self::new`], and a cap of less than 2, the most that the greatest eps (the trace) leaves.
     pub fn with_condition(
         moments: &Moments,
         covariance: Covariance,
         prior: Prior,
         cap: f64,
     ) -> Result<(Gaussians, Vec<Warning>)> {
-        if cap.is_nan() || cap < 1.0 {
-            return Err(Error::invalid("condition", "a number of at least 1", cap));
+        if cap.is_nan() || cap < 2.0 {
+            return Err(Error::invalid("condition", "a number of at least 2", cap));
         }
         let channels = moments.channels();
         let fitted: Vec<usize> =
@@ -322,7 +322,7 @@ fn gaussian(
     let eps = if trace > 0.0 {
         let candidates = RATIOS.iter().map(|r| r * trace / n as f64);
         let capped = |eps: &f64| condition(least + eps, largest + eps) <= cap;
-        // r = 1 gives at most 1 + D: only a D beyond the cap itself is left over.
+        // r = 1 gives at most 1 + D: only a cap of less is left over, and the trace gives at most 2.
         candidates.clone().find(capped).unwrap_or(trace)
     } else {
         fallback.filter(|eps| *eps > 0.0).unwrap_or(1.0)
