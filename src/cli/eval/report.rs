@@ -33,8 +33,9 @@ pub fn write(path: &Path, about: &About, results: &Results, viewer: Option<Viewe
     sections.extend([curves(results), calibration(results)]);
     sections.extend(densities(about, results));
     sections.extend([positions(about), cost(about)]);
+    let images = if results.images == 1 { "image" } else { "images" };
     let lead = format!(
-        "{} images, {} labelled pixels. Intervals are 95 % over images; docs/evaluation.md explains \
+        "{} {images}, {} labelled pixels. Intervals are 95 % over images; docs/evaluation.md explains \
          each figure.",
         results.images, results.pixels
     );
