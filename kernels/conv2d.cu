@@ -46,7 +46,6 @@ template <int BM_, int BN_, int WM_, int WN_, int STAGES_> struct Tile {
     static constexpr int BIAS_AT = STAGES * STAGE * 2;
     static constexpr int shared_bytes() { return BIAS_AT + BN * 4; }
     static_assert(ROWS % 8 == 0 && BM % ROWS == 0 && BN % ROWS == 0, "whole passes of the copying threads, permuted alike");
-    static_assert(BM / ROWS % (BK / 16) == 0 || BK / 16 % (BM / ROWS) == 0, "the copies are spread over the steps");
     static_assert(BM <= THREADS && BN <= THREADS * 4 && BM * BN <= STAGE, "a thread per row, bias at once, a tile in a slot");
     static_assert(WM % 16 == 0 && WN % 16 == 0, "whole fragments; ldmatrix brings two of b at once");
     static_assert(shared_bytes() <= 99 * 1024, "fits every GPU of the list");
@@ -78,7 +77,7 @@ DEVICE Row row_of(const Conv2dParams& p, int m) {
 }
 
 template <class T> DEVICE void conv2d(const Conv2dParams& p) {
-    constexpr int A_PASSES = T::BM / T::ROWS, B_PASSES = T::BN / T::ROWS, STEPS = BK / 16;
+    constexpr int A_PASSES = T::BM / T::ROWS, B_PASSES = T::BN / T::ROWS, STEPS = BK / 16, PARTS = 2;
     constexpr int TILES_M = T::WM / 16, TILES_N = T::WN / 8;
     const uint32_t thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int m0 = blockIdx.x * T::BM, n0 = blockIdx.y * T::BN, out_c = p.out_c.divisor * 8;
@@ -119,25 +118,24 @@ template <class T> DEVICE void conv2d(const Conv2dParams& p) {
     int at = 0;
     uint32_t forbidden = 0;
 
-    // One of STEPS parts of a block's copies.
-    const auto copy = [&](const Shared<half>& slot, int step) {
-        constexpr int A_PART = (A_PASSES + STEPS - 1) / STEPS, B_PART = (B_PASSES + STEPS - 1) / STEPS;
-        if (step == 0) {
+    // One of PARTS parts of a block's copies.
+    const auto copy = [&](const Shared<half>& slot, int part) {
+        if (part == 0) {
             const int tap = quotient(k, p.in_c), r = quotient(tap, p.kernel), s = tap - r * p.kernel.divisor;
             at = r * tap_y + s * tap_x + k - tap * p.in_c.divisor;
             forbidden = r < p.kernel.divisor ? 1u << r | 1u << (16 + s) : 1u << 15;
         }
 #pragma unroll
-        for (int i = step * A_PART; i < (step + 1) * A_PART && i < A_PASSES; ++i) {
+        for (int i = part * A_PASSES / PARTS; i < (part + 1) * A_PASSES / PARTS; ++i) {
             const half* source = p.input + int64_t(pixel[i] + at) * 8;
             cp_async16(slot + (to + i * T::ROWS * BK), source, !(outside[i] & forbidden));
         }
 #pragma unroll
-        for (int i = step * B_PART; i < (step + 1) * B_PART && i < B_PASSES; ++i) {
+        for (int i = part * B_PASSES / PARTS; i < (part + 1) * B_PASSES / PARTS; ++i) {
             const half* source = p.weight + int64_t(filter[i] + k) * 8;
             cp_async16(slot + (T::BM * BK + to + i * T::ROWS * BK), source, k < k_chunks);
         }
-        if (step + 1 == STEPS) k += CHUNKS;
+        if (part + 1 == PARTS) k += CHUNKS;
     };
     // 16 bytes a thread of the tile of y at once, rows of it side by side; permuted alike, OUT_ROWS being a multiple of 8.
     constexpr int OUT_CHUNKS = T::BN / 8, OUT_ROWS = T::THREADS / OUT_CHUNKS;
@@ -164,7 +162,7 @@ template <class T> DEVICE void conv2d(const Conv2dParams& p) {
     for (int block = 0; block < T::STAGES - 1; ++block) {
         if (block < blocks) {
 #pragma unroll
-            for (int step = 0; step < STEPS; ++step) copy(ring + write, step);
+            for (int part = 0; part < PARTS; ++part) copy(ring + write, part);
         } else if (block == blocks && p.residual) {
             copy_residual(ring + write);
         }
@@ -192,7 +190,7 @@ template <class T> DEVICE void conv2d(const Conv2dParams& p) {
                 fb[j + 1][0] = two[2];
                 fb[j + 1][1] = two[3];
             }
-            if (more) copy(ring + write, step);
+            if (more && step < PARTS) copy(ring + write, step);
 #pragma unroll
             for (int i = 0; i < TILES_M; ++i) {
 #pragma unroll

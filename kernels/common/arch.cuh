@@ -251,8 +251,8 @@ DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
 
 // --- asynchronous copies ------------------------------------------------------------------------------------------
 
-// 16 bytes from global to shared memory, or 16 zero bytes if not `valid` (then `source` is not read,
-// but must be a valid address). Visible to the issuing thread after its wait, to others after a barrier.
+// 16 bytes from global to shared memory, or 16 zero bytes if not `valid` (then `source` is not read: any
+// multiple of 16). Visible to the issuing thread after its wait, to others after a barrier.
 DEVICE void cp_async16(Shared<half> destination, const half* source, bool valid SITE) {
 #if defined(__CUDACC__)
     const int bytes = valid ? 16 : 0;

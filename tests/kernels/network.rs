@@ -138,6 +138,9 @@ fn launches_that_would_leave_their_memory_are_refused() {
     refused("a depthwise convolution", Conv2d::depthwise(16, 3), operands, tiling);
     refused("splits without memory", conv, operands, ConvTiling::new(&conv, TILES[3], 2));
     refused("splits that miss the end", conv, operands, ConvTiling { k_blocks: 2, ..tiling });
+    let large = Conv2d { kernel: 17, padding: 8, ..conv };
+    let refusal = conv2d(&large, operands, ConvTiling::new(&large, TILES[3], 1)).err().unwrap();
+    assert!(refusal.to_string().contains("15 x 15 taps"), "{refusal}");
     let pool = MaxPool { kernel: 3, stride: 2, padding: 1 };
     assert!(launch::max_pool(&pool, operands.x, operands.y).is_err());
     assert!(launch::global_average_pool(operands.x, operands.y).is_err());

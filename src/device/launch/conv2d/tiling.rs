@@ -51,8 +51,8 @@ pub const TILES: [ConvTile; 4] = [
         kernel: "conv2d_128x128",
         warp: [64, 64],
         stages: 3,
-        registers: 232,
-        instructions: 374,
+        registers: 240,
+        instructions: 348,
     },
     ConvTile {
         pixels: 128,
@@ -61,7 +61,7 @@ pub const TILES: [ConvTile; 4] = [
         warp: [64, 32],
         stages: 3,
         registers: 160,
-        instructions: 270,
+        instructions: 264,
     },
     ConvTile {
         pixels: 64,
@@ -70,7 +70,7 @@ pub const TILES: [ConvTile; 4] = [
         warp: [32, 32],
         stages: 4,
         registers: 96,
-        instructions: 191,
+        instructions: 175,
     },
     ConvTile {
         pixels: 64,
@@ -79,7 +79,7 @@ pub const TILES: [ConvTile; 4] = [
         warp: [32, 16],
         stages: 4,
         registers: 72,
-        instructions: 159,
+        instructions: 148,
     },
 ];
 
