@@ -469,23 +469,30 @@ fn far_and_broken_features_give_no_nan() {
     }
 }
 
-/// Of a tile in which no pixel is finite no class is multiplied, with or without early exit.
+/// Of a tile in which no pixel is finite no class is multiplied, with or without early exit. Each is broken in a channel of its
+/// own: a kernel looks at all of them.
 #[test]
 fn a_tile_of_broken_features() {
-    let gaussians = fit(&Scene::random(41, 300, 32, 3), 3);
-    let mut scene = Scene::random(42, 256, 32, 3);
-    scene.features[..128 * 32].fill(f16::NAN);
+    let channels = 256;
+    let gaussians = fit(&Scene::random(41, 1000, channels, 3), 3);
+    let mut scene = Scene::random(42, 512, channels, 3);
+    for pixel in 0..256 {
+        scene.features[pixel * channels + pixel] = f16::INFINITY;
+    }
     let device = device();
-    for (tile, tau) in each(&*device, Precision::Exact)
-        .into_iter()
-        .flat_map(|tile| [(tile, TAU), (tile, f32::INFINITY)])
-    {
-        let tiling = DensityTiling::new(tile, gaussians.classes.len(), 1);
-        let found = evaluate(&*device, &gaussians, &scene, tiling, Options { tau, ..PLAIN });
-        assert_eq!(found.non_finite, 128);
-        assert!(found.density[..128].iter().all(|v| *v == f32::NEG_INFINITY));
-        assert!(found.density[128..].iter().all(|v| v.is_finite()));
-        assert!(found.work <= 0.5);
+    for precision in [Precision::Exact, Precision::Fast] {
+        for (tile, tau) in each(&*device, precision)
+            .into_iter()
+            .flat_map(|tile| [(tile, TAU), (tile, f32::INFINITY)])
+        {
+            let tiling = DensityTiling::new(tile, gaussians.classes.len(), 1);
+            let options = Options { precision, tau, ..PLAIN };
+            let found = evaluate(&*device, &gaussians, &scene, tiling, options);
+            assert_eq!(found.non_finite, 256);
+            assert!(found.density[..256].iter().all(|v| *v == f32::NEG_INFINITY));
+            assert!(found.density[256..].iter().all(|v| v.is_finite()));
+            assert!(found.work <= 0.5);
+        }
     }
 }
 
