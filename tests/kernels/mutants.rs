@@ -146,8 +146,14 @@ fn body(text: &str, kernel: &str) -> std::ops::Range<usize> {
     let lines: Vec<&str> = text.lines().collect();
     let entry = format!(".visible .entry {kernel}(");
     let start = lines.iter().position(|line| line.starts_with(&entry)).expect("an entry");
-    let length = lines[start..].iter().position(|line| *line == "}").expect("its end");
-    start..start + length
+    // The text of some words has braces of its own.
+    let mut depth = 0;
+    let length = lines[start..].iter().position(|line| {
+        depth += line.matches('{').count();
+        depth -= line.matches('}').count();
+        depth == 0 && line.starts_with('}')
+    });
+    start..start + length.expect("its end")
 }
 
 impl Subject {
@@ -285,6 +291,12 @@ fn one_instruction_of_every_kernel() {
         println!("seed {seed}: {killed} of {tried} mutants were killed");
         assert!(tried > 0, "no kernel of {wanted:?}");
     }
+}
+
+#[test]
+fn a_body_ends_where_its_entry_does() {
+    let text = "x\n.visible .entry k(\n)\n{\nmov {a, b}, c;\n{\nadd;\n}\nret;\n}\n.visible .entry l(\n)\n{\n}\n";
+    assert_eq!((body(text, "k"), body(text, "l")), (1..9, 10..13));
 }
 
 #[test]

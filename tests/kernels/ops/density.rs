@@ -269,6 +269,43 @@ fn early_exit_changes_nothing_that_matters() {
     }
 }
 
+/// Pixels that decide together do not leave a class out while one of them needs it, wherever among them it is.
+#[test]
+fn one_pixel_keeps_its_class() {
+    let (channels, pixels) = (80, 1024);
+    let gaussians = fit(&Scene::random(71, 1500, channels, 2), 2);
+    let pool = Scene::random(72, 4000, channels, 2);
+    let of_class =
+        |class| -> Vec<usize> { (0..pool.pixels()).filter(|p| pool.labels[*p] == class).collect() };
+    let (most, few) = (of_class(0), of_class(1));
+    let scene = |alone: &dyn Fn(usize) -> bool| {
+        let one = |p: usize, of: &[usize]| of[p % of.len()];
+        let chosen = (0..pixels).map(|p| one(p, if alone(p) { &few } else { &most }));
+        let feature = |p: usize| pool.features[p * channels..][..channels].to_vec();
+        let features = chosen.clone().flat_map(feature).collect();
+        Scene { channels, features, labels: chosen.map(|p| pool.labels[p]).collect() }
+    };
+    let device = device();
+    for precision in [Precision::Exact, Precision::Fast] {
+        for tile in each(&*device, precision) {
+            // A warp's 32 pixels, each in one of them; of a warpgroup's 128 one of each warp and half.
+            let alone = |p: usize| match tile.packing {
+                Packing::Warp => p % 32 == p / 32,
+                Packing::Warpgroup => p % 128 == p / 128 * 16 + p / 128 % 2 * 8 + p / 128,
+            };
+            let tiling = DensityTiling::new(tile, 2, 1);
+            let options = Options { precision, tau: TAU, ..PLAIN };
+            let what = format!("{tiling:?}, {precision:?}");
+            let (with, without) = (scene(&alone), scene(&|_| false));
+            let found = evaluate(&*device, &gaussians, &with, tiling, options);
+            check_against_f64(&what, &gaussians, &with, &found, precision);
+            assert_eq!(found.work, 1.0, "{what}");
+            let found = evaluate(&*device, &gaussians, &without, tiling, options);
+            assert!(found.work < 1.0, "{what}: nothing was skipped");
+        }
+    }
+}
+
 /// Without predicted classes the order is the classes' own: the same values, and no more of them skipped than that
 /// order allows.
 #[test]
@@ -432,23 +469,30 @@ fn far_and_broken_features_give_no_nan() {
     }
 }
 
-/// Of a tile in which no pixel is finite no class is multiplied, with or without early exit.
+/// Of a tile in which no pixel is finite no class is multiplied, with or without early exit. Each is broken in a channel of its
+/// own: a kernel looks at all of them.
 #[test]
 fn a_tile_of_broken_features() {
-    let gaussians = fit(&Scene::random(41, 300, 32, 3), 3);
-    let mut scene = Scene::random(42, 256, 32, 3);
-    scene.features[..128 * 32].fill(f16::NAN);
+    let channels = 256;
+    let gaussians = fit(&Scene::random(41, 1000, channels, 3), 3);
+    let mut scene = Scene::random(42, 512, channels, 3);
+    for pixel in 0..256 {
+        scene.features[pixel * channels + pixel] = f16::INFINITY;
+    }
     let device = device();
-    for (tile, tau) in each(&*device, Precision::Exact)
-        .into_iter()
-        .flat_map(|tile| [(tile, TAU), (tile, f32::INFINITY)])
-    {
-        let tiling = DensityTiling::new(tile, gaussians.classes.len(), 1);
-        let found = evaluate(&*device, &gaussians, &scene, tiling, Options { tau, ..PLAIN });
-        assert_eq!(found.non_finite, 128);
-        assert!(found.density[..128].iter().all(|v| *v == f32::NEG_INFINITY));
-        assert!(found.density[128..].iter().all(|v| v.is_finite()));
-        assert!(found.work <= 0.5);
+    for precision in [Precision::Exact, Precision::Fast] {
+        for (tile, tau) in each(&*device, precision)
+            .into_iter()
+            .flat_map(|tile| [(tile, TAU), (tile, f32::INFINITY)])
+        {
+            let tiling = DensityTiling::new(tile, gaussians.classes.len(), 1);
+            let options = Options { precision, tau, ..PLAIN };
+            let found = evaluate(&*device, &gaussians, &scene, tiling, options);
+            assert_eq!(found.non_finite, 256);
+            assert!(found.density[..256].iter().all(|v| *v == f32::NEG_INFINITY));
+            assert!(found.density[256..].iter().all(|v| v.is_finite()));
+            assert!(found.work <= 0.5);
+        }
     }
 }
 

@@ -307,11 +307,11 @@ fn descriptors() -> Vec<Case> {
         case("no swizzle", sixteen, &flipped(1 << 62)).says("a swizzle other than of 128 bytes"),
         case("of 32 bytes", sixteen, &flipped(2 << 62)).says("a swizzle other than of 128 bytes"),
         case("a base offset", sixteen, &bits(1 << 49)).says("a base offset"),
-        case("half a period", sixteen, &flipped((1024 ^ 512) / 16 << 32))
+        case("half a period", sixteen, &flipped(((1024 ^ 512) / 16) << 32))
             .says("a stride that is no multiple of the swizzle's period"),
         case("from the second row", sixteen, &flipped(128 / 16))
             .says("the matrix does not start with the swizzle's period"),
-        case("beyond the arena", sixteen, &flipped((1024 ^ 2048) / 16 << 32))
+        case("beyond the arena", sixteen, &flipped(((1024 ^ 2048) / 16) << 32))
             .says("shared address 2048 of 2048 bytes"),
         case("that differs", sixteen, "cvt.u64.u32 %d4, %lane;\nadd.s64 %d3, %d3, %d4;\n")
             .says("a descriptor that differs between lanes"),
