@@ -1,10 +1,12 @@
 //! Bilinear resize of NHWC activations, and of single maps from the feature grid to the image.
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::element::Element;
-use super::tensor::{Input, Output};
-use crate::ops::{Resize, Size};
+use super::simd::arch;
+use super::tensor::{Input, Output, Shape};
+use crate::ops::{Resize, Size, Tap};
 
 /// Each output row first blends two input rows, then two pixels of that blend.
 pub fn resize<I: Element, O: Element>(resize: &Resize, x: Input<I>, y: Output<O>) {
@@ -12,8 +14,29 @@ pub fn resize<I: Element, O: Element>(resize: &Resize, x: Input<I>, y: Output<O>
     let rows = resize.taps(x.size.h, shape.size.h);
     let columns = resize.taps(x.size.w, shape.size.w);
     let row = shape.size.w * shape.channels;
+    let (rows, columns) = (&rows, &columns);
     y.buffer.par_chunks_mut(row).enumerate().for_each(|(row, out)| {
-        let (image, tap) = (row / shape.size.h, rows[row % shape.size.h]);
+        let tap = rows[row % shape.size.h];
+        arch().dispatch(Row { x, shape, image: row / shape.size.h, tap, columns, out })
+    });
+}
+
+/// One row of output pixels.
+struct Row<'a, I, O> {
+    x: Input<'a, I>,
+    shape: Shape,
+    image: usize,
+    tap: Tap,
+    columns: &'a [Tap],
+    out: &'a mut [O],
+}
+
+impl<I: Element, O: Element> WithSimd for Row<'_, I, O> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Row { x, shape, image, tap, columns, out } = self;
         let mut blend = vec![0f32; x.size.w * x.count];
         let line = |y: usize| (image * x.size.h + y) * x.size.w;
         for (i, out) in blend.chunks_exact_mut(x.count).enumerate() {
@@ -24,9 +47,10 @@ pub fn resize<I: Element, O: Element>(resize: &Resize, x: Input<I>, y: Output<O>
             let out = &mut out[shape.first..][..shape.count];
             lerp(pixel(tap.low), pixel(tap.high), tap.weight, out);
         }
-    });
+    }
 }
 
+#[inline(always)]
 fn lerp<I: Element, O: Element>(low: &[I], high: &[I], weight: f32, out: &mut [O]) {
     for ((o, a), b) in out.iter_mut().zip(low).zip(high) {
         let (a, b) = (a.to_f32(), b.to_f32());
