@@ -5,14 +5,35 @@ use rayon::prelude::*;
 
 use super::element::Element;
 use super::simd::arch;
-use super::tensor::{Input, Output};
+use super::tensor::{Input, Output, Shape};
 use crate::ops::MaxPool;
 
 /// Max over each window, `-inf` for nothing.
 pub fn max_pool<I: Element, O: Element>(pool: &MaxPool, x: Input<I>, y: Output<O>) {
     let shape = y.shape;
     let row = shape.size.w * shape.channels;
-    y.buffer.par_chunks_mut(row).enumerate().for_each(|(row, out)| {
+    y.buffer
+        .par_chunks_mut(row)
+        .enumerate()
+        .for_each(|(row, out)| arch().dispatch(MaxRow { pool, x, shape, row, out }));
+}
+
+/// One row of output pixels.
+struct MaxRow<'a, I, O> {
+    pool: &'a MaxPool,
+    x: Input<'a, I>,
+    shape: Shape,
+    /// Counted over the batch.
+    row: usize,
+    out: &'a mut [O],
+}
+
+impl<I: Element, O: Element> WithSimd for MaxRow<'_, I, O> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let MaxRow { pool, x, shape, row, out } = self;
         let (image, top) = (row / shape.size.h, row % shape.size.h);
         let at = |i: usize, tap: usize| (i * pool.stride + tap) as isize - pool.padding as isize;
         let mut most = vec![0f32; shape.count];
@@ -20,8 +41,9 @@ pub fn max_pool<I: Element, O: Element>(pool: &MaxPool, x: Input<I>, y: Output<O
             most.fill(f32::NEG_INFINITY);
             for r in 0..pool.kernel {
                 for s in 0..pool.kernel {
-                    if let Some(row) = x.pixel(image, at(top, r), at(left, s)) {
-                        arch().dispatch(Most { most: &mut most, row });
+                    let Some(row) = x.pixel(image, at(top, r), at(left, s)) else { continue };
+                    for (most, v) in most.iter_mut().zip(row) {
+                        *most = most.max(v.to_f32());
                     }
                 }
             }
@@ -29,7 +51,7 @@ pub fn max_pool<I: Element, O: Element>(pool: &MaxPool, x: Input<I>, y: Output<O
                 *o = O::from_f32(*v);
             }
         }
-    });
+    }
 }
 
 /// Mean over the pixels of each image, summed in f64 (the sum is over up to millions).
@@ -45,23 +67,6 @@ pub fn global_avg_pool<I: Element, O: Element>(x: Input<I>, y: Output<O>) {
         }
         for (o, sum) in out[shape.first..][..shape.count].iter_mut().zip(sums) {
             *o = O::from_f32((sum / pixels as f64) as f32);
-        }
-    }
-}
-
-/// The larger of each pair.
-struct Most<'a, I> {
-    most: &'a mut [f32],
-    row: &'a [I],
-}
-
-impl<I: Element> WithSimd for Most<'_, I> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        for (o, v) in self.most.iter_mut().zip(self.row) {
-            *o = o.max(v.to_f32());
         }
     }
 }

@@ -56,14 +56,21 @@ impl Taps {
         self.conv.kernel == 1 && self.conv.stride == 1 && self.conv.padding == 0
     }
 
-    /// Output pixels of a task: small enough to balance and for its input to stay in the L2 cache while it passes over
-    /// the weights, large enough to amortise that pass. `bytes` is the size of an element.
+    /// Output pixels of a task, `bytes` being the size of an element.
+    ///
+    /// Weights that stay in a core's L2 cache: small enough to balance and for the task's input to stay there too. Larger
+    /// ones come from memory in each task, and nothing hides that from the first rows: few tasks.
     pub fn task_pixels(&self, y: &Shape, bytes: usize) -> usize {
+        const WEIGHT_BYTES: usize = 512 << 10;
         const INPUT_BYTES: usize = 384 << 10;
         let pixels = y.batch * y.size.pixels();
         let threads = rayon::current_num_threads();
-        let most = INPUT_BYTES / (self.depth * self.conv.stride.pow(2) * bytes);
-        pixels.div_ceil(4 * threads).min(most).clamp(48, 1536).next_multiple_of(ROWS)
+        let (tasks, most) = if self.all() * self.conv.out_channels * bytes <= WEIGHT_BYTES {
+            (4, INPUT_BYTES / (self.depth * self.conv.stride.pow(2) * bytes))
+        } else {
+            (2, usize::MAX)
+        };
+        pixels.div_ceil(tasks * threads).min(most).clamp(48, 1536).next_multiple_of(ROWS)
     }
 
     /// The places of output pixels `start`, `start + 1`, ..., counted over the batch.

@@ -290,8 +290,8 @@ fn dense_pairs<O: Element>(conv: &Convolution, (x, residual, y): Operands<bf16, 
     kernel.run(x, residual, relu, y);
 }
 
-/// Bytes that running a plan takes in addition to the weights: the arena, the largest scratch of an op, and
-/// the images and maps that wait before and after; with dropout the sums over the passes too.
+/// Bytes that running a plan takes at most, in either precision, in addition to the weights: the arena, the largest
+/// scratch of an op, and the images and maps that wait before and after; with dropout the sums over the passes too.
 pub fn memory_bytes(plan: &Plan) -> u64 {
     let scratch = |node: &Node| match &node.op {
         Op::Conv { conv, .. } if path(plan, node) == Method::Winograd => {
@@ -307,7 +307,10 @@ pub fn memory_bytes(plan: &Plan) -> u64 {
         false => plan.batch as u64 * mixture::bytes(plan.logits.channels, plan.image),
     };
     let scratch = plan.nodes.iter().map(scratch).max().unwrap_or(0);
-    plan.arena_bytes(size_of::<f32>()) + scratch + pixels + mixed
+    // In bf16 the arena is half, and what stays in f32 lies beside it: the larger of the two.
+    let wide = wide_range(plan, plan.buffers.len()).start * size_of::<f32>();
+    let arena = plan.arena_bytes(size_of::<f32>());
+    arena.max(plan.arena_bytes(size_of::<bf16>()) + wide as u64) + scratch + pixels + mixed
 }
 
 fn path(plan: &Plan, node: &Node) -> Method {

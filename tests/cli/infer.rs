@@ -316,3 +316,28 @@ fn without_an_image_nothing_is_made() {
         assert!(!outcome.stdout.contains("GFLOP"), "an empty table: {}", outcome.stdout);
     }
 }
+
+/// bf16 runs where the CPU has the instructions, and is refused in one line elsewhere; fast is of a density.
+#[test]
+fn precisions_are_taken_where_they_mean_something() {
+    let bench = Bench::new();
+    bench.picture("in.png", 33, 47, 3);
+    ok(bench.infer("in.png -o exact --device cpu"));
+    let outcome = bench.infer("in.png -o bf16 --device cpu --precision bf16");
+    if ddu::cpu::pairs::available() {
+        ok(outcome);
+        let [exact, bf16] =
+            ["exact", "bf16"].map(|run| bench.path(&format!("{run}/in.entropy.npy")));
+        let [(size, exact), (same, bf16)] = [exact, bf16].map(|path| read_npy(&path));
+        assert_eq!(size, same);
+        let off = exact.iter().zip(&bf16).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        // The engine's bounds are in tests/parity/bf16.rs; here: near, and not f32's bits.
+        assert!(off > 0.0 && off < 0.5, "{off}");
+    } else {
+        assert_eq!((outcome.code, outcome.stderr.lines().count()), (1, 1), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("AVX512-BF16"), "{}", outcome.stderr);
+    }
+    let fast = bench.infer("in.png -o fast --device cpu --precision fast");
+    assert_eq!(fast.code, 2, "{}", fast.stderr);
+    assert!(fast.stderr.contains("needs --density"), "{}", fast.stderr);
+}

@@ -43,7 +43,7 @@ fn elements_are_rounded_to_nearest_even() {
     for _ in 0..100_000 {
         // Any exponent but the greatest, and ties one time in four.
         let mut bits = rng.next() as u32 & 0xbfff_ffff;
-        if rng.next() % 4 == 0 {
+        if rng.next().is_multiple_of(4) {
             bits = bits & 0xffff_0000 | 0x8000;
         }
         let value = f32::from_bits(bits);

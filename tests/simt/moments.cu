@@ -28,7 +28,7 @@ constexpr Step STEPS[] = {
     {"moments_place", SEGMENTS, 1, 1, 256, 0},
     {"moments_sums", SLOTS, 1, 1, 256, 0},
     {"moments_shifts", C, 1, 1, 256, 0},
-    {"moments_syrk", SLOTS, BLOCKS, 1, 128, 19456},
+    {"moments_syrk", SLOTS, BLOCKS, 1, 128, ROOTS_AT + CHUNK * 4},
     {"moments_fold", BLOCKS * 16, C, 1, 256, 0},
     {"moments_means", 257, 1, 1, 256, 0},
 };
