@@ -85,6 +85,8 @@ fn senseless_configurations_are_refused() {
         ("post_aspp_channels", serde_json::json!([large]), "channels"),
         ("aspp_rates", serde_json::json!([6, 12, large]), "dilations"),
         ("input_multiple", serde_json::json!(large), "dilations"),
+        ("dropout", serde_json::json!([{"after": "nowhere", "probability": 0.5}]), "dropout"),
+        ("dropout", serde_json::json!([{"after": "aspp.project", "probability": 1.0}]), "dropout"),
     ] {
         let mut config = good.clone();
         config[key] = senseless.clone();

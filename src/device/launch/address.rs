@@ -16,6 +16,7 @@ impl Address {
     /// Of an operand that is absent.
     pub const NULL: Address = Address(0);
 
+    #[cfg(feature = "cuda")]
     pub fn get(self) -> u64 {
         self.0
     }

@@ -36,6 +36,7 @@ const SWIZZLE: u32 = 1;
 pub(super) const CHANNELS: usize = 64;
 
 impl TensorMap {
+    #[cfg(feature = "cuda")]
     pub fn address(&self) -> u64 {
         self.address.get()
     }
