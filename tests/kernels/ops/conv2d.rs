@@ -76,6 +76,12 @@ fn cases() -> Vec<Case> {
             splits: 4,
             ..case("f32 logits, split-K", dense(256, 24, 1), 7, 9)
         },
+        Case { output: Element::F32, ..case("f32 with ReLU", dense(72, 136, 1), 11, 12) },
+        Case {
+            output: Element::F32,
+            splits: 3,
+            ..case("f32 with ReLU, split-K", dense(192, 24, 1), 7, 9)
+        },
         case("a long sum", dense(512, 32, 3).dilation(2), 5, 6),
         case("5 x 5, padding 0", Conv2d { padding: 0, ..dense(8, 16, 5) }, 9, 8),
         case("several tiles", dense(32, 160, 1), 20, 17),

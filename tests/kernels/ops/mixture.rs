@@ -131,3 +131,38 @@ fn logits_that_are_not_finite_are_nan_and_class_0() {
         assert!((0.0..1e-40).contains(&entropy[0]) && (0.0..1e-40).contains(&information[0]));
     }
 }
+
+/// Of classes with the same mean probability the first, on every device.
+#[test]
+fn of_equal_means_the_first_class() {
+    let size = Size::new(1, 1);
+    let resize = Resize { align_corners: true };
+    let op = Head { classes: 4, grid: size, padded: size, crop: size, resize };
+    let logits = |x: [f32; 4]| (op, [&x[..], &[0.0; 4]].concat());
+    for (name, device) in devices() {
+        let middle = [logits([0.0, 3.0, 3.0, 1.0]), logits([2.0, 5.0, 5.0, 0.0])];
+        let all = [logits([2.0; 4]), logits([-7.0; 4])];
+        for (predictions, first) in [(middle, 1), (all, 0)] {
+            let (label, [confidence, ..]) = mix(&*device, 1, &predictions);
+            assert_eq!(label, [first], "on {name}");
+            assert!(confidence[0] > 0.0, "on {name}");
+        }
+    }
+}
+
+/// e^120 is no f32 and e^-120 is 0: the greatest logit, whichever it is, is subtracted first, and 0 ln 0 is 0.
+#[test]
+fn sure_predictions_of_each_class_have_no_entropy() {
+    let size = Size::new(1, 1);
+    let resize = Resize { align_corners: true };
+    let op = Head { classes: 9, grid: size, padded: size, crop: size, resize };
+    for (name, device) in devices() {
+        for sure in 0..op.classes {
+            let logits = |n: usize| (0..n).map(|c| if c == sure { 120.0 } else { 0.0 }).collect();
+            let predictions = [(); 2].map(|()| (op, logits(16)));
+            let (label, maps) = mix(&*device, 1, &predictions);
+            assert_eq!(usize::from(label[0]), sure, "on {name}");
+            assert_eq!(maps.map(|map| map[0]), [1.0, 0.0, 0.0], "class {sure} on {name}");
+        }
+    }
+}

@@ -202,9 +202,11 @@ fn logits(scene: &Scene, classes: usize, seed: u64) -> Vec<f32> {
         let label = usize::from(*label);
         let sure = if label == classes - 1 { 1.0 } else { 9.0 * random.value().abs() };
         let found = if random.next().is_multiple_of(8) { (label + 1) % classes } else { label };
+        // Now and then so far apart that f64 has no exponential of it.
+        let scale = if random.next().is_multiple_of(16) { 200.0 } else { 1.0 };
         all.extend((0..classes).map(|c| {
             let own = if c == found { sure + 1.0 } else { 0.0 };
-            own + random.value()
+            (own + random.value()) * scale
         }));
     }
     let last = all.len() - classes;
@@ -307,6 +309,23 @@ fn interchangeable_with_the_hosts() {
                 }
             }
         }
+    }
+}
+
+/// A thread looks at eight channels, a warp at 256 a round.
+#[test]
+fn a_feature_broken_in_each_of_512_channels() {
+    let (channels, good) = (512, 40);
+    let mut scene = Scene::random(72, channels + good, channels, 1);
+    scene.labels.fill(0);
+    for c in 0..channels {
+        scene.features[c * channels + c] = [f16::NEG_INFINITY, f16::from_bits(0x7fff)][c / 2 % 2];
+    }
+    for (name, device) in devices() {
+        let images = std::slice::from_ref(&scene);
+        let (found, tally) = fold(&*device, images, &[1], 0, &Moments::new(1, channels));
+        check(&name, &found, images);
+        assert_eq!((tally.non_finite, found.count()[0]), (channels as u64, good as i64), "{name}");
     }
 }
 
