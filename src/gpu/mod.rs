@@ -8,6 +8,7 @@ pub mod mixture;
 pub mod moments;
 pub mod network;
 pub mod step;
+mod weights;
 
 use crate::device::{Buffer, Device};
 use crate::error::Result;

@@ -14,6 +14,7 @@ use super::logit_scores::{Classifier, LogitScores};
 use super::mixture::Mixture;
 use super::read_map;
 use super::step::Step;
+use super::weights::{ConvKernel, Weights, padded};
 use crate::data::Image;
 use crate::density::ModelGaussians;
 use crate::device::launch::conv2d::{ConvTiling, Operands};
@@ -22,7 +23,7 @@ use crate::device::{Buffer, Device, Element, Slice, Tensor, grow, launch};
 use crate::error::{Error, Result};
 use crate::ops::mixture::Mixed;
 use crate::ops::{Conv2d, LogitScore, Pass, Passes};
-use crate::plan::{CHANNEL_ALIGN, ConvWeights, Folded, Node, Op, Plan, View};
+use crate::plan::{Folded, Node, Op, Plan, View};
 use crate::score::{Needs, Score};
 
 pub struct Network {
@@ -42,11 +43,6 @@ pub struct Network {
     weighted_scores: Option<DensityScores>,
     logit_scores: LogitScores,
     mc_dropout: Option<(Passes, Mixture)>,
-}
-
-struct Weights {
-    weight: Buffer,
-    bias: Buffer,
 }
 
 /// The buffers of a run, each as large as the largest plan so far.
@@ -487,78 +483,5 @@ fn dense<'a>(plan: &Plan, node: &'a Node) -> Option<(&'a Conv2d, usize)> {
             Some((conv, plan.batch * plan.size(node.output).pixels()))
         }
         _ => None,
-    }
-}
-
-/// Which kernel a convolution takes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ConvKernel {
-    Stem,
-    Depthwise,
-    Dense,
-}
-
-impl ConvKernel {
-    fn of(conv: &Conv2d) -> Self {
-        match conv {
-            Conv2d { depthwise: true, .. } => ConvKernel::Depthwise,
-            // Only the image has three channels.
-            Conv2d { in_channels: 3, .. } => ConvKernel::Stem,
-            _ => ConvKernel::Dense,
-        }
-    }
-}
-
-fn padded(channels: usize) -> usize {
-    channels.next_multiple_of(CHANNEL_ALIGN)
-}
-
-impl Weights {
-    /// In the layout of the convolution's kernel.
-    fn new(device: &dyn Device, conv: &ConvWeights) -> Result<Self> {
-        if let Some(bad) = conv.weight.iter().find(|w| !f16::from_f32(**w).is_finite()) {
-            let expected = "weights that fp16 can hold (up to 65504, batch norm folded in)";
-            return Err(Error::invalid(format!("unit {}", conv.name), expected, bad)
-                .fix("run it with --device cpu"));
-        }
-        let halves = layout(conv);
-        let mut bias = conv.bias.clone();
-        bias.resize(padded(bias.len()), 0.0);
-        let weight = device.alloc(halves.len() * 2)?;
-        device.write(weight.all(), bytemuck::cast_slice(&halves))?;
-        let biases = device.alloc(bias.len() * 4)?;
-        device.write(biases.all(), bytemuck::cast_slice(&bias))?;
-        Ok(Weights { weight, bias: biases })
-    }
-}
-
-/// `[K, R, S, C]` in f32 to what the kernel of the convolution reads, in fp16.
-fn layout(weights: &ConvWeights) -> Vec<f16> {
-    let [out, inner, kernel, _] = weights.conv.weight_shape();
-    let taps = kernel * kernel;
-    let at = |k: usize, tap: usize, c: usize| {
-        f16::from_f32(weights.weight[(k * taps + tap) * inner + c])
-    };
-    match ConvKernel::of(&weights.conv) {
-        // [K, R, S, C], K padded.
-        ConvKernel::Dense => {
-            let mut all: Vec<f16> = weights.weight.iter().map(|w| f16::from_f32(*w)).collect();
-            all.resize(padded(out) * taps * inner, f16::ZERO);
-            all
-        }
-        // [R, S, C]
-        ConvKernel::Depthwise => (0..taps * out).map(|i| at(i % out, i / out, 0)).collect(),
-        // [K, R, 8, 4], zero where the eighth column and the fourth channel are.
-        ConvKernel::Stem => {
-            let mut all = vec![f16::ZERO; padded(out) * kernel * 8 * 4];
-            for i in 0..out * taps * inner {
-                let (k, tap, c) = (i / inner / taps, i / inner % taps, i % inner);
-                let (r, s) = (tap / kernel, tap % kernel);
-                if s < 8 {
-                    all[((k * kernel + r) * 8 + s) * 4 + c] = at(k, tap, c);
-                }
-            }
-            all
-        }
     }
 }

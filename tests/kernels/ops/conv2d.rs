@@ -21,18 +21,25 @@ pub struct Case {
     pub beside: usize,
 }
 
+impl Case {
+    /// One image, fp16 out with ReLU, nothing beside and no residual.
+    pub fn new(name: &'static str, conv: Conv2d, h: usize, w: usize) -> Self {
+        Case {
+            name,
+            conv,
+            batch: 1,
+            size: Size::new(h, w),
+            splits: 1,
+            residual: false,
+            relu: true,
+            output: Element::F16,
+            beside: 0,
+        }
+    }
+}
+
 fn cases() -> Vec<Case> {
-    let case = |name, conv, h, w| Case {
-        name,
-        conv,
-        batch: 1,
-        size: Size::new(h, w),
-        splits: 1,
-        residual: false,
-        relu: true,
-        output: Element::F16,
-        beside: 0,
-    };
+    let case = Case::new;
     let dense = Conv2d::dense;
     vec![
         case("pointwise", dense(32, 64, 1), 9, 13),

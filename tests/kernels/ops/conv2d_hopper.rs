@@ -8,17 +8,7 @@ use super::conv2d::{Case, Reference, run_case};
 use crate::support::*;
 
 fn cases() -> Vec<Case> {
-    let case = |name, conv, h, w| Case {
-        name,
-        conv,
-        batch: 1,
-        size: Size::new(h, w),
-        splits: 1,
-        residual: false,
-        relu: true,
-        output: Element::F16,
-        beside: 0,
-    };
+    let case = Case::new;
     let dense = Conv2d::dense;
     vec![
         case("pointwise, a tiled map", dense(72, 64, 1), 17, 19),
