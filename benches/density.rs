@@ -10,7 +10,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ddu::density::{Covariance, Evaluator, Gaussians, Moments, Options, Prior, round_to_half};
 use safetensors::SafeTensors;
 
-const PIXELS: usize = 92 * 120;
+const COLUMNS: usize = 120;
+const PIXELS: usize = 92 * COLUMNS;
 const CHANNELS: usize = 256;
 
 struct Input {
@@ -53,7 +54,7 @@ fn drawn() -> Input {
         (state >> 40) as f32 / (1 << 24) as f32 - 0.5
     };
     let predicted: Vec<u8> =
-        (0..PIXELS).map(|p| ((p / 120 / 31) * 3 + (p % 120) / 41) as u8).collect();
+        (0..PIXELS).map(|p| ((p / COLUMNS / 31) * 3 + (p % COLUMNS) / 41) as u8).collect();
     let mut features = Vec::with_capacity(PIXELS * CHANNELS);
     for label in &predicted {
         let shared = random();
@@ -86,7 +87,7 @@ fn evaluate(criterion: &mut Criterion) {
             .expect("classes with many samples");
         let evaluator = Evaluator::new(&gaussians);
         for (name, early_exit) in [("dense", false), ("early-exit", true)] {
-            let options = Options { relative: false, early_exit, nearest: false };
+            let options = Options { early_exit, columns: Some(COLUMNS), ..Options::default() };
             let run = || evaluator.evaluate(&input.features, Some(&input.predicted), options);
             let work = 100.0 * run().work;
             println!("{} {classes} classes {name}: {work:.1} % of the triangle", input.name);

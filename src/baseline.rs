@@ -77,9 +77,10 @@ impl Ensemble {
     }
 
     fn on_the_cpu(&mut self, first: &Output, at: usize, images: &[&Image]) -> Result<Vec<Mixed>> {
+        let count = self.members.len() + 1;
         for member in &mut self.members {
             let plan = member.plan(images.len(), first.size)?;
-            check_member_memory(&plan, member.available_memory())?;
+            check_member_memory(&plan, count, member.available_memory())?;
         }
         let mixture = |_: &_| cpu::mixture::Mixture::new(first.classes, first.size);
         let mut mixtures: Vec<_> = images.iter().map(mixture).collect();

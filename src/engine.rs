@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::gpu::network::Network;
 use crate::host;
 use crate::model::Model;
-use crate::ops::mixture::{self, Mixed};
+use crate::ops::mixture::Mixed;
 use crate::ops::{Passes, Size};
 use crate::plan::{Folded, Plan, compile, compile_with_dropout};
 use crate::score::{Needs, Score};
@@ -257,7 +257,8 @@ impl Engine {
         let results = match &mut self.backend {
             Backend::Cpu { runner, density } => {
                 if !runner.fits(&plan) {
-                    check_memory(&plan, available(runner))?;
+                    let passes = self.passes.map_or(0, Passes::count);
+                    check_memory(&plan, passes, available(runner))?;
                 }
                 runner.prepare(&plan);
                 start = Instant::now();
@@ -323,15 +324,16 @@ fn available(runner: &cpu::Runner) -> Option<u64> {
     host::memory().map(|memory| memory.available / 16 * 15 + runner.arena_bytes())
 }
 
-/// Refuses a plan that takes more than `available` bytes on the CPU, and says which size would fit.
-pub fn check_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
-    require_memory(plan, cpu::memory_bytes(plan), available)
+/// Refuses a plan that, with so many passes with dropout, takes more than `available` bytes on the CPU, and says which
+/// size would fit.
+pub fn check_memory(plan: &Plan, passes: usize, available: Option<u64>) -> Result<()> {
+    require_memory(plan, cpu::memory_bytes(plan, passes), available)
 }
 
-/// The same for a member of an ensemble, which runs while the sums over the members are held.
-pub fn check_member_memory(plan: &Plan, available: Option<u64>) -> Result<()> {
-    let sums = plan.batch as u64 * mixture::bytes(plan.logits.channels, plan.image);
-    require_memory(plan, cpu::memory_bytes(plan) + sums, available)
+/// The same for a member of an ensemble of so many, whose predictions are held till the last one's.
+pub fn check_member_memory(plan: &Plan, members: usize, available: Option<u64>) -> Result<()> {
+    let held = plan.batch as u64 * cpu::mixture::bytes(&plan.head(), members);
+    require_memory(plan, cpu::memory_bytes(plan, 0) + held, available)
 }
 
 fn require_memory(plan: &Plan, needed: u64, available: Option<u64>) -> Result<()> {

@@ -23,7 +23,8 @@ pub fn score(score: Score, range: [f32; 2], fitted: Option<&Percentiles>) -> Lay
 /// The class whose Gaussian is nearest to each pixel's feature, and the Mahalanobis distance to it, of image `at` of a
 /// run: the last two maps of a panel.
 pub fn nearest(evaluator: &Evaluator, output: &Output, at: usize) -> Result<[Map; 2]> {
-    let options = Options { nearest: true, ..Options::default() };
+    let columns = Some(output.grid.w);
+    let options = Options { nearest: true, columns, ..Options::default() };
     let found = evaluator.evaluate(&output.features(at)?, None, options);
     // The class of the cell that a pixel lies in: the coordinates of cells, upsampled and rounded.
     let grid = output.grid;

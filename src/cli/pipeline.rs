@@ -135,7 +135,8 @@ fn take_all<T, B>(
             Read::Item(index, outcome) => (index, outcome),
             Read::Ask(index, size, answer) => {
                 let plan = engine.plan(1, size);
-                let room = plan.and_then(|plan| check_memory(&plan, engine.available_memory()));
+                let (passes, available) = (engine.passes(), engine.available_memory());
+                let room = plan.and_then(|plan| check_memory(&plan, passes, available));
                 // The reading thread waits for it.
                 let _ = answer.send(room.is_ok());
                 let Err(error) = room else { continue };

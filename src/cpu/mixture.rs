@@ -1,6 +1,6 @@
-//! The mean of several predicted distributions of an image, for MC Dropout and ensembles: each one's logits are
-//! upsampled and made probabilities a block of pixels at a time, as the head does, and added to sums at the
-//! image's size. What the sums say is in [`crate::ops::mixture`].
+//! The mean of several predicted distributions of an image, for MC Dropout and ensembles. The logits of all are kept on
+//! their grids; a row of pixels at a time they are upsampled and made probabilities, as the head does, and added to sums
+//! that stay in the cache. What the sums say is in [`crate::ops::mixture`].
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -8,47 +8,53 @@ use rayon::prelude::*;
 use super::elementary::{exp, ln};
 use super::head::{BLOCK, Upsampling};
 use super::simd::arch;
-use crate::ops::mixture::{Mixed, sums_len};
+use crate::ops::mixture::Mixed;
 use crate::ops::{Head, Size};
 
-/// The sums of one image, `[H, C + 1, W]`: of p_c for each class, then of the entropies.
+/// The predictions of one image.
 pub struct Mixture {
     classes: usize,
     size: Size,
-    sums: Vec<f32>,
-    count: usize,
+    /// Logits `[grid.h, grid.w, classes]`.
+    predictions: Vec<(Head, Vec<f32>)>,
+}
+
+/// Bytes per image of mixing predictions on the head's grid: their logits and the four maps.
+pub(crate) fn bytes(head: &Head, predictions: usize) -> u64 {
+    let logits = (head.classes * head.grid.pixels()) as u64;
+    4 * predictions as u64 * logits + 13 * head.crop.pixels() as u64
 }
 
 impl Mixture {
     /// Of no prediction yet.
     pub fn new(classes: usize, size: Size) -> Self {
-        Mixture { classes, size, sums: vec![0.0; sums_len(classes, size)], count: 0 }
+        Mixture { classes, size, predictions: Vec::new() }
     }
 
     /// Adds a prediction: `logits` are `[grid.h, grid.w, classes]`. The grid may differ from that of others.
     pub fn add(&mut self, head: &Head, logits: &[f32]) {
         debug_assert_eq!((head.classes, head.crop), (self.classes, self.size));
-        let up = Upsampling::new(head, logits);
-        let rows = self.sums.par_chunks_mut((self.classes + 1) * self.size.w).enumerate();
-        rows.for_each_init(Vec::new, |scratch, (row, sums)| {
-            arch().dispatch(Row { up: &up, row, scratch, sums })
-        });
-        self.count += 1;
+        self.predictions.push((*head, logits.to_vec()));
     }
 
     /// What the mean of the predictions says.
     pub fn finish(&self) -> Mixed {
-        let Mixture { classes, size: Size { w, .. }, ref sums, count } = *self;
-        let share = 1.0 / count as f32;
+        let Mixture { classes, size: Size { w, .. }, ref predictions } = *self;
+        let share = 1.0 / predictions.len() as f32;
+        let ups: Vec<_> =
+            predictions.iter().map(|(head, logits)| Upsampling::new(head, logits)).collect();
         let mut mixed = Mixed::new(self.size);
         let lines = mixed.label.par_chunks_mut(w).zip(mixed.confidence.par_chunks_mut(w));
         let lines = lines.zip(mixed.entropy.par_chunks_mut(w));
-        let lines = lines.zip(mixed.mutual_information.par_chunks_mut(w));
-        let rows = sums.par_chunks((classes + 1) * w);
-        lines.zip(rows).for_each(|((((label, confidence), entropy), information), sums)| {
-            arch().dispatch(|| {
-                mean(classes, share, sums, label, [confidence, entropy, information]);
-            });
+        let lines = lines.zip(mixed.mutual_information.par_chunks_mut(w)).enumerate();
+        // `sums` are `[C + 1, W]`: of p_c for each class, then of the entropies.
+        let buffers = || (Vec::new(), vec![0.0; (classes + 1) * w]);
+        lines.for_each_init(buffers, |(scratch, sums), (row, (((label, p), entropy), mi))| {
+            sums.fill(0.0);
+            for up in &ups {
+                arch().dispatch(Row { up, row, scratch, sums });
+            }
+            arch().dispatch(|| mean(classes, share, sums, label, [p, entropy, mi]));
         });
         mixed
     }

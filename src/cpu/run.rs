@@ -13,9 +13,9 @@ use super::pairs::{self, Pairs};
 use super::preprocess::preprocess;
 use super::tensor::{Input, Output, Shape};
 use super::winograd::{self, Winograd};
-use super::{dropout, spatial};
+use super::{dropout, mixture, spatial};
 use crate::error::{Error, Result};
-use crate::ops::{Pass, Size, mixture};
+use crate::ops::{Pass, Size};
 use crate::plan::{Folded, Node, Op, Plan, View};
 
 /// Direct weights (made when first needed, kept for every later size) and the arena.
@@ -291,8 +291,8 @@ fn dense_pairs<O: Element>(conv: &Convolution, (x, residual, y): Operands<bf16, 
 }
 
 /// Bytes that running a plan takes at most, in either precision, in addition to the weights: the arena, the largest
-/// scratch of an op, and the images and maps that wait before and after; with dropout the sums over the passes too.
-pub fn memory_bytes(plan: &Plan) -> u64 {
+/// scratch of an op, and the images and maps that wait before and after; with dropout what mixing the passes takes too.
+pub fn memory_bytes(plan: &Plan, passes: usize) -> u64 {
     let scratch = |node: &Node| match &node.op {
         Op::Conv { conv, .. } if path(plan, node) == Method::Winograd => {
             let size = plan.size(node.output);
@@ -302,9 +302,9 @@ pub fn memory_bytes(plan: &Plan) -> u64 {
     };
     // 8 bytes per pixel for RGB, class and entropy of a batch being decoded, one being run and one being written.
     let pixels = 3 * 8 * (plan.batch * plan.image.pixels()) as u64;
-    let mixed = match plan.once == plan.nodes.len() {
-        true => 0,
-        false => plan.batch as u64 * mixture::bytes(plan.logits.channels, plan.image),
+    let mixed = match passes {
+        0 => 0,
+        _ => plan.batch as u64 * mixture::bytes(&plan.head(), passes),
     };
     let scratch = plan.nodes.iter().map(scratch).max().unwrap_or(0);
     // In bf16 the arena is half, and what stays in f32 lies beside it: the larger of the two.

@@ -10,7 +10,8 @@
 //!
 //! Early exit: partial sums of squares only grow, so a vector of pixels leaves a class once
 //! `const_c - partial / 2 < max so far - tau` for each of them. The classes predicted most
-//! often in the tile come first. The omitted terms add at most `C e^-tau` to log q:
+//! often in the tile come first, and a vector is a patch of 4 x 4 pixels where the grid is known: neighbours
+//! on all sides need fewer classes than as many in a row. The omitted terms add at most `C e^-tau` to log q:
 //! 1e-7 nats for 50 classes.
 
 use pulp::{Simd, WithSimd};
@@ -30,8 +31,11 @@ const TILE: usize = 32;
 /// Rows of W that are held in registers at a time.
 const ROWS: usize = 8;
 
-/// Tiles that share a scratch allocation.
-const STRIP: usize = 8 * TILE;
+/// Tiles of a task, which share a scratch allocation.
+const GROUP: usize = 8;
+
+/// Rows of pixels of a tile on a grid, and columns of a vector's patch.
+const PATCH: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -41,11 +45,14 @@ pub struct Options {
     pub early_exit: bool,
     /// Also find the class of the least Mahalanobis distance.
     pub nearest: bool,
+    /// Columns of the grid that the pixels are, row by row; without, they are a list. As a guess of their classes, it
+    /// decides how much the early exit saves, never the result beyond its bound.
+    pub columns: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { relative: false, early_exit: true, nearest: false }
+        Options { relative: false, early_exit: true, nearest: false, columns: None }
     }
 }
 
@@ -149,39 +156,88 @@ impl Evaluator {
             distance: vec![0.0; nearest],
             ..Evaluation::default()
         };
-        let strip_of = if options.nearest { STRIP } else { 1 };
-        let mut classes: Vec<&mut [u8]> = evaluation.nearest.chunks_mut(strip_of).collect();
-        let mut distances: Vec<&mut [f32]> = evaluation.distance.chunks_mut(strip_of).collect();
-        let strips = pixels.div_ceil(STRIP);
-        classes.resize_with(strips, Default::default);
-        distances.resize_with(strips, Default::default);
-
-        let arch = arch();
-        let counts: Vec<Counts> = features
-            .par_chunks(STRIP * self.channels.max(1))
-            .zip(evaluation.score.par_chunks_mut(STRIP))
-            .zip(classes.into_par_iter().zip(distances))
-            .enumerate()
-            .map(|(strip, ((features, score), (nearest, distance)))| {
-                let evaluator = self;
-                let from = strip * STRIP;
-                let predicted = predicted.map_or(&[][..], |p| &p[from..from + score.len()]);
-                arch.dispatch(Strip {
-                    evaluator,
-                    options,
-                    features,
-                    predicted,
-                    score,
-                    nearest,
-                    distance,
-                })
+        let tiles = Tiles::new(pixels, options.columns);
+        let (arch, evaluator) = (arch(), self);
+        let first: Vec<usize> = (0..tiles.count()).step_by(GROUP).collect();
+        let groups: Vec<(Vec<Scores>, Counts)> = first
+            .into_par_iter()
+            .map(|first| {
+                arch.dispatch(Group { evaluator, options, tiles, first, features, predicted })
             })
             .collect();
-        evaluation.non_finite = counts.iter().map(|c| c.non_finite).sum();
-        let (done, all) = counts.iter().fold((0, 0), |(d, a), c| (d + c.done, a + c.all));
+        let (mut done, mut all) = (0, 0);
+        for (first, (scores, counts)) in (0..).step_by(GROUP).zip(groups) {
+            for (tile, scores) in (first..).zip(scores) {
+                for lane in 0..TILE {
+                    let Some(pixel) = tiles.pixel(tile, lane) else { continue };
+                    evaluation.score[pixel] = scores.score[lane];
+                    if options.nearest {
+                        evaluation.nearest[pixel] = scores.nearest[lane];
+                        evaluation.distance[pixel] = scores.distance[lane];
+                    }
+                }
+            }
+            evaluation.non_finite += counts.non_finite;
+            done += counts.done;
+            all += counts.all;
+        }
         evaluation.work = done as f64 / all.max(1) as f64;
         evaluation
     }
+}
+
+/// Which pixels a tile has.
+#[derive(Clone, Copy)]
+struct Tiles {
+    pixels: usize,
+    /// Of the grid; a list is a row of them.
+    columns: usize,
+    /// 1 in a list.
+    rows: usize,
+}
+
+impl Tiles {
+    fn new(pixels: usize, columns: Option<usize>) -> Self {
+        match columns {
+            Some(columns) if 0 < columns && columns < pixels => {
+                Tiles { pixels, columns, rows: PATCH }
+            }
+            _ => Tiles { pixels, columns: pixels, rows: 1 },
+        }
+    }
+
+    /// Tiles side by side.
+    fn across(&self) -> usize {
+        self.columns.div_ceil(TILE / self.rows)
+    }
+
+    fn count(&self) -> usize {
+        let rows = self.pixels.div_ceil(self.columns.max(1));
+        rows.div_ceil(self.rows) * self.across()
+    }
+
+    /// The pixel in a lane of a tile, None beyond the grid. The lanes of a tile of 4 x 8 pixels are two patches of
+    /// 4 x 4 row by row, so that vectors of 8 lanes are patches as well, of 2 x 4.
+    fn pixel(&self, tile: usize, lane: usize) -> Option<usize> {
+        let (top, left) =
+            (tile / self.across() * self.rows, tile % self.across() * TILE / self.rows);
+        let (row, column) = match self.rows {
+            1 => (0, lane),
+            _ => {
+                let (patch, lane) = (lane / (PATCH * PATCH), lane % (PATCH * PATCH));
+                (lane / PATCH, patch * PATCH + lane % PATCH)
+            }
+        };
+        let pixel = (top + row) * self.columns + left + column;
+        (left + column < self.columns && pixel < self.pixels).then_some(pixel)
+    }
+}
+
+/// What a tile's pixels get.
+struct Scores {
+    score: [f32; TILE],
+    nearest: [u8; TILE],
+    distance: [f32; TILE],
 }
 
 #[derive(Default)]
@@ -192,23 +248,21 @@ struct Counts {
     all: u64,
 }
 
-/// A run of up to [`STRIP`] pixels.
-struct Strip<'a> {
+/// [`GROUP`] tiles from `first` on.
+struct Group<'a> {
     evaluator: &'a Evaluator,
     options: Options,
+    tiles: Tiles,
+    first: usize,
     features: &'a [f32],
-    /// Empty: no guess.
-    predicted: &'a [u8],
-    score: &'a mut [f32],
-    nearest: &'a mut [u8],
-    distance: &'a mut [f32],
+    predicted: Option<&'a [u8]>,
 }
 
-impl WithSimd for Strip<'_> {
-    type Output = Counts;
+impl WithSimd for Group<'_> {
+    type Output = (Vec<Scores>, Counts);
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Counts {
+    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
         // 8 rows by 2 vectors of pixels: 16 accumulators of 32 registers; by 1: 8 of 16.
         if S::REGISTER_COUNT >= 32 && TILE.is_multiple_of(2 * S::F32_LANES) {
             self.run::<S, 2>(simd)
@@ -218,10 +272,10 @@ impl WithSimd for Strip<'_> {
     }
 }
 
-impl Strip<'_> {
+impl Group<'_> {
     #[inline(always)]
-    fn run<S: Simd, const VECTORS: usize>(self, simd: S) -> Counts {
-        let Strip { evaluator, options, features, predicted, .. } = self;
+    fn run<S: Simd, const VECTORS: usize>(self, simd: S) -> (Vec<Scores>, Counts) {
+        let Group { evaluator, options, tiles, first, features, predicted } = self;
         let channels = evaluator.channels;
         let padded = channels.next_multiple_of(ROWS);
         let mut counts = Counts::default();
@@ -229,19 +283,23 @@ impl Strip<'_> {
         let mut tile = vec![simd.splat_f32s(0.0); padded * TILE / S::F32_LANES];
         let mut centred = tile.clone();
         let mut row = vec![0.0; channels];
-        let pixels = self.score.len();
-        for start in (0..pixels).step_by(TILE) {
-            let at = start..pixels.min(start + TILE);
-            let predicted = predicted.get(at.clone()).unwrap_or(&[]);
-            let features = &features[at.start * channels..at.end * channels];
-            let finite = transpose::<S, VECTORS>(features, padded, &mut row, &mut tile);
+        let mut all = Vec::with_capacity(GROUP);
+        for at in first..tiles.count().min(first + GROUP) {
+            let pixels: [Option<usize>; TILE] = std::array::from_fn(|lane| tiles.pixel(at, lane));
+            let finite = transpose::<S, VECTORS>(features, &pixels, padded, &mut row, &mut tile);
             let mut state = State::new(options);
-            for class in visiting_order(&evaluator.classes, predicted) {
+            for class in visiting_order(&evaluator.classes, predicted, &pixels) {
                 let packed = &evaluator.classes[class];
-                let limit = state.limit(packed.constant);
-                centre::<S, VECTORS>(simd, &tile, &packed.mean, &mut centred);
-                let partial =
-                    distances::<S, VECTORS>(simd, packed, &centred, Some(&limit), &mut counts);
+                let limit = state.limit(packed.constant, &finite);
+                let partial = distances::<S, VECTORS>(
+                    simd,
+                    packed,
+                    &tile,
+                    &mut centred,
+                    &pixels,
+                    Some(&limit),
+                    &mut counts,
+                );
                 if let Some(partial) = partial {
                     state.visit(packed, &partial);
                 }
@@ -249,45 +307,58 @@ impl Strip<'_> {
             let mut score = state.log_density();
             if options.relative {
                 let packed = &evaluator.background;
-                centre::<S, VECTORS>(simd, &tile, &packed.mean, &mut centred);
-                let partial = distances::<S, VECTORS>(simd, packed, &centred, None, &mut counts);
+                let partial = distances::<S, VECTORS>(
+                    simd,
+                    packed,
+                    &tile,
+                    &mut centred,
+                    &pixels,
+                    None,
+                    &mut counts,
+                );
                 for (score, partial) in score.iter_mut().zip(partial.unwrap_or([0.0; TILE])) {
                     *score -= packed.constant - 0.5 * partial;
                 }
             }
-            for (pixel, out) in self.score[at.clone()].iter_mut().enumerate() {
+            let mut scores =
+                Scores { score, nearest: state.nearest, distance: state.min_square.map(f32::sqrt) };
+            for lane in 0..TILE {
                 // A feature so far away that f32 overflows gets the lowest value.
-                let usable = finite[pixel] && score[pixel].is_finite();
-                *out = if usable { score[pixel] } else { f32::NEG_INFINITY };
-                counts.non_finite += usize::from(!finite[pixel]);
-            }
-            if options.nearest {
-                for pixel in 0..at.len() {
-                    self.nearest[at.start + pixel] =
-                        if finite[pixel] { state.nearest[pixel] } else { super::VOID };
-                    self.distance[at.start + pixel] =
-                        if finite[pixel] { state.min_square[pixel].sqrt() } else { f32::INFINITY };
+                if !finite[lane] || !score[lane].is_finite() {
+                    scores.score[lane] = f32::NEG_INFINITY;
+                }
+                if !finite[lane] {
+                    (scores.nearest[lane], scores.distance[lane]) = (super::VOID, f32::INFINITY);
+                    counts.non_finite += usize::from(pixels[lane].is_some());
                 }
             }
+            all.push(scores);
         }
-        counts
+        (all, counts)
     }
 }
 
 /// Indices into `classes`: those predicted in the tile by falling frequency, then the others.
-fn visiting_order(classes: &[PackedGaussian], predicted: &[u8]) -> Vec<usize> {
+fn visiting_order(
+    classes: &[PackedGaussian],
+    predicted: Option<&[u8]>,
+    pixels: &[Option<usize>; TILE],
+) -> Vec<usize> {
     let mut votes = [0u32; 256];
-    predicted.iter().for_each(|class| votes[usize::from(*class)] += 1);
+    if let Some(predicted) = predicted {
+        pixels.iter().flatten().for_each(|pixel| votes[usize::from(predicted[*pixel])] += 1);
+    }
     let mut order: Vec<usize> = (0..classes.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(votes[usize::from(classes[*i].class)]));
     order
 }
 
 /// Writes a tile's features, rounded to fp16, as `[group][k][lanes of the group]`, and says which
-/// pixels are finite; the others, and those that the last tile lacks, are zeros. `row` is scratch for a pixel.
+/// pixels are finite; the others, and lanes without a pixel, are zeros. `row` is scratch for a pixel.
 #[inline(always)]
 fn transpose<S: Simd, const VECTORS: usize>(
     features: &[f32],
+    pixels: &[Option<usize>; TILE],
     padded: usize,
     row: &mut [f32],
     tile: &mut [S::f32s],
@@ -295,10 +366,10 @@ fn transpose<S: Simd, const VECTORS: usize>(
     let (channels, wide) = (row.len(), VECTORS * S::F32_LANES);
     let tile: &mut [f32] = bytemuck::cast_slice_mut(tile);
     let mut finite = [true; TILE];
-    for (pixel, finite) in finite.iter_mut().enumerate() {
-        let lane = &mut tile[pixel / wide * padded * wide + pixel % wide..];
+    for (i, (pixel, finite)) in pixels.iter().zip(&mut finite).enumerate() {
+        let lane = &mut tile[i / wide * padded * wide + i % wide..];
         let lane = lane.iter_mut().step_by(wide);
-        match features.get(pixel * channels..(pixel + 1) * channels) {
+        match pixel.map(|pixel| &features[pixel * channels..(pixel + 1) * channels]) {
             Some(z) if finite_in_half(z) => {
                 // Rounded in vectors before they are spread.
                 row.iter_mut().zip(z).for_each(|(row, z)| *row = round_to_half(*z));
@@ -313,33 +384,15 @@ fn transpose<S: Simd, const VECTORS: usize>(
     finite
 }
 
-/// z - mu
-#[inline(always)]
-fn centre<S: Simd, const VECTORS: usize>(
-    simd: S,
-    tile: &[S::f32s],
-    mean: &[f32],
-    centred: &mut [S::f32s],
-) {
-    let group = mean.len() * VECTORS;
-    for (tile, centred) in tile.chunks_exact(group).zip(centred.chunks_exact_mut(group)) {
-        let (tile, centred) = (tile.as_chunks::<VECTORS>().0, centred.as_chunks_mut::<VECTORS>().0);
-        for ((tile, centred), mean) in tile.iter().zip(centred).zip(mean) {
-            let mean = simd.splat_f32s(*mean);
-            for v in 0..VECTORS {
-                centred[v] = simd.sub_f32s(tile[v], mean);
-            }
-        }
-    }
-}
-
-/// ||W x||^2 of each pixel of a tile, infinite in a vector where every pixel's partial sum exceeds its limit; None once that
-/// holds for all.
+/// ||W (z - mu)||^2 of each pixel of a tile, infinite in a vector where every pixel's partial sum exceeds its limit; None once
+/// that holds for all. Vectors without a pixel are not computed. `centred` is scratch: z - mu, of the channels that were read.
 #[inline(always)]
 fn distances<S: Simd, const VECTORS: usize>(
     simd: S,
     packed: &PackedGaussian,
-    centred: &[S::f32s],
+    tile: &[S::f32s],
+    centred: &mut [S::f32s],
+    pixels: &[Option<usize>; TILE],
     limit: Option<&[f32; TILE]>,
     counts: &mut Counts,
 ) -> Option<[f32; TILE]> {
@@ -347,13 +400,17 @@ fn distances<S: Simd, const VECTORS: usize>(
     let (lanes, wide) = (S::F32_LANES, VECTORS * S::F32_LANES);
     let mut partial = [0.0f32; TILE];
     // By vector of pixels, TILE at most.
-    let mut active = [true; TILE];
+    let mut active = [false; TILE];
     let active = &mut active[..TILE / lanes];
-    let mut left = active.len();
+    for (active, pixels) in active.iter_mut().zip(pixels.chunks_exact(lanes)) {
+        *active = pixels.iter().any(Option::is_some);
+    }
+    let vectors = active.iter().filter(|active| **active).count();
+    let mut left = vectors;
     let mut weights = packed.weights.as_slice();
     for block in 0..padded / ROWS {
         let channels = first_channel(block, packed.diagonal)..(block + 1) * ROWS;
-        counts.all += (channels.len() * active.len()) as u64;
+        counts.all += (channels.len() * vectors) as u64;
         if left == 0 {
             continue;
         }
@@ -362,10 +419,17 @@ fn distances<S: Simd, const VECTORS: usize>(
         weights = rest;
         let groups = partial.chunks_exact_mut(wide).zip(active.chunks_exact(VECTORS));
         for (group, (partial, active)) in groups.enumerate() {
+            if !active.contains(&true) {
+                continue;
+            }
+            // A block brings in its own channels; those before came with the blocks before.
+            let new = channels.end - ROWS..channels.end;
+            let at = (group * padded + new.start) * VECTORS..(group * padded + new.end) * VECTORS;
+            centre::<S, VECTORS>(simd, &tile[at.clone()], &packed.mean[new], &mut centred[at]);
             let at = (group * padded + channels.start) * VECTORS;
             let x = centred[at..at + channels.len() * VECTORS].as_chunks::<VECTORS>().0;
             let (partial, _) = S::as_mut_simd_f32s(partial);
-            if active.iter().all(|active| *active) {
+            if !active.contains(&false) {
                 squares::<S, VECTORS, VECTORS>(simd, rows, x, 0, partial);
                 continue;
             }
@@ -388,6 +452,23 @@ fn distances<S: Simd, const VECTORS: usize>(
         }
     }
     (left > 0).then_some(partial)
+}
+
+/// z - mu of a few channels, `[channel][VECTORS]`.
+#[inline(always)]
+fn centre<S: Simd, const VECTORS: usize>(
+    simd: S,
+    tile: &[S::f32s],
+    mean: &[f32],
+    centred: &mut [S::f32s],
+) {
+    let (tile, centred) = (tile.as_chunks::<VECTORS>().0, centred.as_chunks_mut::<VECTORS>().0);
+    for ((tile, centred), mean) in tile.iter().zip(centred).zip(mean) {
+        let mean = simd.splat_f32s(*mean);
+        for v in 0..VECTORS {
+            centred[v] = simd.sub_f32s(tile[v], mean);
+        }
+    }
 }
 
 /// `partial` += the squares of [`ROWS`] rows of W times x, held in registers, for COUNT of x's vectors from `first` on.
@@ -437,15 +518,18 @@ impl State {
         }
     }
 
-    /// The squared distance beyond which a class cannot matter to a pixel.
+    /// The squared distance beyond which a class cannot matter to a pixel; none matters to one that is not finite.
     #[inline(always)]
-    fn limit(&self, constant: f32) -> [f32; TILE] {
+    fn limit(&self, constant: f32, finite: &[bool; TILE]) -> [f32; TILE] {
         let mut limit = [f32::INFINITY; TILE];
         if self.options.early_exit {
             for pixel in 0..TILE {
                 limit[pixel] = 2.0 * (constant - self.max[pixel] + TAU);
                 if self.options.nearest {
                     limit[pixel] = limit[pixel].max(self.min_square[pixel]);
+                }
+                if !finite[pixel] {
+                    limit[pixel] = f32::NEG_INFINITY;
                 }
             }
         }

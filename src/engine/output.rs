@@ -240,7 +240,7 @@ impl CpuDensity {
         let logits = output.logits(image)?;
         let predicted: Vec<u8> = logits.chunks_exact(output.classes).map(arg_max).collect();
         let relative = score.info().needs == Needs::Background;
-        let options = Options { relative, ..Options::default() };
+        let options = Options { relative, columns: Some(output.grid.w), ..Options::default() };
         let found = evaluator.evaluate(&features, Some(&predicted), options);
         Ok(Some((output.upsample(&found.score), found.non_finite)))
     }

@@ -31,12 +31,7 @@ impl Mixed {
     }
 }
 
-/// Sums that an image needs, in f32: of p_c for each class, and of the entropies, at the image's size.
+/// Sums that an image needs on a device, in f32: of p_c for each class, and of the entropies, at the image's size.
 pub(crate) fn sums_len(classes: usize, size: Size) -> usize {
     (classes + 1) * size.pixels()
-}
-
-/// Bytes per image that mixing takes: the sums and the four maps.
-pub(crate) fn bytes(classes: usize, size: Size) -> u64 {
-    4 * sums_len(classes, size) as u64 + 13 * size.pixels() as u64
 }

@@ -109,7 +109,7 @@ fn far_and_broken_features_give_no_nan() {
     features[3 * channels..4 * channels].fill(65504.0); // finite, some 1e6 standard deviations away
     for relative in [false, true] {
         for early_exit in [true, false] {
-            let options = Options { relative, early_exit, nearest: true };
+            let options = Options { relative, early_exit, nearest: true, columns: None };
             let found = evaluator.evaluate(&features, Some(&[0; 70]), options);
             assert_eq!(found.non_finite, 3);
             assert!(found.score[..3].iter().all(|v| *v == f32::NEG_INFINITY));

@@ -67,7 +67,7 @@ fn evaluation_agrees_with_plain_f64_on_odd_shapes() {
             };
             let evaluator = Evaluator::new(&gaussians);
             let on = |early_exit, nearest, relative| {
-                let options = Options { early_exit, nearest, relative };
+                let options = Options { early_exit, nearest, relative, columns: None };
                 evaluator.evaluate(&features, Some(&labels), options)
             };
             let with = on(true, false, false);
@@ -75,6 +75,24 @@ fn evaluation_agrees_with_plain_f64_on_odd_shapes() {
             let nearest = on(true, true, false);
             let relative = on(true, false, true);
             assert_eq!(without.work, 1.0);
+            // On grids, the last row of which may be cut, other pixels share a vector.
+            for columns in [1, 3, 8, 13, labels.len()] {
+                let on = |early_exit| {
+                    let options = Options {
+                        early_exit,
+                        nearest: true,
+                        columns: Some(columns),
+                        relative: false,
+                    };
+                    evaluator.evaluate(&features, Some(&labels), options)
+                };
+                assert_eq!(on(false), without, "{columns} columns");
+                for (pixel, (found, list)) in on(true).score.iter().zip(&with.score).enumerate() {
+                    // The bound of the omitted terms, and the rounding of the sum without them.
+                    let bound = 1e-6 + 1e-6 * list.abs();
+                    assert!((found - list).abs() <= bound, "{columns} columns, pixel {pixel}");
+                }
+            }
             // No guess is the classes in their order, as a guess of the first one is.
             let options = Options::default();
             let first = vec![gaussians.classes[0].class as u8; labels.len()];

@@ -301,17 +301,20 @@ fn degenerate_sizes() {
     let huge = Size::new(usize::MAX / 4, 64);
     assert!(message(engine.plan(1, huge).map(|_| ())).contains("can be addressed"));
     let plan = engine.plan(1, Size::new(800, 600)).unwrap();
-    check_memory(&plan, None).unwrap();
-    let bytes = ddu::cpu::memory_bytes(&plan);
+    check_memory(&plan, 0, None).unwrap();
+    let bytes = ddu::cpu::memory_bytes(&plan, 0);
     assert!(bytes > plan.arena_bytes(4) + 800 * 600 * 8);
-    check_memory(&plan, Some(bytes)).unwrap();
-    // An ensemble's member needs its sums as well: of each class, of the entropies, and 13 bytes of maps.
+    check_memory(&plan, 0, Some(bytes)).unwrap();
+    // An ensemble of 3 needs the logits of all on their grid and 13 bytes of maps per pixel, as 3
+    // passes with dropout do.
     let classes = engine.model().config().classes.len() as u64;
-    let sums = (4 * (classes + 1) + 13) * 800 * 600;
-    check_member_memory(&plan, Some(bytes + sums)).unwrap();
-    check_member_memory(&plan, Some(bytes + sums - 1)).unwrap_err();
+    let held = 3 * 4 * classes * plan.grid().pixels() as u64 + 13 * 800 * 600;
+    check_member_memory(&plan, 3, Some(bytes + held)).unwrap();
+    check_member_memory(&plan, 3, Some(bytes + held - 1)).unwrap_err();
+    check_memory(&plan, 3, Some(bytes + held)).unwrap();
+    check_memory(&plan, 3, Some(bytes + held - 1)).unwrap_err();
     // Half the memory: sqrt(0.45) of 600.
-    let refused = message(check_memory(&plan, Some(bytes / 2)).map(|_| ()));
+    let refused = message(check_memory(&plan, 0, Some(bytes / 2)).map(|_| ()));
     assert!(refused.ends_with("--resize 402 would fit"), "{refused}");
     let image = |h, w| Image { size: Size::new(h, w), rgb: vec![0; h * w * 3] };
     let mixed = engine.run(&[&image(4, 4), &image(4, 5)]).map(|_| ());

@@ -132,15 +132,16 @@ fn cost(
         ops: plan.nodes.len(),
         gflop: (plan.flops() + passes) as f64 / 1e9,
         arena_bytes: plan.arena_bytes(size_of::<f32>()),
-        problem: problem(check_memory(&plan, engine.available_memory())),
+        problem: problem(check_memory(&plan, engine.passes(), engine.available_memory())),
     };
+    let count = members.len() + 1;
     for member in members {
         let plan = member.plan(batch, size)?;
         // Every network keeps its arena.
         let left = member.available_memory().map(|all| all.saturating_sub(cost.arena_bytes));
         cost.gflop += plan.flops() as f64 / 1e9;
         cost.arena_bytes += plan.arena_bytes(size_of::<f32>());
-        cost.problem = cost.problem.or_else(|| problem(check_member_memory(&plan, left)));
+        cost.problem = cost.problem.or_else(|| problem(check_member_memory(&plan, count, left)));
     }
     Ok(cost)
 }
