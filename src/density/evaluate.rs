@@ -481,11 +481,25 @@ fn squares<S: Simd, const VECTORS: usize, const COUNT: usize>(
     partial: &mut [S::f32s],
 ) {
     let mut products = [[simd.splat_f32s(0.0); COUNT]; ROWS];
-    for (w, x) in weights.as_chunks::<ROWS>().0.iter().zip(x) {
+    let weights = weights.as_chunks::<ROWS>().0;
+    let left = weights.len() - ROWS;
+    for (w, x) in weights[..left].iter().zip(x) {
         for r in 0..ROWS {
             let w = simd.splat_f32s(w[r]);
             for v in 0..COUNT {
                 products[r][v] = simd.mul_add_e_f32s(w, x[first + v], products[r][v]);
+            }
+        }
+    }
+    // Of the block on the diagonal, which ends it, the triangle alone.
+    let (Some(weights), Some(x)) = (weights.last_chunk::<ROWS>(), x.last_chunk::<ROWS>()) else {
+        return;
+    };
+    for k in 0..ROWS {
+        for r in k..ROWS {
+            let w = simd.splat_f32s(weights[k][r]);
+            for v in 0..COUNT {
+                products[r][v] = simd.mul_add_e_f32s(w, x[k][first + v], products[r][v]);
             }
         }
     }
