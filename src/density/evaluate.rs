@@ -30,8 +30,14 @@ const TILE: usize = 32;
 /// Rows of W that are held in registers at a time.
 const ROWS: usize = 8;
 
-/// Tiles that share a scratch allocation.
+/// Pixels of a task, which share a scratch allocation, at most.
 const STRIP: usize = 8 * TILE;
+
+/// Pixels of a task: fewer of a small map, so that every thread gets some and none is waited for long.
+fn strip_len(pixels: usize) -> usize {
+    let share = pixels.div_ceil(4 * rayon::current_num_threads());
+    share.next_multiple_of(TILE).clamp(TILE, STRIP)
+}
 
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -149,22 +155,22 @@ impl Evaluator {
             distance: vec![0.0; nearest],
             ..Evaluation::default()
         };
-        let strip_of = if options.nearest { STRIP } else { 1 };
-        let mut classes: Vec<&mut [u8]> = evaluation.nearest.chunks_mut(strip_of).collect();
-        let mut distances: Vec<&mut [f32]> = evaluation.distance.chunks_mut(strip_of).collect();
-        let strips = pixels.div_ceil(STRIP);
+        let len = strip_len(pixels);
+        let mut classes: Vec<&mut [u8]> = evaluation.nearest.chunks_mut(len).collect();
+        let mut distances: Vec<&mut [f32]> = evaluation.distance.chunks_mut(len).collect();
+        let strips = pixels.div_ceil(len);
         classes.resize_with(strips, Default::default);
         distances.resize_with(strips, Default::default);
 
         let arch = arch();
         let counts: Vec<Counts> = features
-            .par_chunks(STRIP * self.channels.max(1))
-            .zip(evaluation.score.par_chunks_mut(STRIP))
+            .par_chunks(len * self.channels.max(1))
+            .zip(evaluation.score.par_chunks_mut(len))
             .zip(classes.into_par_iter().zip(distances))
             .enumerate()
             .map(|(strip, ((features, score), (nearest, distance)))| {
                 let evaluator = self;
-                let from = strip * STRIP;
+                let from = strip * len;
                 let predicted = predicted.map_or(&[][..], |p| &p[from..from + score.len()]);
                 arch.dispatch(Strip {
                     evaluator,
@@ -374,9 +380,10 @@ fn distances<S: Simd, const VECTORS: usize>(
             }
         }
         if let Some(limit) = limit {
-            let vectors = partial.chunks_exact(lanes).zip(limit.chunks_exact(lanes));
-            for (active, (partial, limit)) in active.iter_mut().zip(vectors) {
-                let exceeded = partial.iter().zip(limit).fold(true, |all, (p, l)| all & (p > l));
+            let (partial, limit) = (S::as_simd_f32s(&partial).0, S::as_simd_f32s(limit).0);
+            for (active, (partial, limit)) in active.iter_mut().zip(partial.iter().zip(limit)) {
+                let within = simd.not_m32s(simd.greater_than_f32s(*partial, *limit));
+                let exceeded = simd.first_true_m32s(within) == lanes;
                 left -= usize::from(*active && exceeded);
                 *active &= !exceeded;
             }
@@ -456,8 +463,11 @@ impl State {
     fn visit(&mut self, packed: &PackedGaussian, partial: &[f32; TILE]) {
         for pixel in 0..TILE {
             let term = packed.constant - 0.5 * partial[pixel];
-            let max = self.max[pixel].max(term);
-            let sum = self.sum[pixel] * exp(self.max[pixel] - max) + exp(term - max);
+            // Of the two factors exp(old max - max) and exp(term - max) one is 1.
+            let rises = term > self.max[pixel];
+            let (max, min) = if rises { (term, self.max[pixel]) } else { (self.max[pixel], term) };
+            let (factor, old) = (exp(min - max), self.sum[pixel]);
+            let sum = if rises { old * factor + 1.0 } else { old + factor };
             // Of no term yet that is finite it would be NaN; of an overflow it is, which `exp` hides.
             let some = max > f32::NEG_INFINITY;
             let sum = if some { sum } else { self.sum[pixel] };
