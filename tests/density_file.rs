@@ -318,17 +318,34 @@ fn what_is_no_density_is_refused_in_one_line() {
     refused("a model", &["a model"]);
     write(&path, &[(key, "{")], |_| ());
     refused("broken JSON", &["metadata"]);
-    write(&path, &[(key, &origin.replace("ddu-density-2", "ddu-density-9"))], |_| ());
-    refused("a later format", &["ddu-density-2", "ddu-density-9"]);
-    write(&path, &[(key, &origin.replace("ddu-density-2", "ddu-density-1"))], |_| ());
-    refused("the format before", &["ddu-density-2", "ddu-density-1", "fit again"]);
+    write(&path, &[(key, &origin.replace("ddu-density-3", "ddu-density-9"))], |_| ());
+    refused("a later format", &["ddu-density-3", "ddu-density-9"]);
+    write(&path, &[(key, &origin.replace("ddu-density-3", "ddu-density-1"))], |_| ());
+    refused("the first format", &["ddu-density-3", "ddu-density-1", "fit again"]);
     write(&path, &[(key, &origin.replace("\"image_count\":3", "\"image_count\":4"))], |_| ());
     refused("a wrong number of images", &["images", "4"]);
     write(&path, &[(key, &origin.replace("\"fitted\":72", "\"fitted\":73"))], |_| ());
     refused("other pixels than the classes'", &["72", "73 fitted"]);
-    let twice = origin.replace("0000000000000002", "0000000000000001");
-    write(&path, &[(key, &twice)], |_| ());
+    let twice = |t: &mut Tensors| t.get_mut("images").unwrap().2[8] = 1;
+    write(&path, &good, twice);
     refused("an image twice", &["each image once"]);
+    let listed = |images: &str| {
+        let second = origin.replace("ddu-density-3", "ddu-density-2");
+        second.replacen('{', &format!("{{\"images\":[{images}],"), 1)
+    };
+    let three = r#""0000000000000001","0000000000000002","0000000000000003""#;
+    write(&path, &[(key, &listed(three))], |t| drop(t.remove("images")));
+    assert_eq!(
+        Density::load(&path).unwrap(),
+        fitted(1..4),
+        "images in the JSON, as format 2 had them"
+    );
+    write(&path, &[(key, &listed(&three.replace("3", "2")))], |_| ());
+    refused("an image twice in the JSON", &["each image once"]);
+    write(&path, &[(key, &listed(&three.replacen('0', "z", 1)))], |_| ());
+    refused("a hash that is none", &["images", "hex"]);
+    write(&path, &[(key, &listed(""))], |_| ());
+    refused("format 2 with its images elsewhere", &["images", "3, as image_count says, found 0"]);
     let huge = origin.replace("\"void\":24", &format!("\"void\":{}", u64::MAX));
     write(&path, &[(key, &huge)], |_| ());
     refused("more pixels than there are", &["2^53"]);
@@ -336,10 +353,8 @@ fn what_is_no_density_is_refused_in_one_line() {
     refused("an unknown label rule", &["nearest"]);
     write(&path, &[(key, &origin.replace(r#""tree"]"#, r#""tree","x"]"#))], |_| ());
     refused("a class too many", &["[4]", "[3]"]);
-    write(&path, &[(key, &origin.replace("\"images\":[\"", "\"images\":[\"z"))], |_| ());
-    refused("a hash that is none", &["images"]);
 
-    for name in ["count", "mean", "scatter", "sample", "sample_hash"] {
+    for name in ["count", "mean", "scatter", "sample", "sample_hash", "images"] {
         write(&path, &good, |t| drop(t.remove(name)));
         refused(&format!("no {name}"), &[name, "no such tensor"]);
         let other = if name == "sample" { Dtype::BF16 } else { Dtype::C64 };
@@ -379,6 +394,28 @@ fn what_is_no_density_is_refused_in_one_line() {
     assert!(Density::load(folder.path()).is_err());
 }
 
+/// Written before the images became a tensor.
+#[test]
+fn a_file_of_format_2_is_read() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/density_2.safetensors");
+    let density = Density::load(&path).unwrap();
+    assert_eq!((density.origin.images.as_slice(), density.origin.resize), (&[5][..], Some(9)));
+    let again = density.to_bytes("again").unwrap();
+    assert_eq!(Density::from_bytes("again", &again).unwrap(), density);
+}
+
+/// Ten million images: 80 MB of hashes, and a header of the size that every density has.
+#[test]
+fn a_file_takes_more_images_than_a_header_would() {
+    let mut density = fitted(1..4);
+    let of_three = density.to_bytes("three").unwrap();
+    density.origin.images = (1..=10_000_000).collect();
+    let bytes = density.to_bytes("many").unwrap();
+    let header = |bytes: &[u8]| u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    assert!(header(&bytes) < 2 * header(&of_three), "more than the digits of offsets");
+    assert_eq!(Density::from_bytes("many", &bytes).unwrap(), density);
+}
+
 /// Flipped means, negative variances and what else a flipped bit can make: none of it loads.
 #[test]
 fn a_flipped_bit_anywhere_is_found() {
@@ -408,13 +445,15 @@ fn what_merges_to_infinity_is_refused_and_leaves_no_trace() {
     let bytes = std::fs::read(&path).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
     let origin = header.metadata().clone().unwrap()["ddu.density"].clone();
-    let large = |images: &str| {
-        write(&path, &[("ddu.density", &origin.replace("000000000000000", images))], |tensors| {
+    let large = |first: u64| {
+        write(&path, &[("ddu.density", &origin)], |tensors| {
             tensors.get_mut("scatter").unwrap().2[..8].copy_from_slice(&1.2e308f64.to_le_bytes());
+            let images = (first..first + 3).flat_map(u64::to_le_bytes).collect();
+            tensors.get_mut("images").unwrap().2 = images;
         });
         Density::load(&path).unwrap()
     };
-    let (mut a, b) = (large("000000000000000"), large("00000000000000a"));
+    let (mut a, b) = (large(1), large(11));
     let before = a.clone();
     let error = a.merge("b.safetensors", &b).unwrap_err().to_string();
     assert!(error.contains("b.safetensors, merged") && error.contains("inf"), "{error}");

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use ddu::data::{ClassMap, LabelRule, Mask, VOID, label_grid};
-use ddu::eval::{self, Method, MethodResults, Prediction, ScoreResults, Truth};
+use ddu::eval::{self, Method, Prediction, Truth};
 use ddu::ops::Size;
 use ddu::score::Score;
 use pyo3::prelude::*;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use crate::data::Labelled;
 use crate::engine::Engine;
@@ -130,75 +130,16 @@ fn unknown_labels(
 }
 
 impl Evaluation {
+    /// The figures that the command line reports too, and what they were measured with.
     fn report(&self, results: &eval::Results) -> Value {
         let engine = self.engine.get();
-        let classes = engine.classes();
-        let by_score = |of: &dyn Fn(&ScoreResults) -> Value| {
-            map(results.scores.iter().map(|score| (score.score.info().name, of(score))))
-        };
-        let accuracy = |method: &MethodResults| {
-            let iou = classes.iter().map(String::as_str).zip(method.iou.iter().map(value));
-            json!({ "pixel_accuracy": method.pixel_accuracy, "mean_iou": method.mean_iou, "iou": map(iou) })
-        };
-        let softmax = results.methods.first();
-        json!({
-            "model_sha256": engine.weights().hash(),
-            "device": engine.device_name(),
-            "images": results.images,
-            "pixels": results.pixels,
-            "void_pixels": results.void_pixels,
-            "unknown_pixels": results.unknown_pixels,
-            "ood_labels": results.unknown_labels,
-            "accuracy": {
-                "pixel_accuracy": softmax.and_then(|m| m.pixel_accuracy).map(|i| i.value),
-                "mean_iou": softmax.and_then(|m| m.mean_iou).map(|i| i.value),
-                "methods": map(results.methods.iter().map(|m| (m.method.name(), accuracy(m)))),
-            },
-            "scores": by_score(&|score| self.score(score)),
-            "curves": by_score(&|score| score.curve.as_ref().map_or(Value::Null, value)),
-            "calibration": {
-                "ece": softmax.and_then(|m| m.ece).map(|i| i.value),
-                "methods": map(results.methods.iter().map(|m| {
-                    (m.method.name(), json!({ "ece": m.ece, "reliability": m.reliability }))
-                })),
-            },
-        })
-    }
-
-    fn score(&self, score: &ScoreResults) -> Value {
         let label = |label: u8| {
             let name = self.labels.as_ref().and_then(|names| names.get(usize::from(label)));
             name.cloned().unwrap_or_else(|| label.to_string())
         };
-        let by_class = score.unknown_by_label.iter().map(|(unknown, d)| {
-            let figures = json!({
-                "auroc": d.auroc,
-                "ap": d.average_precision,
-                "fpr95": d.fpr95,
-                "positives": d.positives,
-                "auroc_error": d.auroc_error,
-                "ap_error": d.average_precision_error,
-                "fpr95_error": d.fpr95_error,
-            });
-            (label(*unknown), figures)
-        });
-        json!({
-            "method": score.method.name(),
-            "unknown": score.unknown,
-            "errors": score.errors,
-            "unknown_by_class": map(by_class),
-            "unknown_per_image": score.unknown_per_image,
-            "aurc": score.aurc.map(|(interval, _)| interval),
-            "aurc_error": score.aurc.map(|(_, error)| error),
-            "at_threshold": Value::Null,
-        })
+        let mut report = results.figures(&engine.classes(), label);
+        report.insert("model_sha256".into(), engine.weights().hash().into());
+        report.insert("device".into(), engine.device_name().into());
+        Value::Object(report)
     }
-}
-
-fn map(entries: impl Iterator<Item = (impl Into<String>, Value)>) -> Value {
-    Value::Object(entries.map(|(name, value)| (name.into(), value)).collect::<Map<_, _>>())
-}
-
-fn value(of: impl serde::Serialize) -> Value {
-    serde_json::to_value(of).expect("plain data with names as keys")
 }

@@ -14,6 +14,8 @@
 //! on all sides need fewer classes than as many in a row. The omitted terms add at most `C e^-tau` to log q:
 //! 1e-7 nats for 50 classes.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -31,11 +33,16 @@ const TILE: usize = 32;
 /// Rows of W that are held in registers at a time.
 const ROWS: usize = 8;
 
-/// Tiles of a task, which share a scratch allocation.
+/// Tiles of a task, which share a scratch allocation, at most.
 const GROUP: usize = 8;
 
 /// Rows of pixels of a tile on a grid, and columns of a vector's patch.
 const PATCH: usize = 4;
+
+/// Tiles of a task: fewer of a small map, so that every thread gets some and none is waited for long.
+fn group_len(tiles: usize) -> usize {
+    tiles.div_ceil(4 * rayon::current_num_threads()).clamp(1, GROUP)
+}
 
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -158,22 +165,31 @@ impl Evaluator {
         };
         let tiles = Tiles::new(pixels, options.columns);
         let (arch, evaluator) = (arch(), self);
-        let first: Vec<usize> = (0..tiles.count()).step_by(GROUP).collect();
+        let group = group_len(tiles.count());
+        let first: Vec<usize> = (0..tiles.count()).step_by(group).collect();
         let groups: Vec<(Vec<Scores>, Counts)> = first
             .into_par_iter()
             .map(|first| {
-                arch.dispatch(Group { evaluator, options, tiles, first, features, predicted })
+                let tasks = first..tiles.count().min(first + group);
+                arch.dispatch(Group {
+                    evaluator,
+                    options,
+                    tiles,
+                    group: tasks,
+                    features,
+                    predicted,
+                })
             })
             .collect();
         let (mut done, mut all) = (0, 0);
-        for (first, (scores, counts)) in (0..).step_by(GROUP).zip(groups) {
+        for (first, (scores, counts)) in (0..).step_by(group).zip(groups) {
             for (tile, scores) in (first..).zip(scores) {
-                for lane in 0..TILE {
-                    let Some(pixel) = tiles.pixel(tile, lane) else { continue };
-                    evaluation.score[pixel] = scores.score[lane];
+                for (lanes, pixels) in tiles.runs(tile) {
+                    evaluation.score[pixels.clone()].copy_from_slice(&scores.score[lanes.clone()]);
                     if options.nearest {
-                        evaluation.nearest[pixel] = scores.nearest[lane];
-                        evaluation.distance[pixel] = scores.distance[lane];
+                        let (nearest, distance) = (&scores.nearest, &scores.distance);
+                        evaluation.nearest[pixels.clone()].copy_from_slice(&nearest[lanes.clone()]);
+                        evaluation.distance[pixels].copy_from_slice(&distance[lanes]);
                     }
                 }
             }
@@ -216,20 +232,27 @@ impl Tiles {
         rows.div_ceil(self.rows) * self.across()
     }
 
-    /// The pixel in a lane of a tile, None beyond the grid. The lanes of a tile of 4 x 8 pixels are two patches of
-    /// 4 x 4 row by row, so that vectors of 8 lanes are patches as well, of 2 x 4.
-    fn pixel(&self, tile: usize, lane: usize) -> Option<usize> {
-        let (top, left) =
-            (tile / self.across() * self.rows, tile % self.across() * TILE / self.rows);
-        let (row, column) = match self.rows {
-            1 => (0, lane),
-            _ => {
-                let (patch, lane) = (lane / (PATCH * PATCH), lane % (PATCH * PATCH));
-                (lane / PATCH, patch * PATCH + lane % PATCH)
-            }
-        };
-        let pixel = (top + row) * self.columns + left + column;
-        (left + column < self.columns && pixel < self.pixels).then_some(pixel)
+    /// Lanes of a tile, and the pixels side by side that they are; lanes beyond the grid are in none. The lanes of a tile
+    /// of 4 x 8 pixels are two patches of 4 x 4, row by row, so that vectors of 8 lanes are patches as well, of 2 x 4.
+    fn runs(self, tile: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let wide = TILE / self.rows;
+        let (top, left) = (tile / self.across() * self.rows, tile % self.across() * wide);
+        let len = if self.rows == 1 { TILE } else { PATCH };
+        (0..TILE).step_by(len).filter_map(move |lane| {
+            let (row, column) = (lane / len % self.rows, lane / (len * self.rows) * len);
+            let start = (top + row) * self.columns + left + column;
+            let end = (start + len).min((top + row + 1) * self.columns).min(self.pixels);
+            (start < end).then(|| (lane..lane + end - start, start..end))
+        })
+    }
+
+    /// The pixel in each lane of a tile.
+    fn pixels(self, tile: usize) -> [Option<usize>; TILE] {
+        let mut pixels = [None; TILE];
+        for (lanes, run) in self.runs(tile) {
+            pixels[lanes].iter_mut().zip(run).for_each(|(pixel, at)| *pixel = Some(at));
+        }
+        pixels
     }
 }
 
@@ -248,12 +271,12 @@ struct Counts {
     all: u64,
 }
 
-/// [`GROUP`] tiles from `first` on.
+/// The tiles of a task.
 struct Group<'a> {
     evaluator: &'a Evaluator,
     options: Options,
     tiles: Tiles,
-    first: usize,
+    group: Range<usize>,
     features: &'a [f32],
     predicted: Option<&'a [u8]>,
 }
@@ -275,7 +298,7 @@ impl WithSimd for Group<'_> {
 impl Group<'_> {
     #[inline(always)]
     fn run<S: Simd, const VECTORS: usize>(self, simd: S) -> (Vec<Scores>, Counts) {
-        let Group { evaluator, options, tiles, first, features, predicted } = self;
+        let Group { evaluator, options, tiles, group, features, predicted } = self;
         let channels = evaluator.channels;
         let padded = channels.next_multiple_of(ROWS);
         let mut counts = Counts::default();
@@ -283,9 +306,9 @@ impl Group<'_> {
         let mut tile = vec![simd.splat_f32s(0.0); padded * TILE / S::F32_LANES];
         let mut centred = tile.clone();
         let mut row = vec![0.0; channels];
-        let mut all = Vec::with_capacity(GROUP);
-        for at in first..tiles.count().min(first + GROUP) {
-            let pixels: [Option<usize>; TILE] = std::array::from_fn(|lane| tiles.pixel(at, lane));
+        let mut all = Vec::with_capacity(group.len());
+        for at in group {
+            let pixels = tiles.pixels(at);
             let finite = transpose::<S, VECTORS>(features, &pixels, padded, &mut row, &mut tile);
             let mut state = State::new(options);
             for class in visiting_order(&evaluator.classes, predicted, &pixels) {
@@ -438,9 +461,10 @@ fn distances<S: Simd, const VECTORS: usize>(
             }
         }
         if let Some(limit) = limit {
-            let vectors = partial.chunks_exact(lanes).zip(limit.chunks_exact(lanes));
-            for (active, (partial, limit)) in active.iter_mut().zip(vectors) {
-                let exceeded = partial.iter().zip(limit).fold(true, |all, (p, l)| all & (p > l));
+            let (partial, limit) = (S::as_simd_f32s(&partial).0, S::as_simd_f32s(limit).0);
+            for (active, (partial, limit)) in active.iter_mut().zip(partial.iter().zip(limit)) {
+                let within = simd.not_m32s(simd.greater_than_f32s(*partial, *limit));
+                let exceeded = simd.first_true_m32s(within) == lanes;
                 left -= usize::from(*active && exceeded);
                 *active &= !exceeded;
             }
@@ -554,8 +578,11 @@ impl State {
     fn visit(&mut self, packed: &PackedGaussian, partial: &[f32; TILE]) {
         for pixel in 0..TILE {
             let term = packed.constant - 0.5 * partial[pixel];
-            let max = self.max[pixel].max(term);
-            let sum = self.sum[pixel] * exp(self.max[pixel] - max) + exp(term - max);
+            // Of the two factors exp(old max - max) and exp(term - max) one is 1.
+            let rises = term > self.max[pixel];
+            let (max, min) = if rises { (term, self.max[pixel]) } else { (self.max[pixel], term) };
+            let (factor, old) = (exp(min - max), self.sum[pixel]);
+            let sum = if rises { old * factor + 1.0 } else { old + factor };
             // Of no term yet that is finite it would be NaN; of an overflow it is, which `exp` hides.
             let some = max > f32::NEG_INFINITY;
             let sum = if some { sum } else { self.sum[pixel] };
@@ -573,5 +600,23 @@ impl State {
             let sum = self.sum[pixel];
             if sum.is_nan() { sum } else { self.max[pixel] + ln(sum) }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pixel_is_in_one_lane() {
+        let grids = [(1, None), (31, None), (64, None), (95, None), (3, Some(3)), (12, Some(1))];
+        let cut = [(97, Some(13)), (120, Some(24)), (35, Some(5)), (33, Some(32)), (9, Some(4))];
+        for (pixels, columns) in grids.into_iter().chain(cut) {
+            let tiles = Tiles::new(pixels, columns);
+            let mut found: Vec<usize> =
+                (0..tiles.count()).flat_map(|tile| tiles.pixels(tile)).flatten().collect();
+            found.sort_unstable();
+            assert_eq!(found, (0..pixels).collect::<Vec<_>>(), "{pixels} in {columns:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The density file: safetensors with `count [C] i64`, `mean [C, D] f64`, `scatter [C, D, D] f64`,
-//! `sample [<= 8192, D] f16` and `sample_hash [<= 8192] u64` (by which samples merge), and the origin
-//! as JSON under the metadata key `ddu.density`. A SHA-256 over all of it (`data::content_hash`) detects
+//! `sample [<= 8192, D] f16` and `sample_hash [<= 8192] u64` (by which samples merge), `images [N] u64`, and the rest of
+//! the origin as JSON under the metadata key `ddu.density`. A SHA-256 over all of it (`data::content_hash`) detects
 //! damage; the values are checked for plausibility as well, since a faulty writer can hash nonsense.
 //!
 //! A fit with `--weight confidence` adds the weighted moments: `weighted.count [C] i64`, `weighted.sum` and
@@ -22,7 +22,10 @@ use super::{Density, Moments, Origin, Sample, Tally, WeightSums};
 use crate::data::{LabelRule, content_hash, read_file};
 use crate::error::{Error, Result};
 
-const FORMAT: &str = "ddu-density-2";
+const FORMAT: &str = "ddu-density-3";
+/// As [`FORMAT`], but for the images, which stood in the JSON, in hex: a header, of 100 MB at most, had room for
+/// 4.7 million of them.
+const FORMAT_2: &str = "ddu-density-2";
 const KEY: &str = "ddu.density";
 const EXPECTED: &str = "a density written by `ddu fit`";
 const FIT: &str = "fit one: ddu fit --model M --data VOC_ROOT --split train -o density.safetensors";
@@ -54,7 +57,8 @@ struct Header {
     short_side_px: Option<[usize; 2]>,
     pixels: Tally,
     image_count: usize,
-    /// First 64 bits, in hex, of the SHA-256 of each image's decoded pixels, sorted.
+    /// Of a file of [`FORMAT_2`]: [`Origin::images`] in hex.
+    #[serde(skip_serializing, default)]
     images: Vec<String>,
     /// What the weighted moments are weighted by, where there are some.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -129,7 +133,7 @@ impl Density {
             short_side_px: origin.short_side,
             pixels: origin.pixels.clone(),
             image_count: origin.images.len(),
-            images: origin.images.iter().map(|hash| format!("{hash:016x}")).collect(),
+            images: Vec::new(),
             weight: weighted.as_ref().map(|_| CONFIDENCE.into()),
             progress,
         };
@@ -141,6 +145,8 @@ impl Density {
         stored.extend(weighted.iter().flat_map(|weighted| moment_tensors(WEIGHTED, weighted)));
         stored.push(("sample".into(), Dtype::F16, vec![sample.len(), channels], rows));
         stored.push(("sample_hash".into(), Dtype::U64, vec![sample.len()], hash));
+        let images = le_bytes(origin.images.iter().map(|hash| hash.to_le_bytes()));
+        stored.push(("images".into(), Dtype::U64, vec![origin.images.len()], images));
         let views = stored.iter().map(|(name, dtype, shape, bytes)| {
             let view = TensorView::new(*dtype, shape.clone(), bytes);
             (name.as_str(), view.expect("bytes of the tensor's size"))
@@ -209,7 +215,8 @@ fn parse(source: &str, bytes: &[u8]) -> Result<(Density, Option<Progress>)> {
     })?;
     let value: serde_json::Value =
         serde_json::from_str(text).map_err(|e| foreign(format!("{KEY} metadata: {e}")))?;
-    if value["format"] != FORMAT {
+    let listed = value["format"] == FORMAT_2;
+    if value["format"] != FORMAT && !listed {
         let found = value["format"].as_str().unwrap_or("none").to_owned();
         return Err(Error::invalid(source, format!("format {FORMAT}"), found)
             .fix("this version of ddu cannot read it: fit again with `ddu fit`"));
@@ -239,12 +246,12 @@ fn parse(source: &str, bytes: &[u8]) -> Result<(Density, Option<Progress>)> {
         return Err(Error::invalid(format!("{source}: tensor sample"), "finite values", v));
     }
     let sample = Sample::from_parts(source, channels, &hash, &rows)?;
-    let mut images = header
-        .images
-        .iter()
-        .map(|text| u64::from_str_radix(text, 16))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| Error::invalid(format!("{source}: images"), "hashes in hex", e))?;
+    let mut images = match listed {
+        true => (header.images.iter().map(|text| u64::from_str_radix(text, 16)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| Error::invalid(format!("{source}: images"), "hashes in hex", e))?,
+        false => tensors.values("images", Dtype::U64, &[None], u64::from_le_bytes)?.1,
+    };
     images.sort_unstable();
     if images.len() != header.image_count {
         let expected = format!("{}, as image_count says", header.image_count);

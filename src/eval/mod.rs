@@ -11,6 +11,7 @@ mod evaluation;
 #[cfg(test)]
 mod golden;
 mod histogram;
+mod json;
 pub mod patches;
 pub mod positions;
 mod prediction;
