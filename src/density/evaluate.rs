@@ -14,30 +14,25 @@
 //! on all sides need fewer classes than as many in a row. The omitted terms add at most `C e^-tau` to log q:
 //! 1e-7 nats for 50 classes.
 
+mod distances;
+mod tiles;
+
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gaussian::{Covariance, Gaussian, Gaussians};
-use super::half::{finite_in_half, round_to_half};
+use self::distances::{PackedGaussian, ROWS, distances};
+use self::tiles::{TILE, Tiles, transpose};
+use super::gaussian::{Covariance, Gaussians};
 use crate::cpu::elementary::{exp, ln};
 use crate::cpu::simd::arch;
 
 /// tau of the early exit, in nats, on every device.
 pub const TAU: f32 = 20.0;
 
-/// Pixels that are evaluated together.
-const TILE: usize = 32;
-
-/// Rows of W that are held in registers at a time.
-const ROWS: usize = 8;
-
 /// Tiles of a task, which share a scratch allocation, at most.
 const GROUP: usize = 8;
-
-/// Rows of pixels of a tile on a grid, and columns of a vector's patch.
-const PATCH: usize = 4;
 
 /// Tiles of a task: fewer of a small map, so that every thread gets some and none is waited for long.
 fn group_len(tiles: usize) -> usize {
@@ -84,43 +79,6 @@ pub struct Evaluator {
     channels: usize,
     classes: Vec<PackedGaussian>,
     background: PackedGaussian,
-}
-
-/// One Gaussian: W in row blocks, block b as `[k][ROWS]` for k from the block's first channel to its
-/// last on the diagonal. Channels are padded to a multiple of [`ROWS`] by zeros.
-struct PackedGaussian {
-    class: u8,
-    /// ln pi - (D ln 2 pi + ln|Sigma|) / 2
-    constant: f32,
-    mean: Vec<f32>,
-    weights: Vec<f32>,
-    /// A diagonal W has nothing but the diagonal's blocks.
-    diagonal: bool,
-}
-
-impl PackedGaussian {
-    fn new(class: u8, log_prior: f64, gaussian: &Gaussian, diagonal: bool) -> Self {
-        let channels = gaussian.mean.len();
-        let padded = channels.next_multiple_of(ROWS);
-        let entry = |i: usize, k: usize| match i < channels && k <= i {
-            true => gaussian.whitening[i * channels + k] as f32,
-            false => 0.0,
-        };
-        let mut weights = Vec::new();
-        for block in 0..padded / ROWS {
-            for k in first_channel(block, diagonal)..(block + 1) * ROWS {
-                weights.extend((block * ROWS..(block + 1) * ROWS).map(|i| entry(i, k)));
-            }
-        }
-        let mut mean: Vec<f32> = gaussian.mean.iter().map(|m| *m as f32).collect();
-        mean.resize(padded, 0.0);
-        let constant = (log_prior + gaussian.log_peak()) as f32;
-        PackedGaussian { class, constant, mean, weights, diagonal }
-    }
-}
-
-fn first_channel(block: usize, diagonal: bool) -> usize {
-    if diagonal { block * ROWS } else { 0 }
 }
 
 impl Evaluator {
@@ -199,60 +157,6 @@ impl Evaluator {
         }
         evaluation.work = done as f64 / all.max(1) as f64;
         evaluation
-    }
-}
-
-/// Which pixels a tile has.
-#[derive(Clone, Copy)]
-struct Tiles {
-    pixels: usize,
-    /// Of the grid; a list is a row of them.
-    columns: usize,
-    /// 1 in a list.
-    rows: usize,
-}
-
-impl Tiles {
-    fn new(pixels: usize, columns: Option<usize>) -> Self {
-        match columns {
-            Some(columns) if 0 < columns && columns < pixels => {
-                Tiles { pixels, columns, rows: PATCH }
-            }
-            _ => Tiles { pixels, columns: pixels, rows: 1 },
-        }
-    }
-
-    /// Tiles side by side.
-    fn across(&self) -> usize {
-        self.columns.div_ceil(TILE / self.rows)
-    }
-
-    fn count(&self) -> usize {
-        let rows = self.pixels.div_ceil(self.columns.max(1));
-        rows.div_ceil(self.rows) * self.across()
-    }
-
-    /// Lanes of a tile, and the pixels side by side that they are; lanes beyond the grid are in none. The lanes of a tile
-    /// of 4 x 8 pixels are two patches of 4 x 4, row by row, so that vectors of 8 lanes are patches as well, of 2 x 4.
-    fn runs(self, tile: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-        let wide = TILE / self.rows;
-        let (top, left) = (tile / self.across() * self.rows, tile % self.across() * wide);
-        let len = if self.rows == 1 { TILE } else { PATCH };
-        (0..TILE).step_by(len).filter_map(move |lane| {
-            let (row, column) = (lane / len % self.rows, lane / (len * self.rows) * len);
-            let start = (top + row) * self.columns + left + column;
-            let end = (start + len).min((top + row + 1) * self.columns).min(self.pixels);
-            (start < end).then(|| (lane..lane + end - start, start..end))
-        })
-    }
-
-    /// The pixel in each lane of a tile.
-    fn pixels(self, tile: usize) -> [Option<usize>; TILE] {
-        let mut pixels = [None; TILE];
-        for (lanes, run) in self.runs(tile) {
-            pixels[lanes].iter_mut().zip(run).for_each(|(pixel, at)| *pixel = Some(at));
-        }
-        pixels
     }
 }
 
@@ -376,164 +280,6 @@ fn visiting_order(
     order
 }
 
-/// Writes a tile's features, rounded to fp16, as `[group][k][lanes of the group]`, and says which
-/// pixels are finite; the others, and lanes without a pixel, are zeros. `row` is scratch for a pixel.
-#[inline(always)]
-fn transpose<S: Simd, const VECTORS: usize>(
-    features: &[f32],
-    pixels: &[Option<usize>; TILE],
-    padded: usize,
-    row: &mut [f32],
-    tile: &mut [S::f32s],
-) -> [bool; TILE] {
-    let (channels, wide) = (row.len(), VECTORS * S::F32_LANES);
-    let tile: &mut [f32] = bytemuck::cast_slice_mut(tile);
-    let mut finite = [true; TILE];
-    for (i, (pixel, finite)) in pixels.iter().zip(&mut finite).enumerate() {
-        let lane = &mut tile[i / wide * padded * wide + i % wide..];
-        let lane = lane.iter_mut().step_by(wide);
-        match pixel.map(|pixel| &features[pixel * channels..(pixel + 1) * channels]) {
-            Some(z) if finite_in_half(z) => {
-                // Rounded in vectors before they are spread.
-                row.iter_mut().zip(z).for_each(|(row, z)| *row = round_to_half(*z));
-                lane.zip(&*row).for_each(|(lane, z)| *lane = *z);
-            }
-            _ => {
-                *finite = false;
-                lane.take(channels).for_each(|lane| *lane = 0.0);
-            }
-        }
-    }
-    finite
-}
-
-/// ||W (z - mu)||^2 of each pixel of a tile, infinite in a vector where every pixel's partial sum exceeds its limit; None once
-/// that holds for all. Vectors without a pixel are not computed. `centred` is scratch: z - mu, of the channels that were read.
-#[inline(always)]
-fn distances<S: Simd, const VECTORS: usize>(
-    simd: S,
-    packed: &PackedGaussian,
-    tile: &[S::f32s],
-    centred: &mut [S::f32s],
-    pixels: &[Option<usize>; TILE],
-    limit: Option<&[f32; TILE]>,
-    counts: &mut Counts,
-) -> Option<[f32; TILE]> {
-    let padded = packed.mean.len();
-    let (lanes, wide) = (S::F32_LANES, VECTORS * S::F32_LANES);
-    let mut partial = [0.0f32; TILE];
-    // By vector of pixels, TILE at most.
-    let mut active = [false; TILE];
-    let active = &mut active[..TILE / lanes];
-    for (active, pixels) in active.iter_mut().zip(pixels.chunks_exact(lanes)) {
-        *active = pixels.iter().any(Option::is_some);
-    }
-    let vectors = active.iter().filter(|active| **active).count();
-    let mut left = vectors;
-    let mut weights = packed.weights.as_slice();
-    for block in 0..padded / ROWS {
-        let channels = first_channel(block, packed.diagonal)..(block + 1) * ROWS;
-        counts.all += (channels.len() * vectors) as u64;
-        if left == 0 {
-            continue;
-        }
-        counts.done += (channels.len() * left) as u64;
-        let (rows, rest) = weights.split_at(channels.len() * ROWS);
-        weights = rest;
-        let groups = partial.chunks_exact_mut(wide).zip(active.chunks_exact(VECTORS));
-        for (group, (partial, active)) in groups.enumerate() {
-            if !active.contains(&true) {
-                continue;
-            }
-            // A block brings in its own channels; those before came with the blocks before.
-            let new = channels.end - ROWS..channels.end;
-            let at = (group * padded + new.start) * VECTORS..(group * padded + new.end) * VECTORS;
-            centre::<S, VECTORS>(simd, &tile[at.clone()], &packed.mean[new], &mut centred[at]);
-            let at = (group * padded + channels.start) * VECTORS;
-            let x = centred[at..at + channels.len() * VECTORS].as_chunks::<VECTORS>().0;
-            let (partial, _) = S::as_mut_simd_f32s(partial);
-            if !active.contains(&false) {
-                squares::<S, VECTORS, VECTORS>(simd, rows, x, 0, partial);
-                continue;
-            }
-            for v in (0..VECTORS).filter(|v| active[*v]) {
-                squares::<S, VECTORS, 1>(simd, rows, x, v, &mut partial[v..=v]);
-            }
-        }
-        if let Some(limit) = limit {
-            let (partial, limit) = (S::as_simd_f32s(&partial).0, S::as_simd_f32s(limit).0);
-            for (active, (partial, limit)) in active.iter_mut().zip(partial.iter().zip(limit)) {
-                let within = simd.not_m32s(simd.greater_than_f32s(*partial, *limit));
-                let exceeded = simd.first_true_m32s(within) == lanes;
-                left -= usize::from(*active && exceeded);
-                *active &= !exceeded;
-            }
-        }
-    }
-    for (partial, active) in partial.chunks_exact_mut(lanes).zip(&*active) {
-        if !active {
-            partial.fill(f32::INFINITY);
-        }
-    }
-    (left > 0).then_some(partial)
-}
-
-/// z - mu of a few channels, `[channel][VECTORS]`.
-#[inline(always)]
-fn centre<S: Simd, const VECTORS: usize>(
-    simd: S,
-    tile: &[S::f32s],
-    mean: &[f32],
-    centred: &mut [S::f32s],
-) {
-    let (tile, centred) = (tile.as_chunks::<VECTORS>().0, centred.as_chunks_mut::<VECTORS>().0);
-    for ((tile, centred), mean) in tile.iter().zip(centred).zip(mean) {
-        let mean = simd.splat_f32s(*mean);
-        for v in 0..VECTORS {
-            centred[v] = simd.sub_f32s(tile[v], mean);
-        }
-    }
-}
-
-/// `partial` += the squares of [`ROWS`] rows of W times x, held in registers, for COUNT of x's vectors from `first` on.
-#[inline(always)]
-fn squares<S: Simd, const VECTORS: usize, const COUNT: usize>(
-    simd: S,
-    weights: &[f32],
-    x: &[[S::f32s; VECTORS]],
-    first: usize,
-    partial: &mut [S::f32s],
-) {
-    let mut products = [[simd.splat_f32s(0.0); COUNT]; ROWS];
-    let weights = weights.as_chunks::<ROWS>().0;
-    let left = weights.len() - ROWS;
-    for (w, x) in weights[..left].iter().zip(x) {
-        for r in 0..ROWS {
-            let w = simd.splat_f32s(w[r]);
-            for v in 0..COUNT {
-                products[r][v] = simd.mul_add_e_f32s(w, x[first + v], products[r][v]);
-            }
-        }
-    }
-    // Of the block on the diagonal, which ends it, the triangle alone.
-    let (Some(weights), Some(x)) = (weights.last_chunk::<ROWS>(), x.last_chunk::<ROWS>()) else {
-        return;
-    };
-    for k in 0..ROWS {
-        for r in k..ROWS {
-            let w = simd.splat_f32s(weights[k][r]);
-            for v in 0..COUNT {
-                products[r][v] = simd.mul_add_e_f32s(w, x[k][first + v], products[r][v]);
-            }
-        }
-    }
-    for v in 0..COUNT {
-        for row in &products {
-            partial[v] = simd.mul_add_e_f32s(row[v], row[v], partial[v]);
-        }
-    }
-}
-
 /// The online log-sum-exp of a tile.
 struct State {
     options: Options,
@@ -600,23 +346,5 @@ impl State {
             let sum = self.sum[pixel];
             if sum.is_nan() { sum } else { self.max[pixel] + ln(sum) }
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_pixel_is_in_one_lane() {
-        let grids = [(1, None), (31, None), (64, None), (95, None), (3, Some(3)), (12, Some(1))];
-        let cut = [(97, Some(13)), (120, Some(24)), (35, Some(5)), (33, Some(32)), (9, Some(4))];
-        for (pixels, columns) in grids.into_iter().chain(cut) {
-            let tiles = Tiles::new(pixels, columns);
-            let mut found: Vec<usize> =
-                (0..tiles.count()).flat_map(|tile| tiles.pixels(tile)).flatten().collect();
-            found.sort_unstable();
-            assert_eq!(found, (0..pixels).collect::<Vec<_>>(), "{pixels} in {columns:?}");
-        }
     }
 }
