@@ -170,29 +170,35 @@ fn found(about: &About, results: &Results) -> Section {
             rows: all.iter().map(row).collect(),
         }));
     }
-    let by_class = results.scores.iter().flat_map(|s| {
-        s.unknown_by_label.iter().map(move |(label, d)| {
-            let figures = [d.auroc, d.average_precision, d.fpr95].map(|figure| number(figure, 3));
-            let mut row = vec![about.label(*label), s.score.info().name.into()];
-            row.extend(figures);
-            row
-        })
-    });
-    let mut rows: Vec<Vec<String>> = by_class.collect();
-    rows.sort_by(|a, b| a[0].cmp(&b[0]));
-    rows.extend(results.scores.iter().filter_map(|s| {
-        let median = s.unknown_per_image?;
-        let mut row = strings(["all, median image", s.score.info().name]);
-        row.extend([number(f64::from(median.auroc), 3), number(None, 0), number(None, 0)]);
-        Some(row)
-    }));
-    if !rows.is_empty() {
-        let header = strings(["unknown class", "score", "AUROC", "AP", "FPR95"]);
-        let caption =
-            "Each unknown class alone, and the median over images of the AUROC within an image.";
-        blocks.push(Block::Table(Table { caption: caption.into(), header, rows }));
-    }
+    blocks.extend(by_unknown_class(about, results).map(Block::Table));
     Section { title: "What the uncertainties find".into(), blocks }
+}
+
+/// AUROC of each score for each unknown class alone, and within images. None without unknown classes.
+fn by_unknown_class(about: &About, results: &Results) -> Option<Table> {
+    let labels = results.scores.iter().flat_map(|s| &s.unknown_by_label).map(|(label, _)| *label);
+    let mut labels: Vec<u8> = labels.collect();
+    labels.sort_unstable();
+    labels.dedup();
+    let within = results.scores.iter().any(|s| s.unknown_per_image.is_some());
+    if labels.is_empty() && !within {
+        return None;
+    }
+    let mut header = strings(["AUROC"]);
+    header.extend(labels.iter().map(|label| about.label(*label)));
+    header.extend(within.then(|| "median image".to_owned()));
+    let row = |s: &ScoreResults| {
+        let of = |label: &u8| s.unknown_by_label.iter().find(|(other, _)| other == label);
+        let mut row = strings([s.score.info().name]);
+        row.extend(labels.iter().map(|label| number(of(label).map(|(_, d)| d.auroc), 3)));
+        let median = s.unknown_per_image.map(|median| f64::from(median.auroc));
+        row.extend(within.then(|| number(median, 3)));
+        row
+    };
+    let rows = results.scores.iter().map(row).collect();
+    let caption = "Finding each unknown class alone, and the median over images of all of them within an image \
+                   (average precision and FPR95 are in results.json).";
+    Some(Table { caption: caption.into(), header, rows })
 }
 
 fn curves(results: &Results) -> Section {
