@@ -61,6 +61,13 @@ pub struct ScoreResults {
     pub achieved: Option<Threshold>,
 }
 
+impl ScoreResults {
+    /// Of an unknown class alone.
+    pub fn unknown_auroc(&self, label: u8) -> Option<f64> {
+        self.unknown_by_label.iter().find(|(other, _)| *other == label).map(|(_, d)| d.auroc)
+    }
+}
+
 /// Area under the ROC, average precision and false positive rate at 95 % true positives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Found {

@@ -176,10 +176,7 @@ fn found(about: &About, results: &Results) -> Section {
 
 /// AUROC of each score for each unknown class alone, and within images. None without unknown classes.
 fn by_unknown_class(about: &About, results: &Results) -> Option<Table> {
-    let labels = results.scores.iter().flat_map(|s| &s.unknown_by_label).map(|(label, _)| *label);
-    let mut labels: Vec<u8> = labels.collect();
-    labels.sort_unstable();
-    labels.dedup();
+    let labels = &results.unknown_labels;
     let within = results.scores.iter().any(|s| s.unknown_per_image.is_some());
     if labels.is_empty() && !within {
         return None;
@@ -188,9 +185,8 @@ fn by_unknown_class(about: &About, results: &Results) -> Option<Table> {
     header.extend(labels.iter().map(|label| about.label(*label)));
     header.extend(within.then(|| "median image".to_owned()));
     let row = |s: &ScoreResults| {
-        let of = |label: &u8| s.unknown_by_label.iter().find(|(other, _)| other == label);
         let mut row = strings([s.score.info().name]);
-        row.extend(labels.iter().map(|label| number(of(label).map(|(_, d)| d.auroc), 3)));
+        row.extend(labels.iter().map(|label| number(s.unknown_auroc(*label), 3)));
         let median = s.unknown_per_image.map(|median| f64::from(median.auroc));
         row.extend(within.then(|| number(median, 3)));
         row

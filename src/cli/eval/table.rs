@@ -94,25 +94,35 @@ fn detections(out: &mut String, about: &About, results: &Results) -> std::fmt::R
             row(out, format!("{what} by {by}"), found)?;
         }
     }
+    by_unknown_class(out, about, results)
+}
+
+/// AUROC of each score for each unknown class alone, and the median within an image.
+fn by_unknown_class(out: &mut String, about: &About, results: &Results) -> std::fmt::Result {
+    let labels = &results.unknown_labels;
+    let within = results.scores.iter().find_map(|s| s.unknown_per_image);
+    if labels.len() < 2 && within.is_none() {
+        return Ok(());
+    }
+    let mut header: Vec<String> = labels.iter().map(|label| about.label(*label)).collect();
+    header.extend(within.map(|within| format!("median of {} images", within.images)));
+    let widths: Vec<usize> = header.iter().map(|name| name.chars().count().max(7) + 3).collect();
+    let line = |out: &mut String, name: &str, cells: &[String]| {
+        write!(out, "{name:32}")?;
+        for (cell, width) in cells.iter().zip(&widths) {
+            write!(out, "{cell:>width$}")?;
+        }
+        writeln!(out)
+    };
+    out.push('\n');
+    line(out, "AUROC for unknown classes", &header)?;
     for score in &results.scores {
-        let by = score.score.info().name;
-        if score.unknown_by_label.len() > 1 {
-            for (label, found) in &score.unknown_by_label {
-                let name = format!("{} by {by}", about.label(*label));
-                let (n, auroc) = (found.positives, found.auroc);
-                let (ap, fpr95) = (found.average_precision, found.fpr95);
-                writeln!(out, "{name:32}{n:>12}{auroc:>9.4}{:>17}{ap:>9.4}{fpr95:>9.4}", "")?;
-            }
-        }
-        if let Some(median) = &score.unknown_per_image {
-            let name = format!("unknown by {by}, median image");
-            writeln!(
-                out,
-                "{name:32}{:>12}{:>9.4}",
-                format!("{} images", median.images),
-                median.auroc
-            )?;
-        }
+        let number = |auroc: Option<f64>| auroc.map_or("-".to_owned(), |v| format!("{v:.4}"));
+        let mut cells: Vec<String> =
+            labels.iter().map(|label| number(score.unknown_auroc(*label))).collect();
+        let median = score.unknown_per_image.map(|median| f64::from(median.auroc));
+        cells.extend(within.map(|_| number(median)));
+        line(out, score.score.info().name, &cells)?;
     }
     Ok(())
 }

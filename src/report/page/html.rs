@@ -72,7 +72,7 @@ fn write_table(out: &mut String, table: &Table) {
     put(
         out,
         format_args!(
-            "<div class=\"wide\" tabindex=\"0\"><table><caption>{}</caption>",
+            "<div class=\"wide\" tabindex=\"0\"><table><caption><span>{}</span></caption>",
             escape(&table.caption)
         ),
     );
@@ -106,7 +106,7 @@ fn write_matrix(out: &mut String, matrix: &Matrix) {
     put(
         out,
         format_args!(
-            "<div class=\"wide\" tabindex=\"0\"><table class=\"matrix\"><caption>{caption}</caption>"
+            "<div class=\"wide\" tabindex=\"0\"><table class=\"matrix\"><caption><span>{caption}</span></caption>"
         ),
     );
     out.push_str("<thead><tr><td></td>");
