@@ -262,18 +262,23 @@ impl Engine {
                 runner.prepare(&plan);
                 start = Instant::now();
                 let pixels: Vec<&[u8]> = images.iter().map(|image| image.rgb.as_slice()).collect();
-                runner.preprocess(&plan, &pixels, size, config.mean, config.std);
-                preprocess = start.elapsed();
-                let (once, again) = plan.nodes.split_at(plan.once);
-                once.iter().for_each(|node| runner.step(&plan, node));
-                let mixed = match self.passes {
-                    Some(passes) => sample(runner, &plan, passes),
-                    None => Vec::new(),
-                };
-                // The network's own run is the last, so that its logits and features stay.
-                if own {
-                    again.iter().for_each(|node| runner.step(&plan, node));
-                }
+                let passes = self.passes;
+                let mixed;
+                (preprocess, mixed) = host::in_pool(|| {
+                    runner.preprocess(&plan, &pixels, size, config.mean, config.std);
+                    let preprocess = start.elapsed();
+                    let (once, again) = plan.nodes.split_at(plan.once);
+                    once.iter().for_each(|node| runner.step(&plan, node));
+                    let mixed = match passes {
+                        Some(passes) => sample(runner, &plan, passes),
+                        None => Vec::new(),
+                    };
+                    // The network's own run is the last, so that its logits and features stay.
+                    if own {
+                        again.iter().for_each(|node| runner.step(&plan, node));
+                    }
+                    (preprocess, mixed)
+                });
                 Results::Cpu { runner, density: density.as_deref(), mixed }
             }
             Backend::Device(network) => {

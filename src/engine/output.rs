@@ -163,6 +163,11 @@ impl Output<'_> {
                 scores.iter().map(|score| self.kept(image, *score)).collect::<Result<_>>()?;
             return Ok((network.labels(&self.plan, image)?, maps));
         }
+        crate::host::in_pool(|| self.computed(image, scores))
+    }
+
+    /// [`Self::scored`] on the CPU.
+    fn computed(&self, image: usize, scores: &[Score]) -> Result<(Vec<u8>, Vec<ScoreMap>)> {
         let pixels = self.size.pixels();
         let (mut label, mut maps) = (vec![0; pixels], Vec::new());
         for score in scores {
