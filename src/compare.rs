@@ -19,7 +19,7 @@ use crate::data::Image;
 use crate::device::Device;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::gpu::network::Network;
+use crate::gpu::network::{Network, Pictures};
 use crate::gpu::step::Step;
 use crate::model::Model;
 use crate::ops::Size;
@@ -79,7 +79,7 @@ pub fn compare(model: Model, device: Box<dyn Device>, image: &Image) -> Result<C
         return Err(Error::invalid("compare", "a device with kernels", "cpu"));
     };
     network.prepare(&plan)?;
-    network.write_pictures(&plan, &[image])?;
+    network.write_pictures(&plan, Pictures::Host(&[image]))?;
     let mut ops = Vec::new();
 
     let mut runner = cpu::Runner::new(folded);
@@ -117,7 +117,7 @@ pub fn compare(model: Model, device: Box<dyn Device>, image: &Image) -> Result<C
     run(network, &step)?;
     ops.push(head_error(&step, network, &plan, classes, runner.read(&plan, plan.logits))?);
 
-    network.write_pictures(&plan, &[image])?;
+    network.write_pictures(&plan, Pictures::Host(&[image]))?;
     for step in network.steps(&plan)? {
         run(network, &step)?;
     }

@@ -10,10 +10,10 @@ use crate::cpu;
 use crate::cpu::clip::ClippedClassifier;
 use crate::data::Image;
 use crate::density::{Evaluator, ModelGaussians};
-use crate::device::Device;
 use crate::device::launch::density::Precision;
+use crate::device::{Device, Slice};
 use crate::error::{Error, Result};
-use crate::gpu::network::Network;
+use crate::gpu::network::{Network, Pictures};
 use crate::host;
 use crate::model::Model;
 use crate::ops::mixture::Mixed;
@@ -22,7 +22,7 @@ use crate::plan::{Folded, Plan, compile, compile_with_dropout};
 use crate::score::{Needs, Score};
 
 use output::{CpuDensity, Results};
-pub use output::{Maps, Output, ScoreMap};
+pub use output::{DeviceMap, Maps, Output, ScoreMap};
 
 pub struct Engine {
     model: Model,
@@ -233,7 +233,15 @@ impl Engine {
 
     /// Runs images of one size through the network.
     pub fn run(&mut self, images: &[&Image]) -> Result<Output<'_>> {
-        self.run_to(images, true)
+        self.run_to(Pictures::Host(images), true)
+    }
+
+    /// Runs images of one size, `[size.h, size.w, 3]` of u8 each, that lie on the engine's device.
+    ///
+    /// # Errors
+    /// On the CPU path, and as [`Self::run`].
+    pub fn run_on_device(&mut self, size: Size, images: &[Slice]) -> Result<Output<'_>> {
+        self.run_to(Pictures::Device { size, images }, true)
     }
 
     /// The mean of the passes with dropout alone, an element for each image, without the network's own run.
@@ -241,21 +249,31 @@ impl Engine {
     /// # Errors
     /// Without [`Self::sample_dropout`]; those of [`Self::run`].
     pub fn mc_dropout(&mut self, images: &[&Image]) -> Result<Vec<Mixed>> {
-        let output = self.run_to(images, false)?;
+        let output = self.run_to(Pictures::Host(images), false)?;
         (0..images.len()).map(|image| output.mc_dropout(image)).collect()
     }
 
     /// `own`: after the passes with dropout also the network itself, which gives all but their mean.
-    fn run_to(&mut self, images: &[&Image], own: bool) -> Result<Output<'_>> {
-        let size = images.first().map_or(Size::new(0, 0), |image| image.size);
-        if let Some(other) = images.iter().find(|image| image.size != size) {
-            return Err(Error::invalid("batch", format!("images of {size}"), other.size));
-        }
-        let plan = self.plan(images.len(), size)?;
+    fn run_to(&mut self, pictures: Pictures, own: bool) -> Result<Output<'_>> {
+        let (batch, size) = match pictures {
+            Pictures::Device { size, images } => (images.len(), size),
+            Pictures::Host(images) => {
+                let size = images.first().map_or(Size::new(0, 0), |image| image.size);
+                if let Some(other) = images.iter().find(|image| image.size != size) {
+                    return Err(Error::invalid("batch", format!("images of {size}"), other.size));
+                }
+                (images.len(), size)
+            }
+        };
+        let plan = self.plan(batch, size)?;
         let config = self.model.config();
         let (start, preprocess);
         let results = match &mut self.backend {
             Backend::Cpu { runner, density } => {
+                let Pictures::Host(images) = pictures else {
+                    let found = "others, and an engine on the CPU";
+                    return Err(Error::invalid("images", "some in the host's memory", found));
+                };
                 if !runner.fits(&plan) {
                     let passes = self.passes.map_or(0, Passes::count);
                     check_memory(&plan, passes, available(runner))?;
@@ -263,24 +281,29 @@ impl Engine {
                 runner.prepare(&plan);
                 start = Instant::now();
                 let pixels: Vec<&[u8]> = images.iter().map(|image| image.rgb.as_slice()).collect();
-                runner.preprocess(&plan, &pixels, size, config.mean, config.std);
-                preprocess = start.elapsed();
-                let (once, again) = plan.nodes.split_at(plan.once);
-                once.iter().for_each(|node| runner.step(&plan, node));
-                let mixed = match self.passes {
-                    Some(passes) => sample(runner, &plan, passes),
-                    None => Vec::new(),
-                };
-                // The network's own run is the last, so that its logits and features stay.
-                if own {
-                    again.iter().for_each(|node| runner.step(&plan, node));
-                }
+                let passes = self.passes;
+                let mixed;
+                (preprocess, mixed) = host::in_pool(|| {
+                    runner.preprocess(&plan, &pixels, size, config.mean, config.std);
+                    let preprocess = start.elapsed();
+                    let (once, again) = plan.nodes.split_at(plan.once);
+                    once.iter().for_each(|node| runner.step(&plan, node));
+                    let mixed = match passes {
+                        Some(passes) => sample(runner, &plan, passes),
+                        None => Vec::new(),
+                    };
+                    // The network's own run is the last, so that its logits and features stay.
+                    if own {
+                        again.iter().for_each(|node| runner.step(&plan, node));
+                    }
+                    (preprocess, mixed)
+                });
                 Results::Cpu { runner, density: density.as_deref(), mixed }
             }
             Backend::Device(network) => {
                 network.prepare(&plan)?;
                 start = Instant::now();
-                network.write_pictures(&plan, images)?;
+                network.write_pictures(&plan, pictures)?;
                 let steps = if own { network.steps(&plan)? } else { network.passes(&plan)? };
                 preprocess = start.elapsed();
                 let launches: Vec<_> = steps.into_iter().flat_map(|step| step.launches).collect();

@@ -97,6 +97,12 @@ pub fn start_threads() -> Result<()> {
     })
 }
 
+/// Runs `f` on one of the pool's threads. What is parallel in it then starts there, and what is small ends there; from
+/// outside each parallel call would wake a thread and wait for it.
+pub fn in_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| f())
+}
+
 /// Threads that the system refuses.
 pub fn too_few_threads(expected: &str, error: impl std::fmt::Display) -> Error {
     Error::invalid("threads", expected, format!("fewer: {error}"))

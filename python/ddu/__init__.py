@@ -12,7 +12,7 @@ For features of any other network: :class:`Moments`, and :mod:`ddu.torch`. On ma
 """
 
 from ._dataset import evaluate, fit
-from ._ddu import Maps, Model, __version__, demo_model, score_names, threads
+from ._ddu import DeviceArray, DeviceMaps, Maps, Model, __version__, demo_model, score_names, threads
 from ._demo import demo, scenes
 from ._density import Density, Moments, sample_labels
 from ._engine import Engine, convert, load
@@ -30,7 +30,9 @@ from ._report import Report
 __all__ = [
     "Density",
     "DensityWarning",
+    "DeviceArray",
     "DeviceError",
+    "DeviceMaps",
     "Engine",
     "Error",
     "FileError",

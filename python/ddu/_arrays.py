@@ -12,6 +12,7 @@ from ._errors import InvalidError
 #: Anything with ``__array__`` or ``__dlpack__``: numpy, PyTorch, JAX, CuPy.
 Array = Any
 
+CUDA = 2  # DLPack's kDLCUDA
 _HOST = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost
 
 

@@ -65,6 +65,61 @@ class Maps:
     def maps_s(self) -> float:
         """Seconds from the network's output to the maps."""
 
+class DeviceArray:
+    """An array `[H, W]` on a GPU, for any library with DLPack: `torch.from_dlpack(array)`. What wrote to it has ended."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+    @property
+    def dtype(self) -> str:
+        """`"uint8"` or `"float32"`."""
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+class DeviceMaps:
+    """As `Maps`, of an image that lay on the engine's GPU: its arrays lie there too."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+    @property
+    def label(self) -> DeviceArray:
+        """Class indices."""
+    @property
+    def entropy(self) -> DeviceArray:
+        """Softmax entropy in nats, 0 to ln C; NaN where the network overflowed."""
+    @property
+    def density(self) -> DeviceArray:
+        """log q(z) in nats; low: unfamiliar; -inf where the network overflowed."""
+    def score(self, name: str) -> DeviceArray:
+        """A score that was computed, by its name (`ddu.score_names`)."""
+    @property
+    def scores(self) -> list[str]:
+        """Names of those that were."""
+    @property
+    def non_finite(self) -> int:
+        """Cells of the feature grid with a feature that is not finite; their density is -inf."""
+    @property
+    def network_s(self) -> float:
+        """Seconds in preprocessing and network."""
+    @property
+    def maps_s(self) -> float:
+        """Seconds from the network's output to the maps."""
+
+class DeviceImage:
+    @staticmethod
+    def of(engine: Engine, tensor: Any) -> DeviceImage: ...
+    @property
+    def size(self) -> tuple[int, int]: ...
+
 class Image:
     @staticmethod
     def read(path: str, upright: bool, resize: int | None = None) -> Image: ...
@@ -105,6 +160,7 @@ class Engine:
     @property
     def scores(self) -> list[str]: ...
     def run(self, images: list[Image]) -> list[Maps]: ...
+    def run_on_device(self, images: list[DeviceImage]) -> list[DeviceMaps]: ...
     def features(self, image: Image) -> npt.NDArray[np.float32]: ...
 
 class Fit:

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _ddu
-from ._ddu import Maps, Model
+from ._ddu import DeviceMaps, Maps, Model
 from ._density import Density, Path
 from ._errors import DensityWarning, InvalidError
-from ._images import ImageLike, image_of, is_one
+from ._images import ImageLike, device_image_of, image_of, is_one, on_gpu_of
 
 Device = str
 
@@ -108,7 +108,8 @@ class Engine:
                 density's fit shifts scores, and is warned of.
 
         Returns:
-            :class:`Maps`, or a list of them for several images. Between images Ctrl-C is heard.
+            :class:`Maps`, or a list of them for several images; :class:`DeviceMaps` for an array on the engine's own GPU, which
+            then never comes to the host (unless ``resize`` is given). Between images Ctrl-C is heard.
         """
         if batch < 1:
             raise InvalidError(f"batch: expected at least 1, found {batch}")
@@ -119,16 +120,27 @@ class Engine:
                 stacklevel=2,
             )
         if is_one(images):
-            return self._engine.run([image_of(images, resize)])[0]
-        maps: list[Maps] = []
-        waiting: list[_ddu.Image] = []
+            return self._run([self._taken(images, resize)])[0]
+        maps: list[Maps | DeviceMaps] = []
+        waiting: list[_ddu.Image | _ddu.DeviceImage] = []
         for image in images:
-            taken = image_of(image, resize)
-            if waiting and (len(waiting) == batch or waiting[0].size != taken.size):
-                maps += self._engine.run(waiting)
+            taken = self._taken(image, resize)
+            if waiting and (len(waiting) == batch or waiting[0].size != taken.size or type(waiting[0]) is not type(taken)):
+                maps += self._run(waiting)
                 waiting = []
             waiting.append(taken)
-        return maps + (self._engine.run(waiting) if waiting else [])
+        return maps + (self._run(waiting) if waiting else [])
+
+    def _taken(self, image: ImageLike, resize: int | None) -> _ddu.Image | _ddu.DeviceImage:
+        if resize is None and on_gpu_of(self._engine, image):
+            return device_image_of(self._engine, image)
+        return image_of(image, resize)
+
+    def _run(self, images: list[Any]) -> list[Any]:
+        """Of one kind."""
+        if isinstance(images[0], _ddu.DeviceImage):
+            return self._engine.run_on_device(images)
+        return self._engine.run(images)
 
     def features(self, images: ImageLike | Iterable[ImageLike], *, resize: int | None = None) -> Any:
         """Features ``[h, w, D]`` of float32 on the feature grid, the input of the last 1 x 1 convolution.

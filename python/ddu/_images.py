@@ -9,11 +9,26 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _ddu
-from ._arrays import host, shape_of
+from ._arrays import CUDA, host, shape_of
 from ._errors import InvalidError
 
 #: A path, a PIL image, or an array ``[H, W, 3]`` of uint8 (numpy, or anything with ``__dlpack__``).
 ImageLike = Any
+
+
+def on_gpu_of(engine: _ddu.Engine, image: ImageLike) -> bool:
+    """Whether an image is an array on the engine's GPU."""
+    kind, colon, ordinal = engine.device.partition(":")
+    if not colon or not hasattr(image, "__dlpack_device__"):
+        return False
+    return kind == "cuda" and tuple(image.__dlpack_device__()) == (CUDA, int(ordinal))
+
+
+def device_image_of(engine: _ddu.Engine, image: ImageLike) -> _ddu.DeviceImage:
+    """``[H, W, 3]`` of uint8, where it lies. Only one of other strides is copied, on the GPU, by its own library."""
+    if hasattr(image, "is_contiguous") and not image.is_contiguous():
+        image = image.contiguous()
+    return _ddu.DeviceImage.of(engine, image)
 
 
 def image_of(image: ImageLike, resize: int | None = None) -> _ddu.Image:

@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use ddu::Precision;
 use ddu::device::gpus;
+use ddu::ops::Size;
 use ddu::score::{Needs, SCORES, Score};
 use numpy::ndarray::Array3;
 use numpy::{IntoPyArray, PyArray3};
@@ -12,8 +13,9 @@ use pyo3::prelude::*;
 use crate::convert::Model;
 use crate::data::Image;
 use crate::density::Density;
+use crate::device::{DeviceImage, DeviceMaps};
 use crate::fork::threads_started;
-use crate::maps::{Computed, Maps, score};
+use crate::maps::{Maps, on_device, on_host, score};
 use crate::{invalid, raised};
 
 #[pyclass(frozen, module = "ddu._ddu")]
@@ -80,15 +82,32 @@ impl Engine {
     fn run(&self, py: Python, images: Vec<PyRef<Image>>) -> PyResult<Vec<Maps>> {
         threads_started()?;
         let images: Vec<_> = images.iter().map(|image| image.0.clone()).collect();
-        let computed = py.detach(|| {
+        let found = py.detach(|| {
             let images: Vec<_> = images.iter().map(|image| &**image).collect();
             let mut engine = self.lock();
             let output = engine.run(&images)?;
-            (0..images.len())
-                .map(|at| Computed::of(&output, at, &self.scores))
-                .collect::<ddu::Result<Vec<_>>>()
+            let each = (0..images.len()).map(|at| on_host(&output, at, &self.scores));
+            each.collect::<ddu::Result<Vec<_>>>()
         });
-        Ok(computed.map_err(raised)?.into_iter().map(|computed| computed.maps(py)).collect())
+        Ok(found.map_err(raised)?.into_iter().map(|found| Maps::new(py, found)).collect())
+    }
+
+    /// The same of images on the engine's GPU, where the maps stay.
+    fn run_on_device(&self, py: Python, images: Vec<Py<DeviceImage>>) -> PyResult<Vec<DeviceMaps>> {
+        threads_started()?;
+        let found = py.detach(|| {
+            let images: Vec<_> = images.iter().map(Py::get).collect();
+            let size = images.first().map_or(Size::new(0, 0), |image| image.size);
+            let slices: Vec<_> = images.iter().map(|image| image.buffer.all()).collect();
+            let mut engine = self.lock();
+            let output = engine.run_on_device(size, &slices)?;
+            let each = (0..images.len()).map(|at| on_device(&output, at, &self.scores));
+            let found = each.collect::<ddu::Result<Vec<_>>>()?;
+            Ok((output.device(), found))
+        });
+        let (device, found) = found.map_err(raised)?;
+        let device = device.expect("it ran on a device");
+        found.into_iter().map(|found| DeviceMaps::new(py, &device, found)).collect()
     }
 
     /// The features `[h, w, D]` of an image on the feature grid.

@@ -8,6 +8,8 @@ mod convert;
 mod data;
 mod demo;
 mod density;
+mod device;
+mod dlpack;
 mod engine;
 mod evaluate;
 mod features;
@@ -27,6 +29,8 @@ mod _ddu {
     use super::demo::{demo, demo_model, scenes};
     #[pymodule_export]
     use super::density::Density;
+    #[pymodule_export]
+    use super::device::{DeviceArray, DeviceImage, DeviceMaps};
     #[pymodule_export]
     use super::engine::Engine;
     #[pymodule_export]

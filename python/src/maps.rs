@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use ddu::device::Buffer;
+use ddu::engine::Output;
 use ddu::ops::Size;
 use ddu::score::{SCORES, Score};
 use numpy::PyArray2;
@@ -16,7 +18,7 @@ pub struct Maps {
     size: Size,
     #[pyo3(get)]
     label: Py<PyArray2<u8>>,
-    scores: Vec<(Score, Py<PyArray2<f32>>)>,
+    scores: Scores<PyArray2<f32>>,
     /// Cells of the feature grid with a feature that is not finite.
     #[pyo3(get)]
     non_finite: usize,
@@ -27,38 +29,85 @@ pub struct Maps {
     maps_s: f64,
 }
 
-/// The same without the interpreter's lock.
-pub struct Computed {
+/// Maps of an image before they are Python's.
+pub struct Found<Label, Map> {
     pub size: Size,
-    pub label: Vec<u8>,
-    pub scores: Vec<(Score, ddu::engine::ScoreMap)>,
+    pub label: Label,
+    pub scores: Vec<(Score, Map)>,
+    pub non_finite: usize,
     pub network_s: f64,
     pub maps_s: f64,
 }
 
-impl Computed {
-    pub fn of(output: &ddu::engine::Output, at: usize, scores: &[Score]) -> ddu::Result<Self> {
-        let start = Instant::now();
-        let (label, maps) = output.scored(at, scores)?;
-        let maps_s = start.elapsed().as_secs_f64();
-        let network_s = (output.preprocess + output.network).as_secs_f64() / output.batch() as f64;
-        let scores = scores.iter().copied().zip(maps).collect();
-        Ok(Computed { size: output.size, label, scores, network_s, maps_s })
+/// In the host's memory.
+pub fn on_host(
+    output: &Output,
+    at: usize,
+    scores: &[Score],
+) -> ddu::Result<Found<Vec<u8>, Vec<f32>>> {
+    let start = Instant::now();
+    let (label, maps) = output.scored(at, scores)?;
+    let maps = maps.into_iter().map(|map| (map.values, map.non_finite));
+    Ok(found(output, start, label, scores, maps))
+}
+
+/// On the device that it ran on, complete.
+pub fn on_device(
+    output: &Output,
+    at: usize,
+    scores: &[Score],
+) -> ddu::Result<Found<Buffer, Buffer>> {
+    let start = Instant::now();
+    let (label, maps) = output.scored_on_device(at, scores)?;
+    if let Some(device) = output.device() {
+        device.synchronize()?;
+    }
+    let maps = maps.into_iter().map(|map| (map.values, map.non_finite));
+    Ok(found(output, start, label, scores, maps))
+}
+
+fn found<Label, Map>(
+    output: &Output,
+    start: Instant,
+    label: Label,
+    scores: &[Score],
+    maps: impl Iterator<Item = (Map, usize)>,
+) -> Found<Label, Map> {
+    let maps_s = start.elapsed().as_secs_f64();
+    let network_s = (output.preprocess + output.network).as_secs_f64() / output.batch() as f64;
+    let (maps, non_finite): (Vec<_>, Vec<_>) = maps.unzip();
+    let non_finite = non_finite.into_iter().max().unwrap_or(0);
+    let scores = scores.iter().copied().zip(maps).collect();
+    Found { size: output.size, label, scores, non_finite, network_s, maps_s }
+}
+
+impl Maps {
+    pub fn new(py: Python, found: Found<Vec<u8>, Vec<f32>>) -> Self {
+        let Found { size, label, scores, non_finite, network_s, maps_s } = found;
+        let scores = scores.into_iter().map(|(score, map)| (score, array(py, size, map).unbind()));
+        let label = array(py, size, label).unbind();
+        Maps { size, label, scores: Scores(scores.collect()), non_finite, network_s, maps_s }
+    }
+}
+
+/// Arrays of the scores that were computed.
+pub struct Scores<A>(pub Vec<(Score, Py<A>)>);
+
+impl<A> Scores<A> {
+    pub fn names(&self) -> Vec<&'static str> {
+        self.0.iter().map(|(score, _)| score.info().name).collect()
     }
 
-    pub fn maps(self, py: Python) -> Maps {
-        let Computed { size, label, scores, network_s, maps_s } = self;
-        let non_finite = scores.iter().map(|(_, map)| map.non_finite).max().unwrap_or(0);
-        let scores =
-            scores.into_iter().map(|(score, map)| (score, array(py, size, map.values).unbind()));
-        Maps {
-            size,
-            label: array(py, size, label).unbind(),
-            scores: scores.collect(),
-            non_finite,
-            network_s,
-            maps_s,
-        }
+    pub fn of(&self, py: Python, score: Score) -> PyResult<Py<A>> {
+        let found = self.0.iter().find(|(known, _)| *known == score);
+        found.map(|(_, map)| map.clone_ref(py)).ok_or_else(|| {
+            let name = score.info().name;
+            invalid(
+                "score",
+                format!("one that was computed ({})", self.names().join(", ")),
+                format!("{name}; name it to ddu.load(..., scores=[...]), with a density where it needs one"),
+            )
+        })
     }
 }
 
@@ -72,39 +121,25 @@ impl Maps {
     /// Names of the scores that were computed.
     #[getter]
     fn scores(&self) -> Vec<&'static str> {
-        self.scores.iter().map(|(score, _)| score.info().name).collect()
+        self.scores.names()
     }
 
     #[getter]
     fn entropy(&self, py: Python) -> PyResult<Py<PyArray2<f32>>> {
-        self.map(py, Score::Entropy)
+        self.scores.of(py, Score::Entropy)
     }
 
     #[getter]
     fn density(&self, py: Python) -> PyResult<Py<PyArray2<f32>>> {
-        self.map(py, Score::Density)
+        self.scores.of(py, Score::Density)
     }
 
     fn score(&self, py: Python, name: &str) -> PyResult<Py<PyArray2<f32>>> {
-        self.map(py, score(name)?)
+        self.scores.of(py, score(name)?)
     }
 
     fn __repr__(&self) -> String {
         format!("<ddu.Maps {}, label, {}>", self.size, self.scores().join(", "))
-    }
-}
-
-impl Maps {
-    fn map(&self, py: Python, score: Score) -> PyResult<Py<PyArray2<f32>>> {
-        let found = self.scores.iter().find(|(known, _)| *known == score);
-        found.map(|(_, map)| map.clone_ref(py)).ok_or_else(|| {
-            let name = score.info().name;
-            invalid(
-                "score",
-                format!("one that was computed ({})", self.scores().join(", ")),
-                format!("{name}; name it to ddu.load(..., scores=[...]), with a density where it needs one"),
-            )
-        })
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
 
+use super::dlpack::{self, Kind, Managed};
 use super::gpus::{self, Gpu, words};
 use super::kernels::{self, Kernel};
 use super::{Buffer, Cost, Device, DeviceId, FATBINS, GET_NVCC, Launch, NVCC_RELEASE, Slice};
@@ -32,6 +33,7 @@ const GRAPHS: usize = 16;
 
 pub struct Cuda {
     id: DeviceId,
+    ordinal: usize,
     multiprocessors: usize,
     shared_bytes: usize,
     wgmma: bool,
@@ -44,6 +46,8 @@ struct Queue {
     name: String,
     work: Mutex<StreamState>,
     stream: Stream,
+    /// Other libraries make it wait for what they share ([`Cuda::inbound`]). `stream` cannot serve: somebody might be capturing it.
+    inbound: Stream,
     /// In the order of [`kernels::all`].
     functions: Vec<Function>,
     _modules: Vec<Module>,
@@ -53,6 +57,8 @@ struct Queue {
 /// Locked by each user of the stream: a capture records everything that the stream is given.
 struct StreamState {
     staging: Staging,
+    /// Recorded in `inbound`.
+    arrived: Event,
     /// Each with the [`key`] of its launches; the most recently used is last.
     graphs: Vec<(Box<[u64]>, Graph)>,
 }
@@ -146,11 +152,13 @@ impl Cuda {
             function(&name, module, kernel, shared)
         };
         let functions = kernels::all().map(function).collect::<Result<_>>()?;
-        let stream = Stream::new().map_err(refuse)?;
+        let (stream, inbound) = (Stream::new().map_err(refuse)?, Stream::new().map_err(refuse)?);
         let staging = Staging::new().map_err(refuse)?;
+        let arrived = Event::new(false).map_err(refuse)?;
         let queue = Queue {
-            work: Mutex::new(StreamState { staging, graphs: Vec::new() }),
+            work: Mutex::new(StreamState { staging, arrived, graphs: Vec::new() }),
             stream,
+            inbound,
             functions,
             _modules: modules.into_iter().map(|(_, module)| module).collect(),
             context,
@@ -159,7 +167,62 @@ impl Cuda {
         let queue = Arc::new(queue);
         // Its code is of sm_90a, which no other architecture takes.
         let wgmma = gpu.major == 9;
-        Ok(Cuda { id: DeviceId::new(), multiprocessors, shared_bytes: shared, wgmma, queue })
+        let id = DeviceId::new();
+        Ok(Cuda { id, ordinal, multiprocessors, shared_bytes: shared, wgmma, queue })
+    }
+
+    /// N of `cuda:N`.
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+
+    /// The stream (a CUstream) that a library must make wait for what it shares before [`Self::adopt`]: what it gives to
+    /// `__dlpack__(stream=...)`.
+    pub fn inbound(&self) -> u64 {
+        self.queue.inbound.handle()
+    }
+
+    /// Memory that another library shares, as a buffer of this device: what is given to the device from now on comes after
+    /// what [`Self::inbound`] waits for. It is given back when the buffer is dropped.
+    ///
+    /// # Errors
+    /// A tensor of another device, kind of element or layout than dense and row-major.
+    pub fn adopt(&self, tensor: Managed, kind: Kind) -> Result<Buffer> {
+        let shape = tensor.shape();
+        let (device, index) = tensor.device();
+        if device != dlpack::CUDA || usize::try_from(index) != Ok(self.ordinal) {
+            let found = format!("one of DLPack's device {device}, index {index}");
+            let expected = format!("a tensor on {}", self.queue.name);
+            return Err(Error::invalid("shared tensor", expected, found));
+        }
+        let bytes = shape
+            .iter()
+            .try_fold(kind.bytes(), |bytes, n| bytes.checked_mul(usize::try_from(*n).ok()?));
+        let Some(bytes) = bytes.filter(|_| tensor.is_dense(kind)) else {
+            let expected = format!("a dense, row-major tensor of {kind:?}");
+            let found = format!("{shape:?} of another layout or type");
+            return Err(Error::invalid("shared tensor", expected, found));
+        };
+        let work = self.queue.enter()?;
+        self.queue
+            .inbound
+            .record(&work.arrived)
+            .and_then(|()| self.queue.stream.wait_for(&work.arrived))
+            .map_err(|error| self.queue.fault("a shared tensor", error))?;
+        drop(work);
+        let address = tensor.address();
+        let adopted = Adopted { tensor: Some(tensor), queue: self.queue.clone() };
+        Ok(Buffer::new(self.id, address, bytes, adopted))
+    }
+
+    /// A buffer of this device, from its start on, for other libraries. What writes to it must have ended
+    /// ([`Device::synchronize`]); they may use it in any stream at once.
+    ///
+    /// # Errors
+    /// A buffer of another device, or smaller than the tensor.
+    pub fn share(&self, buffer: Arc<Buffer>, kind: Kind, shape: &[usize]) -> Result<Managed> {
+        self.id.require("shared tensor", buffer.device)?;
+        Managed::of(buffer, self.ordinal, kind, shape)
     }
 }
 
@@ -322,6 +385,7 @@ impl Drop for Queue {
     fn drop(&mut self) {
         // The fields' own drops need the context, and nothing under way.
         let _ = self.context.make_current();
+        let _ = self.inbound.wait();
         let _ = self.stream.wait();
     }
 }
@@ -339,6 +403,23 @@ impl Drop for Allocation {
         if let Ok(_work) = self.queue.enter() {
             let _ = self.queue.stream.wait();
             drop(self.memory.take());
+        }
+    }
+}
+
+/// What a [`Buffer`] of another library's memory holds.
+struct Adopted {
+    tensor: Option<Managed>,
+    queue: Arc<Queue>,
+}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        // As for `Allocation`; the other library's deleter runs without our lock.
+        if let Ok(work) = self.queue.enter() {
+            let _ = self.queue.stream.wait();
+            drop(work);
+            drop(self.tensor.take());
         }
     }
 }
@@ -397,6 +478,19 @@ impl Device for Cuda {
         // SAFETY: the slice lies in a live buffer and has `to.len()` bytes.
         unsafe { work.staging.download(&self.queue.stream, to, from.address) }
             .map_err(|error| self.queue.fault("download", error))
+    }
+
+    fn copy(&self, to: Slice, from: Slice) -> Result<()> {
+        self.id.require("copy", from.device)?;
+        to.check_copy(self.id, from.bytes)?;
+        let _work = self.queue.enter()?;
+        // SAFETY: both slices lie in live buffers and have as many bytes; a dropped buffer waits for the stream.
+        unsafe { self.queue.stream.copy(to.address, from.address, from.bytes) }
+            .map_err(|error| self.queue.fault("copy", error))
+    }
+
+    fn cuda(&self) -> Option<&Cuda> {
+        Some(self)
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {

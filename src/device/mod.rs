@@ -7,6 +7,8 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "cuda")]
+pub mod dlpack;
 pub(crate) mod dry_run;
 pub mod gpus;
 pub mod kernels;
@@ -80,6 +82,19 @@ pub trait Device: Send + Sync {
 
     /// Copies from the device; the lengths must agree. Waits for what was launched before.
     fn read(&self, from: Slice, to: &mut [u8]) -> Result<()>;
+
+    /// Copies on the device; the lengths must agree.
+    fn copy(&self, to: Slice, from: Slice) -> Result<()> {
+        let mut bytes = vec![0; from.bytes];
+        self.read(from, &mut bytes)?;
+        self.write(to, &bytes)
+    }
+
+    /// The GPU, where it is one.
+    #[cfg(feature = "cuda")]
+    fn cuda(&self) -> Option<&cuda::Cuda> {
+        None
+    }
 
     fn launch(&self, launch: &Launch) -> Result<()>;
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 use crate::cpu;
 use crate::cpu::clip::ClippedClassifier;
 use crate::density::{Evaluator, Options};
-use crate::device::Device;
+use crate::device::{Buffer, Device, Slice};
 use crate::error::{Error, Result};
 use crate::gpu::network::Network;
+use crate::host;
 use crate::ops::mixture::Mixed;
 use crate::ops::{Head, LogitScore, Size};
 use crate::plan::{Plan, View};
@@ -39,6 +40,12 @@ pub struct ScoreMap {
     pub values: Vec<f32>,
     /// Cells of the feature grid with a feature that is not finite, whose density is -inf; 0 for a score
     /// that is no log-density: it is NaN there.
+    pub non_finite: usize,
+}
+
+/// [`ScoreMap`] on a device.
+pub struct DeviceMap {
+    pub values: Buffer,
     pub non_finite: usize,
 }
 
@@ -163,6 +170,11 @@ impl Output<'_> {
                 scores.iter().map(|score| self.kept(image, *score)).collect::<Result<_>>()?;
             return Ok((network.labels(&self.plan, image)?, maps));
         }
+        host::in_pool(|| self.computed(image, scores))
+    }
+
+    /// [`Self::scored`] on the CPU.
+    fn computed(&self, image: usize, scores: &[Score]) -> Result<(Vec<u8>, Vec<ScoreMap>)> {
         let pixels = self.size.pixels();
         let (mut label, mut maps) = (vec![0; pixels], Vec::new());
         for score in scores {
@@ -180,6 +192,33 @@ impl Output<'_> {
         Ok((label, maps))
     }
 
+    /// As [`Self::scored`] of a run on a device, in buffers of that device which outlive the run; the copies may still be under way
+    /// ([`Device::synchronize`]).
+    ///
+    /// # Errors
+    /// On the CPU path, and as [`Self::scored`].
+    pub fn scored_on_device(
+        &self,
+        image: usize,
+        scores: &[Score],
+    ) -> Result<(Buffer, Vec<DeviceMap>)> {
+        let Results::Device(network) = &self.results else {
+            return Err(Error::invalid("maps on a device", "an engine on one", "one on the CPU"));
+        };
+        let device = network.device();
+        let kept = |from: Slice| {
+            let buffer = device.alloc(from.bytes())?;
+            device.copy(buffer.all(), from)?;
+            Ok::<_, Error>(buffer)
+        };
+        let map = |score: &Score| match network.map(&self.plan, image, *score)? {
+            Some((map, non_finite)) => Ok(DeviceMap { values: kept(map)?, non_finite }),
+            None => Err(not_asked_for(*score)),
+        };
+        let maps = scores.iter().map(map).collect::<Result<_>>()?;
+        Ok((kept(network.label(&self.plan, image)?)?, maps))
+    }
+
     /// A score that a device keeps a map of, or that the CPU path computes with a density.
     fn kept(&self, image: usize, score: Score) -> Result<ScoreMap> {
         let computed = match &self.results {
@@ -193,10 +232,7 @@ impl Output<'_> {
         };
         match computed {
             Some((values, non_finite)) => Ok(ScoreMap { values, non_finite }),
-            None => {
-                let expected = "one that Engine::score_with was asked for";
-                Err(Error::invalid("score", expected, score.info().name))
-            }
+            None => Err(not_asked_for(score)),
         }
     }
 
@@ -204,6 +240,11 @@ impl Output<'_> {
     pub fn upsample(&self, grid: &[f32]) -> Vec<f32> {
         cpu::upsample(grid, self.grid, self.padded, self.size, self.plan.align_corners)
     }
+}
+
+fn not_asked_for(score: Score) -> Error {
+    let expected = "one that Engine::score_with was asked for";
+    Error::invalid("score", expected, score.info().name)
 }
 
 impl CpuDensity {

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::density::{DeviceDensity, broken_pixels, multiplied_share};
-use super::read_map;
+use super::map_of;
 use super::step::Step;
 use crate::density::{Gaussians, TAU};
 use crate::device::launch::density::{DensityTiling, Outputs, Precision};
@@ -149,7 +149,7 @@ impl DensityScores {
         Ok(steps)
     }
 
-    /// After a run: one image's map of a score, None where it was not asked for, and how many cells of
+    /// After a run: where one image's map of a score lies, None where it was not asked for, and how many cells of
     /// its grid have a feature that is not finite.
     pub fn map(
         &self,
@@ -157,9 +157,9 @@ impl DensityScores {
         op: &Head,
         image: usize,
         score: Score,
-    ) -> Result<Option<(Vec<f32>, usize)>> {
+    ) -> Result<Option<(Slice<'_>, usize)>> {
         let Some(at) = self.scores.iter().position(|s| *s == score) else { return Ok(None) };
-        let map = read_map(device, &self.buffers[MAPS + at], op.crop, image)?;
+        let map = map_of(&self.buffers[MAPS + at], op.crop, image)?;
         let cells = op.grid.pixels();
         let cells = image * cells..(image + 1) * cells;
         // Two words for 32 cells.

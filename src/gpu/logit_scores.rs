@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::read_map;
+use super::map_of;
 use super::step::Step;
 use crate::density::Gaussians;
 use crate::device::launch::conv2d::{ConvTiling, Operands};
@@ -121,19 +121,13 @@ impl LogitScores {
         ])
     }
 
-    /// After a run: one image's map of a score, None where it was not asked for.
-    pub fn map(
-        &self,
-        device: &dyn Device,
-        op: &Head,
-        image: usize,
-        score: Score,
-    ) -> Result<Option<Vec<f32>>> {
+    /// After a run: where one image's map of a score lies, None where it was not asked for.
+    pub fn map(&self, op: &Head, image: usize, score: Score) -> Result<Option<Slice<'_>>> {
         let at = match score.info().needs {
             Needs::Limits => self.limits.as_ref().map(|_| self.plain.len() + 2),
             _ => self.plain.iter().position(|(s, _)| *s == score),
         };
         let Some(at) = at else { return Ok(None) };
-        read_map(device, &self.buffers[at], op.crop, image).map(Some)
+        map_of(&self.buffers[at], op.crop, image).map(Some)
     }
 }

@@ -1,8 +1,8 @@
 //! The mean of several predicted distributions on a device: sums that each prediction's logits are added to,
 //! and the maps that are made of them ([`crate::ops::mixture`]).
 
-use super::read_map;
 use super::step::Step;
+use super::{map_of, read_map};
 use crate::device::launch::MixtureMaps;
 use crate::device::{Buffer, Device, Tensor, grow, launch};
 use crate::error::Result;
@@ -43,7 +43,7 @@ impl Mixture {
         let pixels = op.crop.pixels();
         let mut label = vec![0; pixels];
         device.read(self.buffers[1].slice(image * pixels, pixels)?, &mut label)?;
-        let map = |at: usize| read_map(device, &self.buffers[at], op.crop, image);
+        let map = |at: usize| read_map(device, map_of(&self.buffers[at], op.crop, image)?);
         let (confidence, entropy, mutual_information) = (map(2)?, map(3)?, map(4)?);
         Ok(Mixed { label, confidence, entropy, mutual_information })
     }

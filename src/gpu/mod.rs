@@ -10,15 +10,19 @@ pub mod network;
 pub mod step;
 mod weights;
 
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Slice};
 use crate::error::Result;
 use crate::ops::Size;
 
-/// One image's map of a batch of f32 maps, after a run.
-fn read_map(device: &dyn Device, maps: &Buffer, size: Size, image: usize) -> Result<Vec<f32>> {
-    let pixels = size.pixels();
-    let mut map = vec![0f32; pixels];
-    let from = maps.slice(image * pixels * 4, pixels * 4)?;
-    device.read(from, bytemuck::cast_slice_mut(&mut map))?;
-    Ok(map)
+/// One image's map of a batch of f32 maps.
+fn map_of(maps: &Buffer, size: Size, image: usize) -> Result<Slice<'_>> {
+    let bytes = size.pixels() * 4;
+    maps.slice(image * bytes, bytes)
+}
+
+/// Its values, after a run.
+fn read_map(device: &dyn Device, map: Slice) -> Result<Vec<f32>> {
+    let mut values = vec![0f32; map.bytes() / 4];
+    device.read(map, bytemuck::cast_slice_mut(&mut values))?;
+    Ok(values)
 }

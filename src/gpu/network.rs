@@ -12,9 +12,9 @@ use half::f16;
 use super::density_scores::DensityScores;
 use super::logit_scores::{Classifier, LogitScores};
 use super::mixture::Mixture;
-use super::read_map;
 use super::step::Step;
 use super::weights::{ConvKernel, Weights, padded};
+use super::{map_of, read_map};
 use crate::data::Image;
 use crate::density::ModelGaussians;
 use crate::device::launch::conv2d::{ConvTiling, Operands};
@@ -22,7 +22,7 @@ use crate::device::launch::density::Precision;
 use crate::device::{Buffer, Device, Element, Slice, Tensor, grow, launch};
 use crate::error::{Error, Result};
 use crate::ops::mixture::Mixed;
-use crate::ops::{Conv2d, LogitScore, Pass, Passes};
+use crate::ops::{Conv2d, LogitScore, Pass, Passes, Size};
 use crate::plan::{Folded, Node, Op, Plan, View};
 use crate::score::{Needs, Score};
 
@@ -54,6 +54,17 @@ struct Buffers<'a> {
     partial: &'a Buffer,
     label: &'a Buffer,
     entropy: &'a Buffer,
+}
+
+/// The images of a run, interleaved RGB of one size.
+#[derive(Clone, Copy)]
+pub enum Pictures<'a> {
+    Host(&'a [&'a Image]),
+    /// `[size.h, size.w, 3]` of u8 each.
+    Device {
+        size: Size,
+        images: &'a [Slice<'a>],
+    },
 }
 
 impl Network {
@@ -300,13 +311,19 @@ impl Network {
         Ok(Step { name: &node.name, launches })
     }
 
-    /// Uploads pictures of the plan's size, interleaved RGB.
-    pub fn write_pictures(&self, plan: &Plan, images: &[&Image]) -> Result<()> {
+    /// Uploads pictures of the plan's size, interleaved RGB, or copies those that lie on the device.
+    pub fn write_pictures(&self, plan: &Plan, pictures: Pictures) -> Result<()> {
         let bytes = plan.image.pixels() * 3;
-        for (i, image) in images.iter().enumerate() {
-            self.device.write(self.buffers().pictures.slice(i * bytes, bytes)?, &image.rgb)?;
+        let place = |i: usize| self.buffers().pictures.slice(i * bytes, bytes);
+        let mut each = 0..plan.batch;
+        match pictures {
+            Pictures::Host(images) => {
+                each.try_for_each(|i| self.device.write(place(i)?, &images[i].rgb))
+            }
+            Pictures::Device { images, .. } => {
+                each.try_for_each(|i| self.device.copy(place(i)?, images[i]))
+            }
         }
-        Ok(())
     }
 
     /// The whole buffer of a view, as the plan has it (`[batch, h, w, channels]` without the
@@ -363,21 +380,23 @@ impl Network {
         }
     }
 
-    /// Class of every pixel of one image after the head has run.
-    pub fn labels(&self, plan: &Plan, image: usize) -> Result<Vec<u8>> {
+    /// Where the class of every pixel of one image lies after the head has run.
+    pub fn label(&self, plan: &Plan, image: usize) -> Result<Slice<'_>> {
         let pixels = plan.image.pixels();
-        let mut label = vec![0u8; pixels];
-        self.device.read(self.buffers().label.slice(image * pixels, pixels)?, &mut label)?;
-        Ok(label)
+        self.buffers().label.slice(image * pixels, pixels)
     }
 
-    fn entropy(&self, plan: &Plan, image: usize) -> Result<Vec<f32>> {
-        read_map(&*self.device, self.buffers().entropy, plan.image, image)
+    /// Its values.
+    pub fn labels(&self, plan: &Plan, image: usize) -> Result<Vec<u8>> {
+        let mut label = vec![0u8; plan.image.pixels()];
+        self.device.read(self.label(plan, image)?, &mut label)?;
+        Ok(label)
     }
 
     /// Class and entropy (nats) of every pixel of one image after the head has run.
     pub fn maps(&self, plan: &Plan, image: usize) -> Result<(Vec<u8>, Vec<f32>)> {
-        Ok((self.labels(plan, image)?, self.entropy(plan, image)?))
+        let entropy = map_of(self.buffers().entropy, plan.image, image)?;
+        Ok((self.labels(plan, image)?, read_map(&*self.device, entropy)?))
     }
 
     /// The logits of a prepared plan, after a run.
@@ -390,19 +409,32 @@ impl Network {
         self.tensor(plan, plan.features)
     }
 
-    /// One image's map after a run, and, of a log-density, its cells that are not finite; None where this
-    /// score was not asked for.
+    /// The values of [`Self::map`].
     pub fn score(
         &self,
         plan: &Plan,
         image: usize,
         score: Score,
     ) -> Result<Option<(Vec<f32>, usize)>> {
+        let Some((map, non_finite)) = self.map(plan, image, score)? else { return Ok(None) };
+        Ok(Some((read_map(&*self.device, map)?, non_finite)))
+    }
+
+    /// Where one image's map lies after a run, and, of a log-density, its cells that are not finite; None where this
+    /// score was not asked for.
+    pub fn map(
+        &self,
+        plan: &Plan,
+        image: usize,
+        score: Score,
+    ) -> Result<Option<(Slice<'_>, usize)>> {
         let (op, device) = (plan.head(), &*self.device);
         let scores = match score.info().needs {
-            _ if score == Score::Entropy => return Ok(Some((self.entropy(plan, image)?, 0))),
+            _ if score == Score::Entropy => {
+                return Ok(Some((map_of(self.buffers().entropy, plan.image, image)?, 0)));
+            }
             Needs::Logits | Needs::Limits => {
-                let map = self.logit_scores.map(device, &op, image, score)?;
+                let map = self.logit_scores.map(&op, image, score)?;
                 return Ok(map.map(|map| (map, 0)));
             }
             Needs::Density | Needs::Background => &self.density_scores,

@@ -10,7 +10,7 @@ use crate::device::{Counts, Device, Launch};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::gpu::moments::DeviceMoments;
-use crate::gpu::network::Network;
+use crate::gpu::network::{Network, Pictures};
 use crate::plan::Plan;
 use crate::report::json::Summary;
 
@@ -54,7 +54,7 @@ pub fn profile(
     let plan = engine.plan(batch, picture.size)?;
     let network = network(engine)?;
     network.prepare(&plan)?;
-    network.write_pictures(&plan, &vec![picture; batch])?;
+    network.write_pictures(&plan, Pictures::Host(&vec![picture; batch]))?;
     let device = network.device();
     let steps = network.steps(&plan)?;
     let all: Vec<Launch> = steps.iter().flat_map(|step| step.launches.clone()).collect();

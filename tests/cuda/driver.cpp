@@ -562,6 +562,22 @@ EXPORT int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, Stream* s
     return SUCCESS;
 }
 
+EXPORT int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, Stream* stream) {
+    ENTER("cuMemcpyDtoDAsync");
+    idle(stream, "cuMemcpyDtoDAsync");
+    auto check = [=] {
+        range(memory, from, bytes, "a copy from");
+        range(memory, to, bytes, "a copy to");
+    };
+    check();
+    stream->queue.push_back({[=] {
+        check();
+        std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes);
+    }});
+    log("cuMemcpyDtoDAsync %zu", bytes);
+    return SUCCESS;
+}
+
 // --- streams and events -------------------------------------------------------------------------------
 
 EXPORT int cuStreamCreate(Stream** stream, unsigned) {
@@ -610,6 +626,17 @@ EXPORT int cuEventRecord(Event* event, Stream* stream) {
     stream->queue.push_back({[event, turn] {
         event->past = turn;
         event->time = now();
+    }});
+    return SUCCESS;
+}
+
+EXPORT int cuStreamWaitEvent(Stream* stream, Event* event, unsigned) {
+    ENTER("cuStreamWaitEvent");
+    idle(stream, "cuStreamWaitEvent");
+    alive(events, event, "an event");
+    const uint64_t turn = event->recorded;
+    stream->queue.push_back({[event, turn] {
+        if (event->past < turn) drain(event->stream, [event, turn] { return event->past >= turn; });
     }});
     return SUCCESS;
 }

@@ -347,6 +347,26 @@ impl Stream {
         unsafe { sys::cuMemcpyDtoHAsync_v2(to.data.cast(), from, bytes, self.0) }.result()
     }
 
+    /// Copies `bytes` bytes on the device.
+    ///
+    /// # Safety
+    /// Both sides have as many until the copy has ended.
+    pub unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's obligation.
+        unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.0) }.result()
+    }
+
+    /// What is given to this stream from now on runs after the last record of `event`.
+    pub fn wait_for(&self, event: &Event) -> Result<()> {
+        // SAFETY: both are alive.
+        unsafe { sys::cuStreamWaitEvent(self.0, event.0, 0) }.result()
+    }
+
+    /// The driver's handle.
+    pub fn handle(&self) -> u64 {
+        self.0 as u64
+    }
+
     /// Blocks of `threads` threads with `shared` bytes of dynamic shared memory each.
     ///
     /// # Safety
