@@ -11,7 +11,7 @@ mod ceilings;
 mod measure;
 mod tiles;
 
-use crate::density::ModelGaussians;
+use crate::density::{ModelGaussians, Moments};
 use crate::device::dry_run::{MULTIPROCESSORS, Paper, SHARED_BYTES};
 use crate::device::launch::conv2d::LAUNCH_SECONDS;
 use crate::device::launch::density::Precision;
@@ -19,6 +19,7 @@ use crate::device::launch::{Bound, Modelled};
 use crate::device::{Launch, Work};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::gpu::moments::DeviceMoments;
 use crate::gpu::network::Network;
 use crate::model::Model;
 use crate::ops::Size;
@@ -83,7 +84,7 @@ pub struct ProfiledDensity<'a> {
     pub precision: Precision,
 }
 
-/// Every launch as an H200 would get it; nothing runs, and no device is needed.
+/// Every launch as an H200 would get it, with `moments` those of a fit as well; nothing runs, and no device is needed.
 ///
 /// # Errors
 /// A model or a size that the kernels do not take.
@@ -92,6 +93,7 @@ pub fn dry_run(
     scoring: Option<ProfiledDensity>,
     batch: usize,
     size: Size,
+    moments: bool,
 ) -> Result<Profile> {
     let mut engine = Engine::on(model, Box::new(Paper::new()))?;
     if let Some(ProfiledDensity { density, scores, precision }) = scoring {
@@ -103,6 +105,14 @@ pub fn dry_run(
     let mut launches = Vec::new();
     for step in network.steps(&plan)? {
         launches.extend(step.launches.iter().map(|launch| row(step.name, launch)));
+    }
+    if moments {
+        let (device, features) = (network.device(), network.features(&plan)?);
+        let labels = device.alloc(features.pixels())?;
+        let empty = Moments::new(plan.logits.channels, plan.features.channels);
+        let mut moments = DeviceMoments::new(device, &empty)?;
+        let list = moments.launches(device, features, labels.all(), None)?;
+        launches.extend(list.iter().map(|launch| row("moments", launch)));
     }
     Ok(Profile {
         launches,

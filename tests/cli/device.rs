@@ -56,6 +56,12 @@ fn profile_with_a_density() {
         launches.filter(of).map(|l| l["flop"].as_u64().unwrap()).sum::<u64>()
     };
     let plain = report("--size 33x65 --dry-run");
+    let with_moments = report("--size 33x65 --dry-run --moments");
+    let of_moments = |report: &serde_json::Value| {
+        let launches = report["launches"].as_array().unwrap().iter();
+        launches.filter(|l| l["kernel"].as_str().unwrap().starts_with("moments_")).count()
+    };
+    assert_eq!((of_moments(&plain), of_moments(&with_moments)), (0, 7));
     // 2 x (9 x 17) cells, 5 classes, 2 terms.
     assert_eq!(flop(&plain), 2 * 9 * 17 * 5 * 2 * 32 * 33);
     assert!(plain["early_exit_skipped"].is_null());
