@@ -1,5 +1,5 @@
 //! What every kernel of a plan costs: on paper for an H200, and measured on a device (`measure`: runs and kernels,
-//! `ceilings`: what the device can do, `tiles`: other tiles and splits of the convolutions).
+//! `ceilings`: what the device can do, `tiles`: other tiles and splits of the convolutions; `batch`: the batch that pays).
 //!
 //! On paper: a dense convolution takes what its cost model says (`device/launch/conv2d/tiling.rs`). Of
 //! other kernels the busiest of the 132 multiprocessors has ceil(blocks / 132) blocks and works at its
@@ -7,6 +7,7 @@
 //! fill a multiprocessor. Memory moves every operand once at full bandwidth; the larger of the two
 //! counts, and each launch adds 1.3 us. No GPU has confirmed any of it.
 
+mod batch;
 mod ceilings;
 mod measure;
 mod tiles;
@@ -26,6 +27,7 @@ use crate::ops::Size;
 use crate::report::json::Summary;
 use crate::score::Score;
 
+pub use batch::paying_batch;
 pub use ceilings::{Ceilings, Clocks};
 pub use measure::{Measured, Settings, profile};
 pub use tiles::{CSV_HEADER, TimedTiling, tilings};

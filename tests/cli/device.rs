@@ -255,6 +255,30 @@ fn simt_samples_masks_of_several_sizes() {
     assert_eq!(hashes(simt), hashes(cpu));
 }
 
+/// On a device several images run together where that pays; on the CPU it does not.
+#[cfg(feature = "simt")]
+#[test]
+fn the_batch_may_be_left_to_the_device() {
+    let bench = Bench::new();
+    for seed in 1..=5 {
+        bench.picture(&format!("in/{seed}.png"), 16, 24, seed);
+    }
+    for (device, batches) in [("simt", [4, 4, 4, 4, 1]), ("cpu", [1; 5])] {
+        let options = format!("--device {device} --batch auto --json -");
+        let outcome = bench.infer(&format!("in -o {device} {options}"));
+        let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+        let images = report["images"].as_array().unwrap();
+        let found: Vec<u64> = images.iter().map(|i| i["batch"].as_u64().unwrap()).collect();
+        assert_eq!(found, batches, "{device}");
+        let outcome = bench.infer(&format!("in -o x {options} --dry-run"));
+        let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+        assert_eq!(report["sizes"][0]["batch"], batches[0], "{device}");
+    }
+    let outcome = bench.infer("in -o x --batch many");
+    let line = "expected 1 to 256, or auto";
+    assert!(outcome.code == 2 && outcome.stderr.contains(line), "{}", outcome.stderr);
+}
+
 /// A fit may change devices between its checkpoints.
 #[cfg(feature = "simt")]
 #[test]
