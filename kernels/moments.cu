@@ -6,211 +6,118 @@
 //
 //   W_c = sum w, V_c = sum w^2, mu_c = sum w z / W_c, S_c = sum w (z - mu_c)(z - mu_c)^T
 //
-// Every sum has a fixed order that depends on the image alone: no atomics, the same bits every run, whatever the batch.
-//   moments_roots    r = p_y^16, p_y the softmax of a pixel's logits at its label; 0 below 2^-32, for a label that is no class
-//                    and where a logit is not finite
-//   moments_keys     a pixel's key: its label, unless it has a class but is not finite or weighs nothing; its rank among equal keys of
-//                    its segment (256 pixels), and how many of each key a segment has
-//   moments_offsets  where each key's pixels start (a stable counting sort), and the table of chunks: up to 512 pixels
-//                    of one class of one image
-//   moments_place    the pixels in that order
-//   moments_sums     of a chunk: f64 sums, least and greatest value of each channel; W, V and the greatest r
+// kernels/moments_sort.cu says which pixels those are; common/moments.cuh what both work on.
+//   moments_sums     of a chunk (up to 512 pixels of one class of one image): f64 sums, least and greatest value of each channel; W, V
+//                    and the greatest r
 //   moments_shifts   of an image's class: mean in f64; shift = that mean in f32; scale 2^e that brings the greatest
-//                    |z - shift| of a channel times the greatest r to 2^14 .. 2^15; W and V
+//                    |z - shift| of a channel times the greatest r to 2^14 .. 2^15; W and V. Also keeps what the class had before
 //   moments_syrk     of a chunk, for a 64 x 64 block of the lower triangle: sum x_i x_j on tensor cores, where
 //                    x = (z - shift) scale r is split in two fp16 terms (at this scale the low one shares the accumulator):
 //                    low high + high low + high high in f32 over 16 pixels, these sums over 64, and these over the chunk:
 //                    in one long sum, a channel that is nearly always the same rounds the same way every time
 //   moments_fold     S_c += T + d d^T n n' / (n + n') for each image in order (Chan, Golub and LeVeque 1979), in f64, T the
-//                    chunks' sums in order, d the difference of the means; W for n where there are weights
-//   moments_means    the same for means, counts, W and V
-#include "common/arch.cuh"
-
-struct MomentsParams {
-    const half* features;   // [batch, cells, feature_stride], a pixel at a multiple of 16 bytes
-    const uint8_t* labels;  // [batch, cells]; below `classes`: a class
-    const float* logits;    // [batch, cells, logit_stride], read by moments_roots
-    float* roots;           // [batch, cells]: square roots of the weights, if `weighted`; else every pixel weighs 1
-    uint16_t* keys;         // [batch, cells]
-    uint8_t* ranks;         // [batch, cells]
-    int32_t* offsets;       // [batch, segments, KEYS]: counts, then their exclusive sums over the segments
-    int32_t* totals;        // [batch, 3, KEYS]: pixels of each key; where they start in `sorted`; a class's first chunk
-    int32_t* chunks;        // [batch, slots, 4]: class, start in `sorted`, pixels (0: no chunk), 0
-    int32_t* sorted;        // [batch, cells]
-    double* sums;           // [batch, slots, D]
-    double* slot_weights;   // [batch, slots, 3]: W, V, the greatest root; if `weighted`, as is the next
-    double* image_weights;  // [batch, classes, 2]: W, V
-    float* extremes;        // [batch, slots, 2, D]
-    double* image_mean;     // [batch, classes, D]
-    float* shifts;          // [batch, classes, D, 2]: shift, scale
-    float* partial;         // [batch, slots, blocks, 64, 64]
-    int64_t* count;         // [257], running, as are the next three: pixels of each label, and those that are not finite
-    double* weights;        // [classes, 2]: W, V; if `weighted`
-    double* mean;           // [classes, D]
-    double* scatter;        // [classes, D, D], the lower triangle
-    int32_t batch, cells, feature_stride, logit_stride, channels, classes, segments, slots, blocks, weighted;
-};
+//                    chunks' sums in order, d the difference of the means; W for n where there are weights. The same for
+//                    means, counts, W and V
+#include "common/moments.cuh"
 
 namespace {
 
-constexpr int SEGMENT = 256, CHUNK = 512;
-// A key is the label, or one of these.
-constexpr int NON_FINITE = 256, NO_PIXEL = 257, KEYS = 258;
+constexpr int SUMS = 256;  // threads of moments_sums
+constexpr int LOADS = 4;   // of 16 bytes, that one has under way
+constexpr int CHUNK_ROOTS_AT = CHUNK * 4, SUMS_AT = CHUNK_ROOTS_AT + CHUNK * 4, LOW_AT = SUMS_AT + 8 * SUMS * 8,
+              HIGH_AT = LOW_AT + 8 * SUMS * 4, WEIGHTS_AT = HIGH_AT + 8 * SUMS * 4;
+static_assert(WEIGHTS_AT + SUMS / 2 * 3 * 8 == 39936, "as in the launch file (tests/twins.rs)");
 
-// Grid (segments, batch), blocks of 256; a thread has one pixel.
-DEVICE void find_roots(const MomentsParams& p) {
-    const int cell = blockIdx.x * SEGMENT + threadIdx.x;
-    if (cell >= p.cells) return;
-    const int64_t at = int64_t(blockIdx.y) * p.cells + cell;
-    const int label = p.labels[at];
-    float root = 0.0f;
-    if (label < p.classes) {
-        const float* logits = p.logits + at * p.logit_stride;
-        const double own = double(logits[label]);
-        // 1 / p_y, in f64 so that every device weighs alike; NaN where a logit is not finite, by the second term.
-        double inverse = 0.0;
-#pragma unroll 1
-        for (int c = 0; c < p.classes; ++c) inverse += exp(double(logits[c]) - own) + 0.0 * double(logits[c]);
-        double power = 1.0 / inverse;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) power *= power;
-        if (power >= 0x1p-32) root = float(power);
+// Grid (slots, batch), blocks of 256, 39936 bytes of shared memory: the chunk's cells and roots, each thread's sums, least and greatest
+// values, and of a lane its weights. A thread has eight channels of every lanes-th pixel: lanes = 256 / (D / 8), 128 at most.
+DEVICE void add_up(const MomentsParams& p) {
+    const int thread = threadIdx.x;
+    const int64_t image = blockIdx.y, slot = image * p.slots + blockIdx.x;
+    const int n = p.chunks[slot * 4 + 2];
+    if (n == 0) return;
+    const int32_t* sorted = p.sorted + image * p.cells + p.chunks[slot * 4 + 1];
+    const Shared<int32_t> cells = smem<int32_t>(0);
+    const Shared<float> roots = smem<float>(CHUNK_ROOTS_AT);
+    for (int i = thread; i < n; i += SUMS) {
+        const int cell = sorted[i];
+        cells[i] = cell;
+        if (p.weighted) roots[i] = p.roots[image * p.cells + cell];
     }
-    p.roots[at] = root;
-}
+    sync_threads();
 
-// Grid (segments, batch), blocks of 256, 512 bytes of shared memory; a thread has one pixel.
-DEVICE void find_keys(const MomentsParams& p) {
-    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    const int64_t image = int64_t(blockIdx.y) * p.cells;
-    const int cell0 = blockIdx.x * SEGMENT;
-    int thread_key = NO_PIXEL;
-    // A warp reads a pixel of a known class together.
-    for (int i = 0; i < 32; ++i) {
-        const int cell = cell0 + warp * 32 + i;
-        if (cell >= p.cells) break;
-        int key = p.labels[image + cell];
-        if (key < p.classes) {
-            bool broken = false;
-            for (int c = lane * 8; c < p.channels; c += 256) {
-                const Half8 h = load16<Half8>(p.features + (image + cell) * p.feature_stride + c);
+    const int groups = p.groups.divisor, lane = quotient(thread, p.groups), group = thread - lane * groups;
+    const half* features = p.features + image * p.cells * p.feature_stride + group * 8;
+    double sum[8] = {}, weight = 0.0, squares = 0.0;
+    float greatest = 0.0f, low[8], high[8];
 #pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    broken |= (h.pair[j] & 0x7c00u) == 0x7c00u || (h.pair[j] & 0x7c000000u) == 0x7c000000u;
+    for (int j = 0; j < 8; ++j) {
+        low[j] = INFINITY;
+        high[j] = -INFINITY;
+    }
+    if (lane < p.lanes) {
+#pragma unroll 1
+        for (int first = lane; first < n; first += LOADS * p.lanes) {
+            Half8 values[LOADS];
+#pragma unroll
+            for (int i = 0; i < LOADS; ++i) {
+                // Behind the last pixel it again, which weighs nothing.
+                const int at = first + i * p.lanes < n ? first + i * p.lanes : n - 1;
+                values[i] = load16<Half8>(features + int64_t(cells[at]) * p.feature_stride);
+            }
+#pragma unroll
+            for (int i = 0; i < LOADS; ++i) {
+                const int at = first + i * p.lanes;
+                double w = at < n ? 1.0 : 0.0;
+                if (p.weighted && at < n) {
+                    const float root = roots[at];
+                    w = double(root) * double(root);
+                    weight += w;
+                    squares += w * w;
+                    greatest = fmaxf(greatest, root);
+                }
+                float z[8];
+                unpack(values[i], z);
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+                    sum[j] += w * double(z[j]);
+                    low[j] = fminf(low[j], z[j]);
+                    high[j] = fmaxf(high[j], z[j]);
                 }
             }
-            if (vote(broken)) key = NON_FINITE;
         }
-        if (lane == i) thread_key = key;
     }
-    if (p.weighted && thread_key < p.classes && p.roots[image + cell0 + thread] == 0.0f) thread_key = NO_PIXEL;
-    const Shared<uint16_t> keys = smem<uint16_t>(0);
-    keys[thread] = uint16_t(thread_key);
-    sync_threads();
-    int rank = 0;
-    for (int i = 0; i < SEGMENT; ++i) rank += keys[i] == thread_key && i < thread;
-    int32_t* counts = p.offsets + (int64_t(blockIdx.y) * p.segments + blockIdx.x) * KEYS;
-    for (int key = thread; key < KEYS; key += SEGMENT) {
-        int n = 0;
-        for (int i = 0; i < SEGMENT; ++i) n += keys[i] == key;
-        counts[key] = n;
-    }
-    if (cell0 + thread < p.cells) {
-        p.keys[image + cell0 + thread] = uint16_t(thread_key);
-        p.ranks[image + cell0 + thread] = uint8_t(rank);
-    }
-}
 
-// Grid batch, blocks of 256, 1152 bytes of shared memory; a thread has a key or two.
-DEVICE void find_offsets(const MomentsParams& p) {
-    const Shared<int32_t> shared = smem<int32_t>(0);
-    for (int key = threadIdx.x; key < KEYS; key += 256) {
-        int32_t* count = p.offsets + int64_t(blockIdx.x) * p.segments * KEYS + key;
-        int before = 0;
-        for (int segment = 0; segment < p.segments; ++segment) {
-            const int n = count[int64_t(segment) * KEYS];
-            count[int64_t(segment) * KEYS] = before;
-            before += n;
-        }
-        shared[key] = before;
+    const Shared<double> sums = smem<double>(SUMS_AT), weights = smem<double>(WEIGHTS_AT);
+    const Shared<float> lows = smem<float>(LOW_AT), highs = smem<float>(HIGH_AT);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+        sums[j * SUMS + thread] = sum[j];
+        lows[j * SUMS + thread] = low[j];
+        highs[j * SUMS + thread] = high[j];
+    }
+    if (p.weighted && group == 0 && lane < p.lanes) {
+        weights[lane * 3] = weight;
+        weights[lane * 3 + 1] = squares;
+        weights[lane * 3 + 2] = double(greatest);
     }
     sync_threads();
-    int32_t* totals = p.totals + int64_t(blockIdx.x) * 3 * KEYS;
-    int32_t* chunks = p.chunks + int64_t(blockIdx.x) * p.slots * 4;
-    for (int key = threadIdx.x; key < KEYS; key += 256) {
-        int start = 0, chunk = 0;
-        for (int other = 0; other < key; ++other) {
-            const int n = shared[other];
-            start += n;
-            if (other < p.classes) chunk += (n + CHUNK - 1) / CHUNK;
+    for (int i = thread; i < p.channels; i += SUMS) {
+        const int j = quotient(i, p.groups), c = (i - j * groups) * 8 + j;
+        double total = 0.0;
+        float least = INFINITY, most = -INFINITY;
+        for (int from = j * SUMS + i - j * groups; from < j * SUMS + p.lanes * groups; from += groups) {
+            total += sums[from];
+            least = fminf(least, lows[from]);
+            most = fmaxf(most, highs[from]);
         }
-        const int n = shared[key];
-        totals[key] = n;
-        totals[KEYS + key] = start;
-        totals[2 * KEYS + key] = chunk;
-        if (key < p.classes) {
-            for (int done = 0; done < n; done += CHUNK, ++chunk) {
-                chunks[chunk * 4] = key;
-                chunks[chunk * 4 + 1] = start + done;
-                chunks[chunk * 4 + 2] = n - done < CHUNK ? n - done : CHUNK;
-                chunks[chunk * 4 + 3] = 0;
-            }
-        } else if (key == NO_PIXEL) {
-            for (; chunk < p.slots; ++chunk) chunks[chunk * 4 + 2] = 0;
-        }
+        p.sums[slot * p.channels + c] = total;
+        p.extremes[slot * 2 * p.channels + c] = least;
+        p.extremes[(slot * 2 + 1) * p.channels + c] = most;
     }
-}
-
-// Grid (segments, batch), blocks of 256; a thread has one pixel.
-DEVICE void place(const MomentsParams& p) {
-    const int cell = blockIdx.x * SEGMENT + threadIdx.x;
-    if (cell >= p.cells) return;
-    const int64_t image = blockIdx.y, at = image * p.cells + cell;
-    const int key = p.keys[at];
-    if (key >= p.classes) return;
-    const int start = p.totals[image * 3 * KEYS + KEYS + key];
-    const int before = p.offsets[(image * p.segments + blockIdx.x) * KEYS + key];
-    p.sorted[image * p.cells + start + before + p.ranks[at]] = cell;
-}
-
-// Grid (slots, batch), blocks of 256; a thread has two channels.
-DEVICE void add_up(const MomentsParams& p) {
-    const int64_t image = blockIdx.y, slot = image * p.slots + blockIdx.x;
-    const int n = p.chunks[slot * 4 + 2], c = threadIdx.x * 2;
-    if (n == 0 || c >= p.channels) return;
-    const int32_t* cells = p.sorted + image * p.cells + p.chunks[slot * 4 + 1];
-    double sum[2] = {}, weight = 0.0, squares = 0.0;
-    float greatest = 0.0f;
-    float low[2] = {INFINITY, INFINITY}, high[2] = {-INFINITY, -INFINITY};
-#pragma unroll 4
-    for (int i = 0; i < n; ++i) {
-        const int64_t cell = image * p.cells + cells[i];
-        const Float2 z = unpack(*reinterpret_cast<const uint32_t*>(p.features + cell * p.feature_stride + c));
-        double w = 1.0;
-        if (p.weighted) {
-            const float root = p.roots[cell];
-            w = double(root) * double(root);
-            weight += w;
-            squares += w * w;
-            greatest = fmaxf(greatest, root);
-        }
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            sum[j] += w * double(z.v[j]);
-            low[j] = fminf(low[j], z.v[j]);
-            high[j] = fmaxf(high[j], z.v[j]);
-        }
-    }
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-        p.sums[slot * p.channels + c + j] = sum[j];
-        p.extremes[slot * 2 * p.channels + c + j] = low[j];
-        p.extremes[(slot * 2 + 1) * p.channels + c + j] = high[j];
-    }
-    if (p.weighted && threadIdx.x == 0) {
-        p.slot_weights[slot * 3] = weight;
-        p.slot_weights[slot * 3 + 1] = squares;
-        p.slot_weights[slot * 3 + 2] = double(greatest);
+    if (p.weighted && thread < 3) {
+        double total = 0.0;
+        for (int i = 0; i < p.lanes; ++i) total = thread < 2 ? total + weights[i * 3 + thread] : fmax(total, weights[i * 3 + 2]);
+        p.slot_weights[slot * 3 + thread] = total;
     }
 }
 
@@ -219,6 +126,10 @@ DEVICE void find_shifts(const MomentsParams& p) {
     const int64_t image = blockIdx.y;
     const int c = blockIdx.x;
     const int32_t* totals = p.totals + image * 3 * KEYS;
+    if (image == 0) {
+        for (int i = threadIdx.x; i < p.channels; i += 256) p.mean_before[c * p.channels + i] = p.mean[c * p.channels + i];
+        if (threadIdx.x == 0) p.weight_before[c] = p.weighted ? p.weights[c * 2] : double(p.count[c]);
+    }
     const int n = totals[c];
     if (n == 0) return;
     const int64_t first = image * p.slots + totals[2 * KEYS + c], end = first + (n + CHUNK - 1) / CHUNK;
@@ -286,12 +197,13 @@ DEVICE void syrk(const MomentsParams& p) {
     const Shared<int32_t> cells = smem<int32_t>(CELLS_AT);
     const Shared<float> roots = smem<float>(ROOTS_AT);
     for (int i = thread; i < n; i += THREADS) cells[i] = p.sorted[image * p.cells + start + i];
-    for (int i = thread; i < n; i += THREADS) roots[i] = p.weighted ? p.roots[image * p.cells + cells[i]] : 1.0f;
+    for (int i = thread; p.weighted && i < n; i += THREADS) roots[i] = p.roots[image * p.cells + cells[i]];
+    // Scale and -shift scale: the scale is a power of two, so that z scale - shift scale rounds as (z - shift) scale does.
     const Shared<Float2> shifts = smem<Float2>(SHIFTS_AT);
     {
         const int channel = (thread < BLOCK ? row_panel : column_panel) * BLOCK + thread % BLOCK;
         const float* from = p.shifts + ((image * p.classes + c) * p.channels + channel) * 2;
-        shifts[thread] = channel < p.channels ? Float2{{from[0], from[1]}} : Float2{};
+        shifts[thread] = channel < p.channels ? Float2{{from[1], -from[0] * from[1]}} : Float2{};
     }
     sync_threads();
 
@@ -317,12 +229,16 @@ DEVICE void syrk(const MomentsParams& p) {
             Half8 high = {}, low = {};
             if (first + row < n && channel < p.channels) {
                 float x[8], rounded[8];
-                const float root = roots[first + row];
                 unpack(raw[i], x);
 #pragma unroll
                 for (int j = 0; j < 8; ++j) {
                     const Float2 shift = shifts[i / 2 * BLOCK + group * 8 + j];
-                    x[j] = (x[j] - shift.v[0]) * shift.v[1] * root;
+                    x[j] = fmaf(x[j], shift.v[0], shift.v[1]);
+                }
+                if (p.weighted) {
+                    const float root = roots[first + row];
+#pragma unroll
+                    for (int j = 0; j < 8; ++j) x[j] *= root;
                 }
                 high = pack(x);
                 unpack(high, rounded);
@@ -420,8 +336,38 @@ struct Running {
     }
 };
 
-// Grid (16 blocks, classes), blocks of 256; a thread has one element of the lower triangle.
+// By a block of 256, for a class: its mean, count and weights; by that of class 0 the counts of the pixels that have no class as well.
+DEVICE void fold_means(const MomentsParams& p, int64_t c) {
+    const int thread = threadIdx.x;
+    for (int i = thread; i < p.channels; i += 256) {
+        Running running = {p.weight_before[c], p.mean_before[c * p.channels + i]};
+#pragma unroll 1
+        for (int64_t image = 0; image < p.batch; ++image) {
+            const int pixels = p.totals[image * 3 * KEYS + c];
+            const int64_t at = image * p.classes + c;
+            if (pixels) running.fold(p.weighted ? p.image_weights[at * 2] : double(pixels), p.image_mean[at * p.channels + i]);
+        }
+        p.mean[c * p.channels + i] = running.mean;
+    }
+    if (p.weighted && thread < 2) {
+        double sum = p.weights[c * 2 + thread];
+        for (int64_t image = 0; image < p.batch; ++image) {
+            if (p.totals[image * 3 * KEYS + c]) sum += p.image_weights[(image * p.classes + c) * 2 + thread];
+        }
+        p.weights[c * 2 + thread] = sum;
+    }
+    auto count_pixels = [&](int64_t label) {
+        int64_t count = p.count[label];
+        for (int64_t image = 0; image < p.batch; ++image) count += p.totals[image * 3 * KEYS + label];
+        p.count[label] = count;
+    };
+    if (thread == 0) count_pixels(c);
+    for (int label = p.classes + thread; c == 0 && label <= NON_FINITE; label += 256) count_pixels(label);
+}
+
+// Grid (16 blocks + 1, classes), blocks of 256; a thread has one element of the lower triangle, the last block the means.
 DEVICE void fold(const MomentsParams& p) {
+    if (int(blockIdx.x) == p.blocks * 16) return fold_means(p, blockIdx.y);
     int row_panel = 0, column_panel = blockIdx.x / 16;
     const int block = column_panel, element = blockIdx.x % 16 * 256 + threadIdx.x;
     while (column_panel > row_panel) column_panel -= ++row_panel;
@@ -429,8 +375,8 @@ DEVICE void fold(const MomentsParams& p) {
     if (i >= p.channels || j > i) return;
     const int64_t c = blockIdx.y;
     double* out = p.scatter + (c * p.channels + i) * p.channels + j;
-    const double n = p.weighted ? p.weights[c * 2] : double(p.count[c]);
-    Running row = {n, p.mean[c * p.channels + i]}, column = {n, p.mean[c * p.channels + j]};
+    const double n = p.weight_before[c];
+    Running row = {n, p.mean_before[c * p.channels + i]}, column = {n, p.mean_before[c * p.channels + j]};
     double scatter = *out;
     for (int64_t image = 0; image < p.batch; ++image) {
         const int32_t* totals = p.totals + image * 3 * KEYS;
@@ -456,43 +402,9 @@ DEVICE void fold(const MomentsParams& p) {
     *out = scatter;
 }
 
-// Grid 257, blocks of 256 over the channels; after moments_fold, which reads the old means. From block `classes` on:
-// counts alone, of the pixels that have no class.
-DEVICE void means(const MomentsParams& p) {
-    const int64_t c = blockIdx.x;
-    const bool weighted = p.weighted && c < p.classes;
-    int64_t count = p.count[c];
-    const double n = weighted ? p.weights[c * 2] : double(count);
-    for (int64_t image = 0; image < p.batch; ++image) count += p.totals[image * 3 * KEYS + c];
-    for (int i = threadIdx.x; c < p.classes && i < p.channels; i += 256) {
-        Running running = {n, p.mean[c * p.channels + i]};
-#pragma unroll 1
-        for (int64_t image = 0; image < p.batch; ++image) {
-            const int pixels = p.totals[image * 3 * KEYS + c];
-            const int64_t at = image * p.classes + c;
-            if (pixels) running.fold(weighted ? p.image_weights[at * 2] : double(pixels), p.image_mean[at * p.channels + i]);
-        }
-        p.mean[c * p.channels + i] = running.mean;
-    }
-    sync_threads();  // every thread has read the old count and weight
-    if (threadIdx.x == 0) p.count[c] = count;
-    if (weighted && threadIdx.x < 2) {
-        double sum = p.weights[c * 2 + threadIdx.x];
-        for (int64_t image = 0; image < p.batch; ++image) {
-            if (p.totals[image * 3 * KEYS + c]) sum += p.image_weights[(image * p.classes + c) * 2 + threadIdx.x];
-        }
-        p.weights[c * 2 + threadIdx.x] = sum;
-    }
-}
-
 }  // namespace
 
-KERNEL(moments_roots, MomentsParams, 256, find_roots)
-KERNEL(moments_keys, MomentsParams, 256, find_keys)
-KERNEL(moments_offsets, MomentsParams, 256, find_offsets)
-KERNEL(moments_place, MomentsParams, 256, place)
-KERNEL(moments_sums, MomentsParams, 256, add_up)
+KERNEL_BLOCKS(moments_sums, MomentsParams, SUMS, 2, add_up)
 KERNEL(moments_shifts, MomentsParams, 256, find_shifts)
 KERNEL(moments_syrk, MomentsParams, THREADS, syrk)
 KERNEL_BLOCKS(moments_fold, MomentsParams, 256, 1, fold)
-KERNEL_BLOCKS(moments_means, MomentsParams, 256, 1, means)

@@ -10,6 +10,7 @@
 // without im2col and without bank conflicts (two pixels apart: 16 bytes). K = 7 x 32 = 224.
 // Grid (ceil(out_w / 32), ceil(out_h / 4), batch x ceil(out_c / 64)), 128 threads: a block has 4 rows of 32
 // pixels and 64 channels, a warp one row. Shared memory 36992 bytes: the patch and the weights, then y.
+#include "common/division.cuh"
 #include "common/epilogue.cuh"
 
 struct StemParams {
@@ -17,7 +18,8 @@ struct StemParams {
     const half* weight;
     const float* bias;
     half* output;
-    int32_t batch, in_h, in_w, out_h, out_w, out_c, out_stride, relu;
+    Divisor tiles_c;  // of 64 output channels
+    int32_t in_h, in_w, out_h, out_w, out_c, out_stride, relu;
 };
 
 namespace {
@@ -32,9 +34,8 @@ static_assert(ROWS * COLUMNS * OUT_STRIDE * 4 <= 36992, "y fits where patch and 
 
 DEVICE void stem7x7(const StemParams& p) {
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    const int tiles_c = (p.out_c + CHANNELS - 1) / CHANNELS;
     const int q0 = blockIdx.x * COLUMNS, p0 = blockIdx.y * ROWS;
-    const int n = blockIdx.z / tiles_c, c0 = blockIdx.z % tiles_c * CHANNELS;
+    const int n = quotient(blockIdx.z, p.tiles_c), c0 = (blockIdx.z - n * p.tiles_c.divisor) * CHANNELS;
 
     const Shared<Half4> patch = smem<Half4>(0);
     const Half4* image = reinterpret_cast<const Half4*>(p.input) + int64_t(n) * p.in_h * p.in_w;

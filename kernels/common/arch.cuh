@@ -213,6 +213,15 @@ DEVICE uint32_t vote(bool predicate SITE) {
 #endif
 }
 
+// How many bits are set.
+DEVICE int count_bits(uint32_t bits) {
+#if defined(__CUDACC__)
+    return __popc(bits);
+#else
+    return __builtin_popcount(bits);
+#endif
+}
+
 // --- tensor cores ---------------------------------------------------------------------------------------------
 
 // Four 8 x 8 matrices of fp16; lane i points at row i % 8 of matrix i / 8 (16 bytes).

@@ -1,5 +1,5 @@
-// Bilinear interpolation: the two neighbours of an output row (or column) and the weight of the second. In integers up to one
-// division, so that every device and size has the same neighbours.
+// Bilinear interpolation: the two neighbours of an output row (or column) and the weight of the second. In integers up to that
+// weight, so that every device and size has the same neighbours; the weight is 0 where it should be, and never 1.
 //
 //   align_corners:   source = i (in - 1) / (out - 1)                   (out = 1: 0)
 //   else:            source = max(0, (i + 1/2) in / out - 1/2)
@@ -10,6 +10,7 @@
 struct Axis {
     int32_t size, step, start;
     Divisor denominator;
+    float inverse;  // 1 / denominator
 };
 
 struct Neighbours {
@@ -22,8 +23,8 @@ DEVICE Neighbours neighbours(int i, const Axis& axis) {
     if (numerator < 0) numerator = 0;
     int low = quotient(numerator, axis.denominator);
     if (low > axis.size - 1) low = axis.size - 1;
-    const int high = low + 1 < axis.size ? low + 1 : low, denominator = axis.denominator.divisor;
-    return {low, high, float(numerator - low * denominator) / float(denominator)};
+    const int high = low + 1 < axis.size ? low + 1 : low;
+    return {low, high, float(numerator - low * axis.denominator.divisor) * axis.inverse};
 }
 
 DEVICE float lerp(float a, float b, float weight) { return a + (b - a) * weight; }

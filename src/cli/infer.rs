@@ -225,7 +225,7 @@ pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
         files,
         method: args.method,
         resize,
-        batch: args.running.batch(),
+        batch: args.running.batch,
         max_pixels: args.running.max_pixels,
         fail_fast: args.fail_fast,
         limits,

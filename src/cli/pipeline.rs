@@ -1,29 +1,34 @@
-//! The pipeline of `infer`, `fit` and `eval`: one thread reads the next items while the network runs on
-//! this batch, and [`behind`] gives what comes of it to a third. Channels are bounded, in items and in
+//! The pipeline of `infer`, `fit` and `eval`: other threads read the next items while the network runs on
+//! this batch, and [`behind`] gives what comes of it to one more. A single thread reads where the network itself takes
+//! the CPU; a device is fed by all of its cores. Channels are bounded, in items and in
 //! bytes of pictures, so that memory does not grow with the list or with the batch; of a large picture the
 //! size is read first, and it is decoded only if the network has room for it.
 //!
 //! Items come out in the order of the list, each once. Those of one size run together; what is too much
 //! together is tried one by one.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::ControlFlow;
+use std::str::FromStr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use ddu::data::{Image, MAX_PIXELS};
 use ddu::engine::{Engine, Output, check_memory};
 use ddu::ops::Size;
-use ddu::{Error, Result};
+use ddu::{Error, Result, profile};
 
 use super::scoring::{self, Precision};
 use super::{devices, interrupt};
 
-/// Bytes of pictures that are read ahead, and again of those that wait in a batch; one picture alone may
-/// have more.
+/// Bytes of pictures that are read ahead, and again of those that wait in a batch; one picture of each reading thread
+/// may have more.
 const PICTURE_BYTES: u64 = 256 << 20;
 /// A picture of more pixels is decoded only once its plan is known to fit.
 const LARGE_PIXELS: u64 = 1 << 24;
+/// The largest batch.
+const MOST_TOGETHER: usize = 256;
 
 /// How a network runs over a list of images.
 #[derive(clap::Args)]
@@ -39,9 +44,10 @@ pub struct Args {
     /// density; bf16: on a CPU with AVX512-BF16 the network in bf16, about half the time
     #[arg(long, default_value = "exact", value_parser = scoring::one_of(&Precision::NAMES))]
     pub precision: Precision,
-    /// Run up to N consecutive images of one size together
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
-    batch: u16,
+    /// Run up to N consecutive images of one size together. auto, on a device: doubled from 1 while its memory
+    /// suffices and the time predicted for an image falls by 2 %; on the CPU 1
+    #[arg(long, value_name = "N|auto", default_value = "1")]
+    pub batch: Batch,
     /// Refuse images of more than N pixels, by their headers
     #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX)))]
     pub max_pixels: u64,
@@ -51,20 +57,52 @@ impl Args {
     pub fn resize(&self) -> Option<usize> {
         self.resize.map(|short| short as usize)
     }
+}
 
-    pub fn batch(&self) -> usize {
-        self.batch.into()
+/// How many images of one size run together.
+#[derive(Clone, Copy, Debug)]
+pub enum Batch {
+    UpTo(usize),
+    Auto,
+}
+
+impl FromStr for Batch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = || text.parse().ok().filter(|n| (1..=MOST_TOGETHER).contains(n));
+        match text {
+            "auto" => Ok(Batch::Auto),
+            _ => number().map(Batch::UpTo).ok_or(format!("expected 1 to {MOST_TOGETHER}, or auto")),
+        }
+    }
+}
+
+impl Batch {
+    /// Whatever their size is.
+    fn most(self) -> usize {
+        match self {
+            Batch::UpTo(most) => most,
+            Batch::Auto => MOST_TOGETHER,
+        }
+    }
+
+    /// For images of this size, of which there are `images` at most.
+    pub fn of(self, engine: &mut Engine, size: Size, images: usize) -> usize {
+        match self {
+            Batch::UpTo(most) => most,
+            Batch::Auto => profile::paying_batch(engine, size, images.min(MOST_TOGETHER)),
+        }
     }
 }
 
 /// A list of images to run. `T` is what an item has in addition to its image.
 pub struct List<'a, T> {
     pub len: usize,
-    /// Greatest number of images that run together.
-    pub batch: usize,
-    /// The size that an item's image will have, from its header, on the reading thread.
+    pub batch: Batch,
+    /// The size that an item's image will have, from its header, on a reading thread.
     pub size: &'a (dyn Fn(usize) -> Result<Size> + Sync),
-    /// Reads an item, on the reading thread.
+    /// Reads an item, on a reading thread.
     pub read: &'a (dyn Fn(usize) -> Result<(Image, T)> + Sync),
     /// Names an item in the errors of its run.
     pub name: &'a (dyn Fn(usize) -> String + Sync),
@@ -77,12 +115,12 @@ pub struct Item<T> {
     pub data: T,
 }
 
-/// What the reading thread says.
+/// What a reading thread says of its next item.
 enum Read<T> {
-    Item(usize, Result<(Image, T)>),
+    Item(Result<(Image, T)>),
     /// Before it reads an image of this size: whether it may. Everything that it read before has been
     /// taken when this is.
-    Ask(usize, Size, SyncSender<bool>),
+    Ask(Size, SyncSender<bool>),
 }
 
 /// What became of items.
@@ -100,12 +138,29 @@ pub enum Event<'a, T> {
 pub fn run<T: Send, B>(
     engine: &mut Engine,
     list: &List<T>,
+    each: impl FnMut(Event<T>) -> ControlFlow<B>,
+) -> Result<ControlFlow<B>> {
+    let readers = if engine.device().is_some() { rayon::current_num_threads() } else { 1 };
+    run_with(engine, readers, list, each)
+}
+
+/// Of `readers` threads each reads every readers-th item.
+fn run_with<T: Send, B>(
+    engine: &mut Engine,
+    readers: usize,
+    list: &List<T>,
     mut each: impl FnMut(Event<T>) -> ControlFlow<B>,
 ) -> Result<ControlFlow<B>> {
     let _watch = interrupt::Watch::new();
+    let readers = readers.min(list.len);
     thread::scope(|scope| {
-        let (send, read) = sync_channel(list.batch);
-        start(scope, "one that reads images", move || read_all(list, send))?;
+        let mut read = Vec::with_capacity(readers);
+        for first in 0..readers {
+            let (send, receive) = sync_channel(list.batch.most().div_ceil(readers));
+            let body = move || read_every(list, first, readers, send);
+            start(scope, "one that reads images", body)?;
+            read.push(receive);
+        }
         Ok(take_all(engine, list, read, &mut each))
     })
 }
@@ -123,35 +178,44 @@ fn start<'scope, R: Send + 'scope>(
 fn take_all<T, B>(
     engine: &mut Engine,
     list: &List<T>,
-    read: Receiver<Read<T>>,
+    read: Vec<Receiver<Read<T>>>,
     each: &mut impl FnMut(Event<T>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
-    let mut batch: Vec<Item<T>> = Vec::with_capacity(list.batch);
-    for message in read {
-        if interrupt::requested() {
-            return ControlFlow::Continue(());
-        }
-        let (index, outcome) = match message {
-            Read::Item(index, outcome) => (index, outcome),
-            Read::Ask(index, size, answer) => {
-                let plan = engine.plan(1, size);
-                let (passes, available) = (engine.passes(), engine.available_memory());
-                let room = plan.and_then(|plan| check_memory(&plan, passes, available));
-                // The reading thread waits for it.
-                let _ = answer.send(room.is_ok());
-                let Err(error) = room else { continue };
-                (index, Err(of_item((list.name)(index), error)))
+    let mut batch: Vec<Item<T>> = Vec::new();
+    // By size.
+    let mut limits: HashMap<Size, usize> = HashMap::new();
+    'list: for index in 0..list.len {
+        let outcome = loop {
+            // A closed channel: its thread has panicked, and the scope will say so.
+            let Ok(message) = read[index % read.len()].recv() else { break 'list };
+            if interrupt::requested() {
+                return ControlFlow::Continue(());
+            }
+            match message {
+                Read::Item(outcome) => break outcome,
+                Read::Ask(size, answer) => {
+                    let plan = engine.plan(1, size);
+                    let (passes, available) = (engine.passes(), engine.available_memory());
+                    let room = plan.and_then(|plan| check_memory(&plan, passes, available));
+                    // The reading thread waits for it.
+                    let _ = answer.send(room.is_ok());
+                    if let Err(error) = room {
+                        break Err(of_item((list.name)(index), error));
+                    }
+                }
             }
         };
         match outcome {
             Ok((image, data)) => {
+                let size = image.size;
                 let together = (batch.len() as u64 + 1) * image.rgb.len() as u64;
-                let other = |first: &Item<T>| first.image.size != image.size;
+                let other = |first: &Item<T>| first.image.size != size;
                 if together > PICTURE_BYTES || batch.first().is_some_and(other) {
                     run_batch(engine, list, std::mem::take(&mut batch), each)?;
                 }
                 batch.push(Item { index, image, data });
-                if batch.len() == list.batch {
+                let limit = limits.entry(size);
+                if batch.len() >= *limit.or_insert_with(|| list.batch.of(engine, size, list.len)) {
                     run_batch(engine, list, std::mem::take(&mut batch), each)?;
                 }
             }
@@ -164,17 +228,17 @@ fn take_all<T, B>(
     run_batch(engine, list, batch, each)
 }
 
-fn read_all<T>(list: &List<T>, send: SyncSender<Read<T>>) {
-    let mut ahead = 0;
-    for index in 0..list.len {
+fn read_every<T>(list: &List<T>, first: usize, readers: usize, send: SyncSender<Read<T>>) {
+    let (mut ahead, limit) = (0, PICTURE_BYTES / readers as u64);
+    for index in (first..list.len).step_by(readers) {
         // Where the header cannot be read, `read` says why.
         let size = (list.size)(index).unwrap_or(Size::new(0, 0));
         let pixels = (size.h as u64).saturating_mul(size.w as u64);
         ahead += 3 * pixels;
-        if pixels > LARGE_PIXELS || ahead > PICTURE_BYTES {
+        if pixels > LARGE_PIXELS || ahead > limit {
             let (answer, may) = sync_channel(1);
             // A closed channel, here and below: the run ended early.
-            if send.send(Read::Ask(index, size, answer)).is_err() {
+            if send.send(Read::Ask(size, answer)).is_err() {
                 return;
             }
             match may.recv() {
@@ -186,7 +250,7 @@ fn read_all<T>(list: &List<T>, send: SyncSender<Read<T>>) {
                 Err(_) => return,
             }
         }
-        if send.send(Read::Item(index, (list.read)(index))).is_err() {
+        if send.send(Read::Item((list.read)(index))).is_err() {
             return;
         }
     }
@@ -261,6 +325,9 @@ mod models;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
     use ddu::model::Backbone;
     use ddu::ops::Size;
 
@@ -281,7 +348,7 @@ mod tests {
         };
         let name = |index: usize| format!("{index}.png");
         let size = |index: usize| Ok(image(index).size);
-        let list = List { len: 6, batch: 4, size: &size, read: &read, name: &name };
+        let list = List { len: 6, batch: Batch::UpTo(4), size: &size, read: &read, name: &name };
         let mut seen = Vec::new();
         let mut each = |event: Event<()>| {
             match event {
@@ -322,10 +389,10 @@ mod tests {
         };
         let size = |index: usize| Ok(Size::new(16, widths[index]));
         let name = |index: usize| format!("{index}.png");
-        let list = List { len: 8, batch: 2, size: &size, read: &read, name: &name };
-        let mut runs = |stop: usize| {
+        let list = List { len: 8, batch: Batch::UpTo(2), size: &size, read: &read, name: &name };
+        let mut runs = |readers: usize, stop: usize| {
             let mut seen = Vec::new();
-            let ended = run(&mut engine, &list, |event| {
+            let ended = run_with(&mut engine, readers, &list, |event| {
                 seen.push(match event {
                     Event::Ran(_, items) => items.iter().map(|item| item.data).collect(),
                     Event::Failed(index, _) => vec![index],
@@ -338,8 +405,49 @@ mod tests {
             (seen, ended.unwrap().is_break())
         };
         let all = [vec![0, 1], vec![2], vec![3, 4], vec![5], vec![6], vec![7]];
-        assert_eq!(runs(99), (all.to_vec(), false));
-        assert_eq!(runs(5), (all[..4].to_vec(), true));
+        for readers in [1, 3, 8] {
+            assert_eq!(runs(readers, 99), (all.to_vec(), false));
+            assert_eq!(runs(readers, 5), (all[..4].to_vec(), true));
+        }
+    }
+
+    /// Two items are read at once, and no more are read than the channels hold while the network waits.
+    #[test]
+    fn readers_work_side_by_side_and_stop_when_the_channels_are_full() {
+        const READERS: usize = 2;
+        let model = models::random_model(models::small(Backbone::Resnet18), 7);
+        let mut engine = Engine::new(model);
+        let image = || Image { size: Size::new(16, 16), rgb: vec![9; 768] };
+        let (begun, read_so_far) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let start = Instant::now();
+        let read = |index: usize| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            // Neither of the first two is done before both have begun.
+            while index < READERS && begun.load(Ordering::SeqCst) < READERS {
+                assert!(start.elapsed().as_secs() < 60, "one reader alone");
+                thread::yield_now();
+            }
+            read_so_far.fetch_add(1, Ordering::SeqCst);
+            Ok((image(), ()))
+        };
+        let name = |index: usize| format!("{index}.png");
+        let list = List {
+            len: 40,
+            batch: Batch::UpTo(2),
+            size: &|_| Ok(image().size),
+            read: &read,
+            name: &name,
+        };
+        let mut done = 0;
+        let ended = run_with(&mut engine, READERS, &list, |event| {
+            let Event::Ran(_, items) = event else { panic!("an item failed") };
+            done += items.len();
+            // Each thread holds one, and its channel one.
+            assert!(read_so_far.load(Ordering::SeqCst) <= done + 2 * READERS);
+            ControlFlow::<()>::Continue(())
+        });
+        assert!(ended.unwrap().is_continue());
+        assert_eq!((done, read_so_far.into_inner()), (40, 40));
     }
 
     /// The header of an image promises more than any memory: it is not read, and the others run.
@@ -355,7 +463,7 @@ mod tests {
             Ok((Image { size: Size::new(16, 16), rgb: vec![9; 768] }, index))
         };
         let name = |index: usize| format!("{index}.png");
-        let list = List { len: 3, batch: 1, size: &size, read: &read, name: &name };
+        let list = List { len: 3, batch: Batch::UpTo(1), size: &size, read: &read, name: &name };
         let mut seen = Vec::new();
         let ended = run(&mut engine, &list, |event| {
             match event {

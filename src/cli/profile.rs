@@ -54,8 +54,8 @@ pub struct Args {
     /// Whole runs that are timed, and launches of each kernel in its loop; on simt each is run once
     #[arg(long, value_name = "N", default_value = "200", value_parser = clap::value_parser!(u16).range(1..=10000))]
     repeats: u16,
-    /// Time folding the features into the moments of a fit as well
-    #[arg(long, conflicts_with = "dry_run")]
+    /// Time (with --dry-run: predict) folding the features into the moments of a fit as well
+    #[arg(long)]
     moments: bool,
     /// Time each convolution under every tile and split, and write the table to FILE as CSV (cuda:N alone)
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
@@ -142,7 +142,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         precision: loaded.precision,
     });
     let (name, profile) = match device {
-        None => ("paper".into(), profile::dry_run(model, scoring, batch, size)?),
+        None => ("paper".into(), profile::dry_run(model, scoring, batch, size, args.moments)?),
         Some(device) => {
             let name = device.name();
             let mut engine = Engine::on(model, device)?;

@@ -144,7 +144,7 @@ fn moments(network: &Network, plan: &Plan, repeats: usize) -> Result<Option<Summ
     let device = network.device();
     let features = network.features(plan)?;
     let classes = plan.logits.channels;
-    let cells = plan.batch * plan.grid().pixels();
+    let cells = features.pixels();
     let labels = device.alloc(cells)?;
     // Runs of 64 cells, as a street's classes lie in runs.
     let stripes: Vec<u8> = (0..cells).map(|i| (i / 64 % classes) as u8).collect();

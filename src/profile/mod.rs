@@ -1,5 +1,5 @@
 //! What every kernel of a plan costs: on paper for an H200, and measured on a device (`measure`: runs and kernels,
-//! `ceilings`: what the device can do, `tiles`: other tiles and splits of the convolutions).
+//! `ceilings`: what the device can do, `tiles`: other tiles and splits of the convolutions; `batch`: the batch that pays).
 //!
 //! On paper: a dense convolution takes what its cost model says (`device/launch/conv2d/tiling.rs`). Of
 //! other kernels the busiest of the 132 multiprocessors has ceil(blocks / 132) blocks and works at its
@@ -7,11 +7,12 @@
 //! fill a multiprocessor. Memory moves every operand once at full bandwidth; the larger of the two
 //! counts, and each launch adds 1.3 us. No GPU has confirmed any of it.
 
+mod batch;
 mod ceilings;
 mod measure;
 mod tiles;
 
-use crate::density::ModelGaussians;
+use crate::density::{ModelGaussians, Moments};
 use crate::device::dry_run::{MULTIPROCESSORS, Paper, SHARED_BYTES};
 use crate::device::launch::conv2d::LAUNCH_SECONDS;
 use crate::device::launch::density::Precision;
@@ -19,12 +20,14 @@ use crate::device::launch::{Bound, Modelled};
 use crate::device::{Launch, Work};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::gpu::moments::DeviceMoments;
 use crate::gpu::network::Network;
 use crate::model::Model;
 use crate::ops::Size;
 use crate::report::json::Summary;
 use crate::score::Score;
 
+pub use batch::paying_batch;
 pub use ceilings::{Ceilings, Clocks};
 pub use measure::{Measured, Settings, profile};
 pub use tiles::{CSV_HEADER, TimedTiling, tilings};
@@ -83,7 +86,7 @@ pub struct ProfiledDensity<'a> {
     pub precision: Precision,
 }
 
-/// Every launch as an H200 would get it; nothing runs, and no device is needed.
+/// Every launch as an H200 would get it, with `moments` those of a fit as well; nothing runs, and no device is needed.
 ///
 /// # Errors
 /// A model or a size that the kernels do not take.
@@ -92,6 +95,7 @@ pub fn dry_run(
     scoring: Option<ProfiledDensity>,
     batch: usize,
     size: Size,
+    moments: bool,
 ) -> Result<Profile> {
     let mut engine = Engine::on(model, Box::new(Paper::new()))?;
     if let Some(ProfiledDensity { density, scores, precision }) = scoring {
@@ -103,6 +107,14 @@ pub fn dry_run(
     let mut launches = Vec::new();
     for step in network.steps(&plan)? {
         launches.extend(step.launches.iter().map(|launch| row(step.name, launch)));
+    }
+    if moments {
+        let (device, features) = (network.device(), network.features(&plan)?);
+        let labels = device.alloc(features.pixels())?;
+        let empty = Moments::new(plan.logits.channels, plan.features.channels);
+        let mut moments = DeviceMoments::new(device, &empty)?;
+        let list = moments.launches(device, features, labels.all(), None)?;
+        launches.extend(list.iter().map(|launch| row("moments", launch)));
     }
     Ok(Profile {
         launches,

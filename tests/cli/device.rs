@@ -56,6 +56,12 @@ fn profile_with_a_density() {
         launches.filter(of).map(|l| l["flop"].as_u64().unwrap()).sum::<u64>()
     };
     let plain = report("--size 33x65 --dry-run");
+    let with_moments = report("--size 33x65 --dry-run --moments");
+    let of_moments = |report: &serde_json::Value| {
+        let launches = report["launches"].as_array().unwrap().iter();
+        launches.filter(|l| l["kernel"].as_str().unwrap().starts_with("moments_")).count()
+    };
+    assert_eq!((of_moments(&plain), of_moments(&with_moments)), (0, 7));
     // 2 x (9 x 17) cells, 5 classes, 2 terms.
     assert_eq!(flop(&plain), 2 * 9 * 17 * 5 * 2 * 32 * 33);
     assert!(plain["early_exit_skipped"].is_null());
@@ -247,6 +253,30 @@ fn simt_samples_masks_of_several_sizes() {
     let hashes =
         |density: &Density| density.sample.rows().map(|(hash, _)| hash).collect::<Vec<_>>();
     assert_eq!(hashes(simt), hashes(cpu));
+}
+
+/// On a device several images run together where that pays; on the CPU it does not.
+#[cfg(feature = "simt")]
+#[test]
+fn the_batch_may_be_left_to_the_device() {
+    let bench = Bench::new();
+    for seed in 1..=5 {
+        bench.picture(&format!("in/{seed}.png"), 16, 24, seed);
+    }
+    for (device, batches) in [("simt", [4, 4, 4, 4, 1]), ("cpu", [1; 5])] {
+        let options = format!("--device {device} --batch auto --json -");
+        let outcome = bench.infer(&format!("in -o {device} {options}"));
+        let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+        let images = report["images"].as_array().unwrap();
+        let found: Vec<u64> = images.iter().map(|i| i["batch"].as_u64().unwrap()).collect();
+        assert_eq!(found, batches, "{device}");
+        let outcome = bench.infer(&format!("in -o x {options} --dry-run"));
+        let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+        assert_eq!(report["sizes"][0]["batch"], batches[0], "{device}");
+    }
+    let outcome = bench.infer("in -o x --batch many");
+    let line = "expected 1 to 256, or auto";
+    assert!(outcome.code == 2 && outcome.stderr.contains(line), "{}", outcome.stderr);
 }
 
 /// A fit may change devices between its checkpoints.

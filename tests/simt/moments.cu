@@ -1,6 +1,10 @@
-// The moments kernels as -DKERNEL_FILE=... has them (tests/simt/main.rs takes barriers out of them), two images folded in
+// The moments kernels, those of -DKERNEL_FILE=... as it has them (tests/simt/main.rs takes barriers out of them), two images folded in
 // two batches, against two f64 passes, in three schedules. Prints the first fault; exit status 1 if there is one.
 #include KERNEL_FILE
+#ifndef OTHER_FILE
+#define OTHER_FILE "../../kernels/moments_sort.cu"
+#endif
+#include OTHER_FILE
 
 #include <cstdio>
 
@@ -23,14 +27,13 @@ struct Step {
 };
 // clang-format off
 constexpr Step STEPS[] = {
-    {"moments_keys", SEGMENTS, 1, 1, 256, 512},
-    {"moments_offsets", 1, 1, 1, 256, 1152},
+    {"moments_keys", SEGMENTS, 1, 1, 256, 2176},
+    {"moments_offsets", 1, 1, 1, 288, 1152},
     {"moments_place", SEGMENTS, 1, 1, 256, 0},
-    {"moments_sums", SLOTS, 1, 1, 256, 0},
+    {"moments_sums", SLOTS, 1, 1, SUMS, WEIGHTS_AT + SUMS / 2 * 3 * 8},
     {"moments_shifts", C, 1, 1, 256, 0},
     {"moments_syrk", SLOTS, BLOCKS, 1, 128, ROOTS_AT + CHUNK * 4},
-    {"moments_fold", BLOCKS * 16, C, 1, 256, 0},
-    {"moments_means", 257, 1, 1, 256, 0},
+    {"moments_fold", BLOCKS * 16 + 1, C, 1, 256, 0},
 };
 // clang-format on
 
@@ -56,6 +59,8 @@ int main() {
         p.chunks = allocate<int32_t>(SLOTS * 4);
         p.sorted = allocate<int32_t>(P);
         p.sums = allocate<double>(SLOTS * D);
+        p.weight_before = allocate<double>(C);
+        p.mean_before = allocate<double>(C * D);
         p.extremes = allocate<float>(SLOTS * 2 * D);
         p.image_mean = allocate<double>(C * D);
         p.shifts = allocate<float>(C * D * 2);
@@ -70,6 +75,8 @@ int main() {
         p.segments = SEGMENTS;
         p.slots = SLOTS;
         p.blocks = BLOCKS;
+        p.groups = {D / 8, int32_t(0xccccccccu + 1), 4};  // ceil(2^35 / 10)
+        p.lanes = SUMS / (D / 8);
         for (int image = 0; image < IMAGES; ++image) {
             p.features = z + image * P * D;
             p.labels = labels + image * P;

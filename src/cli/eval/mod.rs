@@ -31,7 +31,7 @@ use indicatif::ProgressBar;
 use self::predict::Seen;
 use self::read::Reader;
 use self::viewer::{Fared, Shown};
-use super::pipeline::{Event, List, behind, send};
+use super::pipeline::{Batch, Event, List, behind, send};
 use super::{
     exit, interrupt, labelled, methods, note, pipeline, prepare_folder, progress_bar, scoring, warn,
 };
@@ -162,7 +162,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         reader: &reader,
         rule: LabelRule::of(config.align_corners),
         classes,
-        batch: args.running.batch(),
+        batch: args.running.batch,
         fail_fast: args.fail_fast,
     };
     let positions = Positions::new(classes, config.feature_channels());
@@ -264,7 +264,7 @@ struct Run<'a> {
     reader: &'a Reader<'a>,
     rule: LabelRule,
     classes: usize,
-    batch: usize,
+    batch: Batch,
     fail_fast: bool,
 }
 

@@ -72,7 +72,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let max_pixels = args.running.max_pixels;
     let list = List {
         len: pairs.len(),
-        batch: args.running.batch(),
+        batch: args.running.batch,
         size: &|index| pairs[index].size_within(resize, max_pixels),
         read: &|index| {
             read(&pairs[index], resize, max_pixels, &map, args.fail_fast.then_some(classes))

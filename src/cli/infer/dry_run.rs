@@ -16,6 +16,7 @@ use super::report::{Failed, MethodsReport, ModelReport, command};
 use super::run::map_size;
 use super::{Args, exit, warn};
 use crate::cli::devices::Device;
+use crate::cli::pipeline::Batch;
 
 #[derive(Serialize)]
 struct Report {
@@ -89,7 +90,7 @@ pub fn run(
     let mut sizes = Vec::with_capacity(counts.len());
     for ((h, w), count) in counts {
         let members = ensemble.as_mut().map(|ensemble| ensemble.members()).unwrap_or_default();
-        sizes.push(cost(engine, members, Size::new(h, w), count, args.running.batch())?);
+        sizes.push(cost(engine, members, Size::new(h, w), count, args.running.batch)?);
     }
     let report = Report {
         schema_version: 1,
@@ -118,9 +119,9 @@ fn cost(
     members: &mut [Engine],
     size: Size,
     images: usize,
-    batch: usize,
+    batch: Batch,
 ) -> ddu::Result<Cost> {
-    let batch = batch.min(images);
+    let batch = batch.of(engine, size, images).min(images);
     let plan = engine.plan(batch, size)?;
     let passes = engine.passes() as u64 * plan.pass_flops();
     let mut cost = Cost {

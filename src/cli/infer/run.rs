@@ -19,7 +19,7 @@ use super::attention::{Attention, Limits};
 use super::files::{Files, Segmented};
 use super::page::Gallery;
 use super::report::{Done, Failed, Stages, Written};
-use crate::cli::pipeline::{self, Event, Item, List, behind, send};
+use crate::cli::pipeline::{self, Batch, Event, Item, List, behind, send};
 use crate::cli::{methods, warn};
 
 /// What is run.
@@ -28,7 +28,7 @@ pub struct Task<'a> {
     pub files: Files<'a>,
     pub method: Method,
     pub resize: Option<usize>,
-    pub batch: usize,
+    pub batch: Batch,
     pub max_pixels: u64,
     pub fail_fast: bool,
     /// By what pixels are judged, where they are.

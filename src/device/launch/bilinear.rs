@@ -13,6 +13,7 @@ nested! {
         step: i32,
         start: i32,
         denominator: Divisor,
+        inverse: f32,
     }
 }
 
@@ -23,8 +24,9 @@ impl Axis {
             true => (p(from - 1)?, 0, (to - 1).max(1)),
             false => (p(2 * from)?, p(from)? - p(to)?, 2 * to),
         };
+        let inverse = (1.0 / denominator as f64) as f32;
         let denominator = Divisor::new(what, denominator)?;
-        Ok(Axis { size: p(from)?, step, start, denominator })
+        Ok(Axis { size: p(from)?, step, start, denominator, inverse })
     }
 }
 

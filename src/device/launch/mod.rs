@@ -91,7 +91,7 @@ use crate::ops::{Size, Spatial};
 use address::{Address, Addresses};
 
 /// Every `.cu`, one per line.
-pub static SOURCES: [&Source; 18] = [
+pub static SOURCES: [&Source; 19] = [
     &conv2d::SOURCE,
     &conv2d::HOPPER_SOURCE,
     &stem::SOURCE,
@@ -102,6 +102,7 @@ pub static SOURCES: [&Source; 18] = [
     &preprocess::SOURCE,
     &density::SOURCE,
     &density::HOPPER_SOURCE,
+    &moments::SORT_SOURCE,
     &moments::SOURCE,
     &label_grid::SOURCE,
     &upsample::SOURCE,

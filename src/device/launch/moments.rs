@@ -1,12 +1,13 @@
-//! Launches of `kernels/moments.cu`.
+//! Launches of `kernels/moments_sort.cu` and `kernels/moments.cu`.
 
+use super::divisor::Divisor;
 use super::{Address, Addresses, Launch, Work, param, require};
 use crate::device::kernels::Source;
 use crate::device::{Element, Slice, Tensor};
 use crate::error::Result;
 
 params! {
-    /// `kernels/moments.cu`
+    /// `kernels/common/moments.cuh`
     MomentsParams {
         features: Address,
         labels: Address,
@@ -21,6 +22,8 @@ params! {
         sums: Address,
         slot_weights: Address,
         image_weights: Address,
+        weight_before: Address,
+        mean_before: Address,
         extremes: Address,
         image_mean: Address,
         shifts: Address,
@@ -29,6 +32,7 @@ params! {
         weights: Address,
         mean: Address,
         scatter: Address,
+        groups: Divisor,
         batch: i32,
         cells: i32,
         feature_stride: i32,
@@ -39,28 +43,41 @@ params! {
         slots: i32,
         blocks: i32,
         weighted: i32,
+        lanes: i32,
     }
 }
 
-pub(in crate::device) static SOURCE: Source = Source {
-    file: "moments",
+pub(in crate::device) static SORT_SOURCE: Source = Source {
+    file: "moments_sort",
     parameters: MomentsParams::PARAMETERS,
     kernels: &[
-        MomentsParams::kernel("moments_roots", "moments", 256, 0),
-        MomentsParams::kernel("moments_keys", "moments", 256, 512),
-        MomentsParams::kernel("moments_offsets", "moments", 256, 1152),
-        MomentsParams::kernel("moments_place", "moments", 256, 0),
-        MomentsParams::kernel("moments_sums", "moments", 256, 0),
-        MomentsParams::kernel("moments_shifts", "moments", 256, 0),
-        MomentsParams::kernel("moments_syrk", "moments", 128, 21504),
-        MomentsParams::kernel("moments_fold", "moments", 256, 0),
-        MomentsParams::kernel("moments_means", "moments", 256, 0),
+        MomentsParams::kernel("moments_keys", "moments_sort", 256, 2176),
+        MomentsParams::kernel("moments_offsets", "moments_sort", 288, 1152),
+        MomentsParams::kernel("moments_place", "moments_sort", 256, 0),
     ],
     constants: &[
         ("SEGMENT", SEGMENT),
         ("CHUNK", CHUNK),
         ("KEYS", KEYS),
         ("NON_FINITE", COUNTS - 1),
+    ],
+};
+
+pub(in crate::device) static SOURCE: Source = Source {
+    file: "moments",
+    parameters: MomentsParams::PARAMETERS,
+    kernels: &[
+        MomentsParams::kernel("moments_sums", "moments", SUMS, 39936),
+        MomentsParams::kernel("moments_shifts", "moments", 256, 0),
+        MomentsParams::kernel("moments_syrk", "moments", 128, 21504),
+        MomentsParams::kernel("moments_fold", "moments", 256, 0),
+    ],
+    constants: &[
+        ("SEGMENT", SEGMENT),
+        ("CHUNK", CHUNK),
+        ("KEYS", KEYS),
+        ("NON_FINITE", COUNTS - 1),
+        ("SUMS", SUMS),
         ("BLOCK", BLOCK),
     ],
 };
@@ -73,6 +90,8 @@ const CHUNK: usize = 512;
 const KEYS: usize = 258;
 /// Entries of [`Running::count`].
 pub const COUNTS: usize = 257;
+/// Threads of a block of moments_sums (`SUMS`).
+const SUMS: usize = 256;
 /// Rows and columns of a block of S (`BLOCK`).
 const BLOCK: usize = 64;
 
@@ -116,6 +135,8 @@ impl Shape {
             slots * channels * 8,
             slots * 3 * 8,
             batch * classes * 2 * 8,
+            classes * 8,
+            classes * channels * 8,
             slots * 2 * channels * 4,
             batch * classes * channels * 8,
             batch * classes * channels * 8,
@@ -124,10 +145,10 @@ impl Shape {
     }
 }
 
-const BUFFERS: usize = 13;
+const BUFFERS: usize = 15;
 
-/// Keys, ranks, offsets, totals, chunks, sorted cells, sums, weights of the chunks and of the images, extremes, means
-/// of the images, shifts, partial products.
+/// Keys, ranks, offsets, totals, chunks, sorted cells, sums, weights of the chunks and of the images, weights and means before
+/// the batch, extremes, means of the images, shifts, partial products.
 pub type Scratch<'a> = [Slice<'a>; BUFFERS];
 
 /// The running moments: count i64 [`COUNTS`] (pixels of each label, then those of a class that are not
@@ -212,6 +233,8 @@ pub fn moments<'a>(
         sums,
         slot_weights: at[7],
         image_weights: at[8],
+        weight_before: at[9],
+        mean_before: at[10],
         extremes,
         image_mean: means,
         shifts,
@@ -220,6 +243,7 @@ pub fn moments<'a>(
         weights,
         mean: memory.slice("means", running.mean, classes * channels * 8)?,
         scatter: memory.slice("scatters", running.scatter, square)?,
+        groups: Divisor::new(what, channels / 8)?,
         batch: p(batch)?,
         cells: p(cells)?,
         feature_stride: p(features.stride)?,
@@ -230,6 +254,7 @@ pub fn moments<'a>(
         slots: p(slots)?,
         blocks: p(blocks)?,
         weighted: weighting.is_some().into(),
+        lanes: p(SUMS / (channels / 8))?,
     };
     // Bytes: each operand once. syrk multiplies the lower triangle in three products of fp16 terms.
     let pixels = batch * cells;
@@ -245,31 +270,48 @@ pub fn moments<'a>(
         ..Work::moving([batch, features.size.h, features.size.w, channels], bytes)
     };
     let moving = |bytes| of(0, bytes, 0.0);
-    let roots = weighting.map(|_| {
-        let work = moving(pixels * (4 * classes + 1 + 4));
-        ("moments_roots", [segments, batch, 1], work)
-    });
+    // Of logits read and roots written.
+    let weights = if weighting.is_some() { pixels * (4 * classes + 4) } else { 0 };
+    let keys_bytes = values + pixels + keys + ranks + offsets + weights;
+    let before = moments + classes * 8;
     let launches = [
-        ("moments_keys", [segments, batch, 1], moving(values + pixels + keys + ranks + offsets)),
-        ("moments_offsets", [batch, 1, 1], moving(2 * offsets + totals + chunks)),
-        ("moments_place", [segments, batch, 1], moving(keys + ranks + offsets + totals + sorted)),
-        ("moments_sums", [slots, batch, 1], moving(values + sorted + chunks + sums + extremes)),
-        ("moments_shifts", [classes, batch, 1], moving(totals + sums + extremes + means + shifts)),
+        (&SORT_SOURCE, "moments_keys", [segments, batch, 1], moving(keys_bytes)),
+        (&SORT_SOURCE, "moments_offsets", [batch, 1, 1], moving(2 * offsets + totals + chunks)),
         (
+            &SORT_SOURCE,
+            "moments_place",
+            [segments, batch, 1],
+            moving(keys + ranks + offsets + totals + sorted),
+        ),
+        (
+            &SOURCE,
+            "moments_sums",
+            [slots, batch, 1],
+            moving(values + sorted + chunks + sums + extremes),
+        ),
+        (
+            &SOURCE,
+            "moments_shifts",
+            [classes, batch, 1],
+            moving(totals + sums + extremes + means + shifts + 2 * before),
+        ),
+        (
+            &SOURCE,
             "moments_syrk",
             [slots, blocks, batch],
             of(3 * triangle, values + sorted + chunks + shifts + partial, syrk),
         ),
         (
+            &SOURCE,
             "moments_fold",
-            [blocks * BLOCK * BLOCK / 256, classes, 1],
-            moving(partial + totals + means + shifts + moments + square),
+            [blocks * BLOCK * BLOCK / 256 + 1, classes, 1],
+            moving(partial + totals + means + shifts + before + moments + square),
         ),
-        ("moments_means", [COUNTS, 1, 1], moving(totals + means + 2 * moments + 2 * COUNTS * 8)),
     ];
-    roots
+    launches
         .into_iter()
-        .chain(launches)
-        .map(|(kernel, grid, work)| Launch::new(&SOURCE, kernel, grid, &params, memory, work))
+        .map(|(source, kernel, grid, work)| {
+            Launch::new(source, kernel, grid, &params, memory, work)
+        })
         .collect()
 }

@@ -18,8 +18,8 @@ params! {
         in_h: i32,
         in_w: i32,
         unused: i32,
-        mean: [f32; 3],
-        std: [f32; 3],
+        scale: [f32; 3],
+        offset: [f32; 3],
     }
 }
 
@@ -65,9 +65,9 @@ pub fn preprocess<'a>(
         in_h: p(image.h)?,
         in_w: p(image.w)?,
         unused: 0,
-        mean,
-        std,
+        scale: std.map(|s| (1.0 / (255.0 * f64::from(s))) as f32),
+        offset: std::array::from_fn(|c| (-f64::from(mean[c]) / f64::from(std[c])) as f32),
     };
     let work = Work::moving(shape(&y), pictures + tensor_bytes(&y));
-    Launch::new(&SOURCE, what, [y.pixels().div_ceil(256), 1, 1], &params, memory, work)
+    Launch::new(&SOURCE, what, [y.pixels().div_ceil(512), 1, 1], &params, memory, work)
 }

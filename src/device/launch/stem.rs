@@ -1,5 +1,6 @@
 //! Launch of `kernels/stem.cu`.
 
+use super::divisor::Divisor;
 use super::{Address, Addresses, Launch, Work, param, require, shape};
 use crate::device::kernels::Source;
 use crate::device::{Element, Slice, Tensor};
@@ -18,7 +19,7 @@ params! {
         weight: Address,
         bias: Address,
         output: Address,
-        batch: i32,
+        tiles_c: Divisor,
         in_h: i32,
         in_w: i32,
         out_h: i32,
@@ -76,7 +77,7 @@ pub fn stem<'a>(
         weight: memory.slice("weight", weight, conv.out_channels * 7 * 8 * 4 * 2)?,
         bias: memory.slice("bias", bias, conv.out_channels * 4)?,
         output: memory.tensor(&y)?,
-        batch: p(x.batch)?,
+        tiles_c: Divisor::new(what, y.channels.div_ceil(CHANNELS))?,
         in_h: p(x.size.h)?,
         in_w: p(x.size.w)?,
         out_h: p(size.h)?,

@@ -41,5 +41,5 @@ pub fn upsample<'a>(op: &Head, batch: usize, x: Slice<'a>, y: Slice<'a>) -> Resu
         unused: 0,
     };
     let work = Work::moving([batch, op.crop.h, op.crop.w, 1], (cells + pixels) * 4);
-    Launch::new(&SOURCE, what, [pixels.div_ceil(256), 1, 1], &params, memory, work)
+    Launch::new(&SOURCE, what, [pixels.div_ceil(1024), 1, 1], &params, memory, work)
 }

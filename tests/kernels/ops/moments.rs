@@ -1,4 +1,4 @@
-//! `kernels/moments.cu`
+//! `kernels/moments_sort.cu` and `kernels/moments.cu`
 //!
 //! |error of S_ij| <= 2e-6 sqrt(S_ii S_jj). Where it comes from: x = z - shift is held to 2^-22 of itself and the
 //! product of the two low terms is left out, 7e-7 at most. f32 sums of 16 pixels, then of four of these, then of

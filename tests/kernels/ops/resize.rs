@@ -37,7 +37,7 @@ fn both_rules_against_f64() {
                 let at = |y: usize, x_: usize| x.at(&data, n, y as isize, x_ as isize, c);
                 let line = |y| at(y, x0) + (at(y, x1) - at(y, x0)) * wx;
                 let value = line(y0) + (line(y1) - line(y0)) * wy;
-                // Seven roundings of values of at most twice the largest corner, and the weights'.
+                // Three roundings of each lerp, of values of at most twice the largest corner, and two of each weight.
                 let largest = [at(y0, x0), at(y0, x1), at(y1, x0), at(y1, x1)].map(f64::abs);
                 let magnitude = 2.0 * largest.into_iter().fold(0.0, f64::max);
                 Expected::sum(value, value, 10, magnitude, Element::F16)

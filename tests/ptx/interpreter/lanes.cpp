@@ -230,6 +230,7 @@ std::map<std::string, Entry> make() {
     reg("and.b32", [](uint32_t a, uint32_t b) { return a & b; }, u32, u32, u32);
     reg("or.b32", [](uint32_t a, uint32_t b) { return a | b; }, u32, u32, u32);
     reg("xor.b32", [](uint32_t a, uint32_t b) { return a ^ b; }, u32, u32, u32);
+    reg("popc.b32", [](uint32_t a) { return uint32_t(std::popcount(a)); }, u32, u32);
     reg("not.b32", [](uint32_t a) { return ~a; }, u32, u32);
     reg("and.b64", [](uint64_t a, uint64_t b) { return a & b; }, u64, u64, u64);
     reg("or.b64", [](uint64_t a, uint64_t b) { return a | b; }, u64, u64, u64);
