@@ -10,7 +10,7 @@ use std::time::Instant;
 use ddu::cpu::Runner;
 use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Model, Tensor, config, units};
 use ddu::ops::Size;
-use ddu::plan::{Folded, Node, Op, Plan, compile};
+use ddu::plan::{Node, Op, Plan, compile};
 
 /// segmentation-models-pytorch `DeepLabV3Plus(backbone, classes=9, encoder_output_stride=16)`.
 fn network(backbone: Backbone) -> Model {
@@ -112,14 +112,13 @@ fn main() {
     let rounds = words.iter().find_map(|word| word.parse().ok()).unwrap_or(15);
 
     let model = network(backbone);
-    let folded = Folded::new(&model);
     let bf16 = words.iter().any(|word| word == "bf16");
     let mut runner = match bf16 {
-        true => Runner::in_bf16(folded).expect("a CPU with AVX512-BF16"),
-        false => Runner::new(folded),
+        true => Runner::in_bf16().expect("a CPU with AVX512-BF16"),
+        false => Runner::new(),
     };
-    let plan = compile(model.config(), runner.weights(), 1, size).expect("the size is valid");
-    runner.prepare(&plan);
+    let plan = compile(model.config(), 1, size).expect("the size is valid");
+    runner.prepare(&plan, &model);
     let picture = vec![99; 3 * size.pixels()];
     runner.preprocess(&plan, &[&picture], size, config::IMAGENET_MEAN, config::IMAGENET_STD);
     let mut rows: Vec<(String, Row)> = Vec::new();

@@ -23,7 +23,7 @@ use crate::gpu::network::{Network, Pictures};
 use crate::gpu::step::Step;
 use crate::model::Model;
 use crate::ops::Size;
-use crate::plan::{Folded, Node, Op, Plan, View};
+use crate::plan::{Folding, Node, Op, Plan, View};
 
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Comparison {
@@ -69,12 +69,15 @@ impl Comparison {
 pub fn compare(model: Model, device: Box<dyn Device>, image: &Image) -> Result<Comparison> {
     let (mean, std) = (model.config().mean, model.config().std);
     let classes = model.config().classes.len();
-    let mut folded = Folded::new(&model);
-    for weight in folded.convs.iter_mut().flat_map(|conv| &mut conv.weight) {
-        *weight = rounded(*weight);
-    }
     let mut engine = Engine::on(model, device)?;
     let plan = engine.plan(1, image.size)?;
+    let mut runner = cpu::Runner::new();
+    let folding = Folding::new(engine.model());
+    runner.prepare_with(&plan, |index| {
+        let mut conv = folding.conv(index);
+        conv.weight.iter_mut().for_each(|weight| *weight = rounded(*weight));
+        conv
+    });
     let Some(network) = engine.network_mut() else {
         return Err(Error::invalid("compare", "a device with kernels", "cpu"));
     };
@@ -82,8 +85,6 @@ pub fn compare(model: Model, device: Box<dyn Device>, image: &Image) -> Result<C
     network.write_pictures(&plan, Pictures::Host(&[image]))?;
     let mut ops = Vec::new();
 
-    let mut runner = cpu::Runner::new(folded);
-    runner.prepare(&plan);
     runner.preprocess(&plan, &[&image.rgb], image.size, mean, std);
     let step = network.preprocess(&plan)?;
     run(network, &step)?;

@@ -18,7 +18,7 @@ use crate::host;
 use crate::model::Model;
 use crate::ops::mixture::Mixed;
 use crate::ops::{Passes, Size};
-use crate::plan::{Folded, Plan, compile, compile_with_dropout};
+use crate::plan::{Folding, Plan, compile, compile_with_dropout};
 use crate::score::{Needs, Score};
 
 use output::{CpuDensity, Results};
@@ -42,7 +42,7 @@ enum Backend {
 impl Engine {
     /// On the CPU path.
     pub fn new(model: Model) -> Self {
-        let runner = cpu::Runner::new(Folded::new(&model));
+        let runner = cpu::Runner::new();
         let backend = Backend::Cpu { runner, density: None };
         Engine { model, backend, passes: None, plans: HashMap::new() }
     }
@@ -53,7 +53,7 @@ impl Engine {
     /// # Errors
     /// A CPU without AVX512-BF16.
     pub fn in_bf16(model: Model) -> Result<Self> {
-        let runner = cpu::Runner::in_bf16(Folded::new(&model))?;
+        let runner = cpu::Runner::in_bf16()?;
         let backend = Backend::Cpu { runner, density: None };
         Ok(Engine { model, backend, passes: None, plans: HashMap::new() })
     }
@@ -85,7 +85,7 @@ impl Engine {
     pub fn on_shared(model: Model, device: Arc<dyn Device>) -> Result<Self> {
         let config = model.config();
         let (mean, std, classes) = (config.mean, config.std, config.classes.len());
-        let network = Network::new(device, Folded::new(&model), mean, std, classes)?;
+        let network = Network::new(device, &Folding::new(&model), mean, std, classes)?;
         let backend = Backend::Device(Box::new(network));
         Ok(Engine { model, backend, passes: None, plans: HashMap::new() })
     }
@@ -139,7 +139,7 @@ impl Engine {
             return Err(Error::invalid("density", expected, gaussians.channels));
         }
         match &mut self.backend {
-            Backend::Cpu { runner, density: scoring } => {
+            Backend::Cpu { density: scoring, .. } => {
                 if precision == Precision::Fast {
                     return Err(Error::invalid("--precision fast", "a device with kernels", "cpu")
                         .fix("the CPU path computes in f32: leave it out"));
@@ -147,8 +147,10 @@ impl Engine {
                 let asked = |wanted: &dyn Fn(Needs) -> bool| {
                     scores.iter().any(|score| wanted(score.info().needs))
                 };
-                let classifier = runner.weights().classifier();
-                let clipped = || ClippedClassifier::new(gaussians.limits.clone(), classifier);
+                let clipped = || {
+                    let classifier = Folding::new(&self.model).classifier();
+                    ClippedClassifier::new(gaussians.limits.clone(), &classifier)
+                };
                 *scoring = Some(Box::new(CpuDensity {
                     evaluator: asked(&|n| matches!(n, Needs::Density | Needs::Background))
                         .then(|| Evaluator::new(gaussians)),
@@ -213,12 +215,8 @@ impl Engine {
         if let Some(plan) = self.plans.get(&(batch, image)) {
             return Ok(plan.clone());
         }
-        let weights = match &self.backend {
-            Backend::Cpu { runner, .. } => runner.weights(),
-            Backend::Device(network) => network.weights(),
-        };
         let compile = if self.passes.is_some() { compile_with_dropout } else { compile };
-        let plan = Arc::new(compile(self.model.config(), weights, batch, image)?);
+        let plan = Arc::new(compile(self.model.config(), batch, image)?);
         self.plans.insert((batch, image), plan.clone());
         Ok(plan)
     }
@@ -278,7 +276,7 @@ impl Engine {
                     let passes = self.passes.map_or(0, Passes::count);
                     check_memory(&plan, passes, available(runner))?;
                 }
-                runner.prepare(&plan);
+                runner.prepare(&plan, &self.model);
                 start = Instant::now();
                 let pixels: Vec<&[u8]> = images.iter().map(|image| image.rgb.as_slice()).collect();
                 let passes = self.passes;

@@ -65,23 +65,34 @@ pub struct Panel<'a> {
 }
 
 impl Panels {
-    /// Packs `value(k, n)`.
-    pub fn pack(depth: usize, columns: usize, value: impl Fn(usize, usize) -> f32) -> Self {
+    /// A matrix of zeros.
+    pub fn zeros(depth: usize, columns: usize) -> Self {
         let width = Width::detect();
         let stride = columns.next_multiple_of(width.lanes);
-        let mut panels = Panels { depth, columns, width, data: aligned(depth * stride) };
-        let full = width.lanes * width.vectors;
-        for first in (0..columns).step_by(full) {
-            let wide = (stride - first).min(full);
-            let count = (columns - first).min(full);
-            let data = &mut bytemuck::cast_slice_mut(&mut panels.data)[first * depth..];
-            for k in 0..depth {
-                for n in 0..count {
-                    data[k * wide + n] = value(k, first + n);
+        Panels { depth, columns, width, data: aligned(depth * stride) }
+    }
+
+    /// Packs `value(k, n)`.
+    pub fn pack(depth: usize, columns: usize, value: impl Fn(usize, usize) -> f32) -> Self {
+        let mut panels = Panels::zeros(depth, columns);
+        for panel in 0..panels.count() {
+            let Panel { first, count, vectors, .. } = panels.get(panel);
+            let wide = vectors * panels.width.lanes;
+            let rows = panels.get_mut(panel).chunks_exact_mut(wide);
+            for (k, row) in rows.enumerate() {
+                for (n, packed) in row[..count].iter_mut().enumerate() {
+                    *packed = value(k, first + n);
                 }
             }
         }
         panels
+    }
+
+    /// The data of a panel, `[depth][vectors * lanes]`.
+    pub fn get_mut(&mut self, index: usize) -> &mut [f32] {
+        let Panel { first, data, .. } = self.get(index);
+        let range = first * self.depth..first * self.depth + data.len();
+        &mut bytemuck::cast_slice_mut(&mut self.data)[range]
     }
 
     pub fn count(&self) -> usize {

@@ -1,9 +1,10 @@
 //! Runs a plan on the CPU, op by op, over one arena.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use half::bf16;
+use rayon::prelude::*;
 
 use super::conv::Direct;
 use super::depthwise::Depthwise;
@@ -15,12 +16,13 @@ use super::tensor::{Input, Output, Shape};
 use super::winograd::{self, Winograd};
 use super::{dropout, mixture, spatial};
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::ops::{Pass, Size};
-use crate::plan::{Folded, Node, Op, Plan, View};
+use crate::plan::{ConvWeights, Folding, Node, Op, Plan, View};
 
-/// Direct weights (made when first needed, kept for every later size) and the arena.
+/// Packed weights (made when first needed, kept for every later size) and the arena.
+#[derive(Default)]
 pub struct Runner {
-    weights: Folded,
     bf16: bool,
     packed: HashMap<(usize, Method), Convolution>,
     arena: Vec<Line>,
@@ -45,8 +47,8 @@ enum Convolution {
 }
 
 impl Runner {
-    pub fn new(weights: Folded) -> Self {
-        Runner { weights, bf16: false, packed: HashMap::new(), arena: Vec::new(), wide: Vec::new() }
+    pub fn new() -> Self {
+        Runner::default()
     }
 
     /// One that keeps activations as bf16 and multiplies in pairs of bf16 ([`Pairs`]); Winograd's products stay in f32, and
@@ -54,17 +56,13 @@ impl Runner {
     ///
     /// # Errors
     /// A CPU without AVX512-BF16.
-    pub fn in_bf16(weights: Folded) -> Result<Self> {
+    pub fn in_bf16() -> Result<Self> {
         if !pairs::available() {
             let found = format!("one without ({})", crate::host::cpu_name());
             return Err(Error::invalid("--precision bf16", "a CPU with AVX512-BF16", found)
                 .fix("leave it out: the network then runs in f32"));
         }
-        Ok(Runner { bf16: true, ..Runner::new(weights) })
-    }
-
-    pub fn weights(&self) -> &Folded {
-        &self.weights
+        Ok(Runner { bf16: true, ..Runner::default() })
     }
 
     pub fn is_bf16(&self) -> bool {
@@ -90,19 +88,44 @@ impl Runner {
         (plan.arena_len.div_ceil(32), wide_range(plan, plan.buffers.len()).start / 16)
     }
 
-    /// Packs what the plan needs and makes the arena large enough.
-    pub fn prepare(&mut self, plan: &Plan) {
-        for node in &plan.nodes {
-            if let Op::Conv { weights, .. } = node.op {
-                let path = self.path(plan, node);
-                let conv = &self.weights.convs[weights];
-                self.packed.entry((weights, path)).or_insert_with(|| match path {
+    /// Packs what the plan needs of the model's weights, which must be the same each time, and makes the arena large enough.
+    pub fn prepare(&mut self, plan: &Plan, model: &Model) {
+        self.pack(plan, || {
+            let folding = Folding::new(model);
+            move |index| folding.conv(index)
+        });
+    }
+
+    /// The same with other weights, by the index of their convolution.
+    pub fn prepare_with(&mut self, plan: &Plan, weights: impl Fn(usize) -> ConvWeights + Sync) {
+        self.pack(plan, || weights);
+    }
+
+    /// `weights` is called where something must be packed.
+    fn pack<W: Fn(usize) -> ConvWeights + Sync>(
+        &mut self,
+        plan: &Plan,
+        weights: impl FnOnce() -> W,
+    ) {
+        let missing = plan.nodes.iter().filter_map(|node| match node.op {
+            Op::Conv { weights, .. } => Some((weights, self.path(plan, node))),
+            _ => None,
+        });
+        let missing: HashSet<_> =
+            missing.filter(|packed| !self.packed.contains_key(packed)).collect();
+        if !missing.is_empty() {
+            let weights = weights();
+            let packed = missing.into_par_iter().map(|key @ (index, method)| {
+                let conv = &weights(index);
+                let packed = match method {
                     Method::Direct => Convolution::Direct(Direct::new(conv)),
                     Method::Pairs => Convolution::Pairs(Pairs::new(conv)),
                     Method::Depthwise => Convolution::Depthwise(Depthwise::new(conv)),
                     Method::Winograd => Convolution::Winograd(Winograd::new(conv)),
-                });
-            }
+                };
+                (key, packed)
+            });
+            self.packed.par_extend(packed);
         }
         if !self.fits(plan) {
             // Freed first: both at once would double the peak.

@@ -15,7 +15,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::element::Element;
-use super::gemm::{Line, Panels, ROWS, accumulate, aligned, with_vectors, zero};
+use super::gemm::{Line, Panel, Panels, ROWS, accumulate, aligned, with_vectors, zero};
 use super::lanes::{load, store};
 use super::simd::arch;
 use super::tensor::{Input, Output, Shape};
@@ -78,17 +78,8 @@ impl Winograd {
     pub fn new(weights: &ConvWeights) -> Self {
         let conv = weights.conv;
         let (c, k) = (conv.in_channels, conv.out_channels);
-        let transformed: Vec<[f32; POINTS]> = (0..k * c)
-            .into_par_iter()
-            .map(|i| {
-                let (n, m) = (i / c, i % c);
-                transform_filter(std::array::from_fn(|tap| weights.weight[(n * 9 + tap) * c + m]))
-            })
-            .collect();
-        let points = (0..POINTS)
-            .into_par_iter()
-            .map(|p| Panels::pack(c, k, |m, n| transformed[n * c + m][p]))
-            .collect();
+        let mut points: Vec<Panels> = (0..POINTS).map(|_| Panels::zeros(c, k)).collect();
+        arch().dispatch(TransformFilters { weights, points: &mut points });
         Winograd { conv, points, bias: weights.bias.clone() }
     }
 
@@ -114,26 +105,66 @@ impl Winograd {
     }
 }
 
-/// G g G^T in f64.
-fn transform_filter(g: [f32; 9]) -> [f32; POINTS] {
-    const G: [[f64; 3]; IN] = [
-        [1.0 / 4.0, 0.0, 0.0],
-        [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
-        [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
-        [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
-        [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
-        [0.0, 0.0, 1.0],
-    ];
-    std::array::from_fn(|p| {
-        let (i, j) = (p / IN, p % IN);
-        let mut sum = 0.0;
-        for r in 0..3 {
-            for s in 0..3 {
-                sum += G[i][r] * G[j][s] * f64::from(g[r * 3 + s]);
+/// G g G^T of every filter, in f64.
+struct TransformFilters<'a> {
+    weights: &'a ConvWeights,
+    points: &'a mut [Panels],
+}
+
+/// Input channels whose filters are transformed together: `in_channels` is a multiple of it ([`pays`]).
+const FILTERS: usize = 16;
+
+impl WithSimd for TransformFilters<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let TransformFilters { weights: ConvWeights { conv, weight, .. }, points } = self;
+        let c = conv.in_channels;
+        for panel in 0..points[0].count() {
+            let Panel { first, count, data, .. } = points[0].get(panel);
+            let wide = data.len() / c;
+            let mut data: Vec<&mut [f32]> = points.iter_mut().map(|p| p.get_mut(panel)).collect();
+            for m in (0..c).step_by(FILTERS) {
+                for n in 0..count {
+                    let tap = |tap: usize| -> [f64; FILTERS] {
+                        let run = &weight[((first + n) * 9 + tap) * c + m..][..FILTERS];
+                        std::array::from_fn(|i| f64::from(run[i]))
+                    };
+                    // G g, [6][3], a column of g at a time.
+                    let half: [[[f64; FILTERS]; IN]; 3] =
+                        std::array::from_fn(|s| transform_three([tap(s), tap(3 + s), tap(6 + s)]));
+                    for i in 0..IN {
+                        let row = transform_three([half[0][i], half[1][i], half[2][i]]);
+                        for (j, values) in row.iter().enumerate() {
+                            let data = &mut data[i * IN + j][m * wide..][..FILTERS * wide];
+                            for (row, value) in data.chunks_exact_mut(wide).zip(values) {
+                                row[n] = *value as f32;
+                            }
+                        }
+                    }
+                }
             }
         }
-        sum as f32
-    })
+    }
+}
+
+/// G g for one column of many filters.
+#[inline(always)]
+fn transform_three([a, b, c]: [[f64; FILTERS]; 3]) -> [[f64; FILTERS]; IN] {
+    let mut out = [[0.0; FILTERS]; IN];
+    for i in 0..FILTERS {
+        let (a, b, c) = (a[i], b[i], c[i]);
+        // (1, +-1, 1) / -6 and (1, +-2, 4) / 24
+        let (sixth, wide) = ((a + c) / -6.0, (a + 4.0 * c) / 24.0);
+        out[0][i] = a / 4.0;
+        out[1][i] = sixth - b / 6.0;
+        out[2][i] = sixth + b / 6.0;
+        out[3][i] = wide + b / 12.0;
+        out[4][i] = wide - b / 12.0;
+        out[5][i] = c;
+    }
+    out
 }
 
 struct Operands<'a, I> {

@@ -23,14 +23,15 @@ use crate::device::{Buffer, Device, Element, Slice, Tensor, grow, launch};
 use crate::error::{Error, Result};
 use crate::ops::mixture::Mixed;
 use crate::ops::{Conv2d, LogitScore, Pass, Passes, Size};
-use crate::plan::{Folded, Node, Op, Plan, View};
+use crate::plan::{Folding, Node, Op, Plan, View};
 use crate::score::{Needs, Score};
 
 pub struct Network {
     device: Arc<dyn Device>,
-    folded: Folded,
-    /// In the order of `folded`.
+    /// In the order in which the network runs them.
     weights: Vec<Weights>,
+    /// The last of them.
+    classifier: Conv2d,
     mean: [f32; 3],
     std: [f32; 3],
     classes: usize,
@@ -74,17 +75,17 @@ impl Network {
     /// A weight that fp16 cannot hold.
     pub fn new(
         device: Arc<dyn Device>,
-        folded: Folded,
+        folding: &Folding,
         mean: [f32; 3],
         std: [f32; 3],
         classes: usize,
     ) -> Result<Self> {
-        let upload = |conv| Weights::new(&*device, conv);
-        let weights = folded.convs.iter().map(upload).collect::<Result<_>>()?;
+        let upload = |index| Weights::new(&*device, &folding.conv(index));
+        let weights = (0..folding.count()).map(upload).collect::<Result<_>>()?;
         Ok(Network {
             device,
-            folded,
             weights,
+            classifier: folding.classifier().conv,
             mean,
             std,
             classes,
@@ -104,10 +105,6 @@ impl Network {
     /// The device, for owners that outlive a run.
     pub fn share_device(&self) -> Arc<dyn Device> {
         self.device.clone()
-    }
-
-    pub fn weights(&self) -> &Folded {
-        &self.folded
     }
 
     /// Chooses tilings and makes the buffers large enough for a plan, where an earlier one has not.
@@ -151,7 +148,7 @@ impl Network {
         precision: Precision,
     ) -> Result<()> {
         let (device, ours) = (&*self.device, &density.gaussians);
-        let padded = self.folded.classifier().conv.in_channels;
+        let padded = self.classifier.in_channels;
         let made = |gaussians, weighted| {
             DensityScores::new(device, gaussians, weighted, scores, precision)
         };
@@ -449,7 +446,7 @@ impl Network {
 
     /// The network's last convolution, to run it once more.
     fn classifier(&self, plan: &Plan) -> Classifier<'_> {
-        let conv = &self.folded.classifier().conv;
+        let conv = &self.classifier;
         let Weights { weight, bias } = &self.weights[self.weights.len() - 1];
         let pixels = plan.batch * plan.grid().pixels();
         Classifier {

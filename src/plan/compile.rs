@@ -2,7 +2,7 @@
 //! their offsets in the arena.
 
 use super::arena::{Lifetime, place};
-use super::fold::{Folded, padded};
+use super::fold::{padded, padded_conv};
 use super::{Buffer, Node, Op, Plan, View};
 use crate::error::{Error, Result};
 use crate::model::Config;
@@ -13,30 +13,19 @@ use crate::ops::Size;
 ///
 /// # Errors
 /// An empty batch or image, or an image whose activations no address space holds.
-pub fn compile(config: &Config, weights: &Folded, batch: usize, image: Size) -> Result<Plan> {
-    plan(config, weights, batch, image, false)
+pub fn compile(config: &Config, batch: usize, image: Size) -> Result<Plan> {
+    plan(config, batch, image, false)
 }
 
 /// The same for MC Dropout: with the dropouts among the nodes, which are in two groups ([`Plan::once`]).
 ///
 /// # Errors
 /// As [`compile`].
-pub fn compile_with_dropout(
-    config: &Config,
-    weights: &Folded,
-    batch: usize,
-    image: Size,
-) -> Result<Plan> {
-    plan(config, weights, batch, image, true)
+pub fn compile_with_dropout(config: &Config, batch: usize, image: Size) -> Result<Plan> {
+    plan(config, batch, image, true)
 }
 
-fn plan(
-    config: &Config,
-    weights: &Folded,
-    batch: usize,
-    image: Size,
-    dropout: bool,
-) -> Result<Plan> {
+fn plan(config: &Config, batch: usize, image: Size, dropout: bool) -> Result<Plan> {
     if batch == 0 || image.h == 0 || image.w == 0 {
         let found = format!("{batch} images of {image}");
         return Err(Error::invalid("input", "at least one image of at least one pixel", found));
@@ -50,15 +39,14 @@ fn plan(
     build.write(Output { activation: topology.input, part: None }, size)?;
 
     let mut nodes = Vec::new();
-    let mut convs = weights.convs.iter().enumerate();
+    let mut convs = 0..;
     for step in &topology.steps {
         let input = build.view(step.input);
         let from = build.buffers[input.buffer].size;
         let (op, size) = match &step.action {
-            Action::Conv { residual, relu, .. } => {
-                let (weights, folded) = convs.next().expect("weights of this configuration");
-                debug_assert_eq!(folded.name, step.name);
-                let conv = folded.conv;
+            Action::Conv { unit, residual, relu } => {
+                let weights = convs.next().expect("numbers without end");
+                let conv = padded_conv(&topology, step, unit);
                 let residual = residual.map(|activation| build.view(activation));
                 (Op::Conv { conv, weights, residual, relu: *relu }, conv.output_size(from)?)
             }

@@ -20,31 +20,49 @@ pub struct ConvWeights {
     pub bias: Vec<f32>,
 }
 
-/// All convolutions of a model, in the order in which the network runs them.
-#[derive(Clone, Debug)]
-pub struct Folded {
-    pub convs: Vec<ConvWeights>,
+/// The convolutions of a model, in the order in which the network runs them. Each is folded when it is asked for, so that
+/// folded weights need not all lie in memory beside the model's and those that are packed for some hardware.
+pub struct Folding<'a> {
+    model: &'a Model,
+    /// Each unit, and whether its input's and output's channels are padded.
+    units: Vec<(Unit, [bool; 2])>,
 }
 
-impl Folded {
-    pub fn new(model: &Model) -> Self {
+impl<'a> Folding<'a> {
+    pub fn new(model: &'a Model) -> Self {
         let topology = Topology::new(model.config());
-        let convolution = |step: &Step| match &step.action {
-            Action::Conv { unit, .. } => {
-                let pads = [step.input, step.output.activation].map(|a| topology.padded(a));
-                Some(fold(model, unit, pads))
-            }
+        let unit = |step: &Step| match &step.action {
+            Action::Conv { unit, .. } => Some((unit.clone(), padding(&topology, step))),
             _ => None,
         };
-        Folded { convs: topology.steps.iter().filter_map(convolution).collect() }
+        Folding { model, units: topology.steps.iter().filter_map(unit).collect() }
+    }
+
+    /// Number of convolutions.
+    pub fn count(&self) -> usize {
+        self.units.len()
+    }
+
+    pub fn conv(&self, index: usize) -> ConvWeights {
+        let (unit, pads) = &self.units[index];
+        fold(self.model, unit, *pads)
+    }
+
+    /// The last convolution: features to logits.
+    pub fn classifier(&self) -> ConvWeights {
+        self.conv(self.count() - 1)
     }
 }
 
-impl Folded {
-    /// The last convolution: features to logits.
-    pub fn classifier(&self) -> &ConvWeights {
-        self.convs.last().expect("a network ends with its classifier")
-    }
+/// Whether the channels are padded of what a step reads and of what it writes.
+fn padding(topology: &Topology, step: &Step) -> [bool; 2] {
+    [step.input, step.output.activation].map(|activation| topology.padded(activation))
+}
+
+/// A step's convolution with padded channel counts.
+pub(super) fn padded_conv(topology: &Topology, step: &Step, unit: &Unit) -> Conv2d {
+    let [input, output] = channel_maps(unit, padding(topology, step));
+    Conv2d { in_channels: input.padded, out_channels: output.padded, ..unit.conv }
 }
 
 /// Channels in memory of `channels` logical ones.
@@ -52,14 +70,20 @@ pub fn padded(channels: usize) -> usize {
     channels.next_multiple_of(CHANNEL_ALIGN)
 }
 
-/// `pad_input` and `pad_output`: whether those channels are padded.
-fn fold(model: &Model, unit: &Unit, [pad_input, pad_output]: [bool; 2]) -> ConvWeights {
-    let [out, inner, kernel, _] = unit.conv.weight_shape();
-    let in_map = ChannelMap::new(&unit.segments, pad_input);
-    let out_map = match unit.conv.depthwise {
-        true => in_map.clone(),
-        false => ChannelMap::new(&[out], pad_output),
+/// Of input and output.
+fn channel_maps(unit: &Unit, [pad_input, pad_output]: [bool; 2]) -> [ChannelMap; 2] {
+    let input = ChannelMap::new(&unit.segments, pad_input);
+    let output = match unit.conv.depthwise {
+        true => input.clone(),
+        false => ChannelMap::new(&[unit.conv.out_channels], pad_output),
     };
+    [input, output]
+}
+
+/// `pads`: whether input and output channels are padded.
+fn fold(model: &Model, unit: &Unit, pads: [bool; 2]) -> ConvWeights {
+    let [_, inner, kernel, _] = unit.conv.weight_shape();
+    let [in_map, out_map] = channel_maps(unit, pads);
     let inner_padded = if unit.conv.depthwise { 1 } else { in_map.padded };
     let taps = kernel * kernel;
 

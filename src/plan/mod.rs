@@ -10,7 +10,7 @@ mod compile;
 mod fold;
 
 pub use compile::{compile, compile_with_dropout};
-pub use fold::{ConvWeights, Folded};
+pub use fold::{ConvWeights, Folding};
 
 use crate::ops::{Conv2d, Dropout, Head, Resize, Size, Spatial};
 
@@ -41,7 +41,7 @@ pub enum Op {
     /// Convolution + bias (batch norm is folded in) + residual + ReLU.
     Conv {
         conv: Conv2d,
-        /// Index into [`Folded`].
+        /// Index of [`Folding::conv`].
         weights: usize,
         residual: Option<View>,
         relu: bool,

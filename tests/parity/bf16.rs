@@ -192,7 +192,7 @@ fn winograd_convolutions() {
 /// `ddu::compare`. Far below it lies a network that ran in f32.
 fn check_network(name: &str, config: Config, size: Size) {
     let model = random_model(config, 7);
-    let layers = ddu::plan::Folded::new(&model).convs.len() as f64;
+    let layers = ddu::plan::Folding::new(&model).count() as f64;
     let limit = 2.0 * (2.0 * layers).sqrt() * U16 / 3f64.sqrt();
     let images = images(2, size);
     let images: Vec<_> = images.iter().collect();
