@@ -216,7 +216,11 @@ impl Engine {
             return Ok(plan.clone());
         }
         let compile = if self.passes.is_some() { compile_with_dropout } else { compile };
-        let plan = Arc::new(compile(self.model.config(), batch, image)?);
+        let mut plan = compile(self.model.config(), batch, image)?;
+        if let Backend::Cpu { runner, .. } = &self.backend {
+            plan = runner.plan(plan);
+        }
+        let plan = Arc::new(plan);
         self.plans.insert((batch, image), plan.clone());
         Ok(plan)
     }
@@ -284,15 +288,14 @@ impl Engine {
                 (preprocess, mixed) = host::in_pool(|| {
                     runner.preprocess(&plan, &pixels, size, config.mean, config.std);
                     let preprocess = start.elapsed();
-                    let (once, again) = plan.nodes.split_at(plan.once);
-                    once.iter().for_each(|node| runner.step(&plan, node));
+                    runner.run(&plan, 0..plan.once, None);
                     let mixed = match passes {
                         Some(passes) => sample(runner, &plan, passes),
                         None => Vec::new(),
                     };
                     // The network's own run is the last, so that its logits and features stay.
                     if own {
-                        again.iter().for_each(|node| runner.step(&plan, node));
+                        runner.run(&plan, plan.once..plan.nodes.len(), None);
                     }
                     (preprocess, mixed)
                 });
@@ -330,9 +333,7 @@ fn sample(runner: &mut cpu::Runner, plan: &Plan, passes: Passes) -> Vec<Mixed> {
     let mixture = |_| cpu::mixture::Mixture::new(head.classes, head.crop);
     let mut mixtures: Vec<_> = (0..plan.batch).map(mixture).collect();
     for pass in passes.iter() {
-        for node in &plan.nodes[plan.once..] {
-            runner.step_of(plan, node, Some(pass));
-        }
+        runner.run(plan, plan.once..plan.nodes.len(), Some(pass));
         let logits = runner.read(plan, plan.logits).chunks_exact(len);
         mixtures.iter_mut().zip(logits).for_each(|(mixture, logits)| mixture.add(&head, logits));
     }

@@ -40,10 +40,10 @@ impl Direct {
 
     /// `y = relu(conv(x) + bias + residual)`, either of the last two optional.
     pub fn run(&self, x: Input, residual: Option<Input>, relu: bool, y: Output) {
-        let task = self.taps.task_pixels(&y.shape, size_of::<f32>());
+        let task = self.taps.task_pixels(y.buffer.len() / y.shape.channels, size_of::<f32>());
         let operands = Operands { direct: self, x, residual, relu, y: y.shape };
         y.buffer.par_chunks_mut(task * y.shape.channels).enumerate().for_each(|(i, out)| {
-            arch().dispatch(Run { operands: &operands, start: i * task, out })
+            arch().dispatch(Run { operands: &operands, start: y.shape.before() + i * task, out })
         });
     }
 }

@@ -31,6 +31,7 @@ impl Depthwise {
         let shape = y.shape;
         let row = shape.size.w * shape.channels;
         y.buffer.par_chunks_mut(row).enumerate().for_each(|(row, out)| {
+            let row = shape.top + row;
             arch().dispatch(Row { weights: self, x, relu, y: shape, row, out })
         });
     }

@@ -82,12 +82,11 @@ impl Pairs {
         relu: bool,
         y: Output<O>,
     ) {
-        let task = self.taps.task_pixels(&y.shape, size_of::<bf16>());
+        let task = self.taps.task_pixels(y.buffer.len() / y.shape.channels, size_of::<bf16>());
         let operands = Operands { pairs: self, x, residual, relu, y: y.shape };
-        y.buffer
-            .par_chunks_mut(task * y.shape.channels)
-            .enumerate()
-            .for_each(|(i, out)| run_task(Task { operands: &operands, start: i * task, out }));
+        y.buffer.par_chunks_mut(task * y.shape.channels).enumerate().for_each(|(i, out)| {
+            run_task(Task { operands: &operands, start: y.shape.before() + i * task, out })
+        });
     }
 }
 

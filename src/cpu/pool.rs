@@ -12,10 +12,9 @@ use crate::ops::MaxPool;
 pub fn max_pool<I: Element, O: Element>(pool: &MaxPool, x: Input<I>, y: Output<O>) {
     let shape = y.shape;
     let row = shape.size.w * shape.channels;
-    y.buffer
-        .par_chunks_mut(row)
-        .enumerate()
-        .for_each(|(row, out)| arch().dispatch(MaxRow { pool, x, shape, row, out }));
+    y.buffer.par_chunks_mut(row).enumerate().for_each(|(row, out)| {
+        arch().dispatch(MaxRow { pool, x, shape, row: shape.top + row, out })
+    });
 }
 
 /// One row of output pixels.

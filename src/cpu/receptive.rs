@@ -56,14 +56,13 @@ impl Taps {
         self.conv.kernel == 1 && self.conv.stride == 1 && self.conv.padding == 0
     }
 
-    /// Output pixels of a task, `bytes` being the size of an element.
+    /// Output pixels of a task of `pixels` in all, `bytes` being the size of an element.
     ///
     /// Weights that stay in a core's L2 cache: small enough to balance and for the task's input to stay there too. Larger
     /// ones come from memory in each task, and nothing hides that from the first rows: few tasks.
-    pub fn task_pixels(&self, y: &Shape, bytes: usize) -> usize {
+    pub fn task_pixels(&self, pixels: usize, bytes: usize) -> usize {
         const WEIGHT_BYTES: usize = 512 << 10;
         const INPUT_BYTES: usize = 384 << 10;
-        let pixels = y.batch * y.size.pixels();
         let threads = rayon::current_num_threads();
         let (tasks, most) = if self.all() * self.conv.out_channels * bytes <= WEIGHT_BYTES {
             (4, INPUT_BYTES / (self.depth * self.conv.stride.pow(2) * bytes))
@@ -109,7 +108,7 @@ impl Taps {
             let to = &mut out[r * run..];
             if dense && inside {
                 let line = (place.image * x.size.h + y as usize) * x.size.w;
-                let from = &x.data[(line + place.left as usize) * x.channels..];
+                let from = x.from(line + place.left as usize);
                 if let (Some(to), Some(from)) = (to.first_chunk_mut(), from.first_chunk::<CHUNK>())
                 {
                     *to = *from;

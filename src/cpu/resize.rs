@@ -16,6 +16,7 @@ pub fn resize<I: Element, O: Element>(resize: &Resize, x: Input<I>, y: Output<O>
     let row = shape.size.w * shape.channels;
     let (rows, columns) = (&rows, &columns);
     y.buffer.par_chunks_mut(row).enumerate().for_each(|(row, out)| {
+        let row = shape.top + row;
         let tap = rows[row % shape.size.h];
         arch().dispatch(Row { x, shape, image: row / shape.size.h, tap, columns, out })
     });

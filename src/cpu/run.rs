@@ -18,17 +18,21 @@ use super::{dropout, mixture, spatial};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ops::{Pass, Size};
-use crate::plan::{ConvWeights, Folding, Node, Op, Plan, View};
+use crate::plan::{Bands, ConvWeights, Folding, Limits, Node, Op, Plan, Step, View};
 
 /// Packed weights (made when first needed, kept for every later size) and the arena.
 #[derive(Default)]
 pub struct Runner {
     bf16: bool,
     packed: HashMap<(usize, Method), Convolution>,
+    /// Elements of different types lie beside each other: in bf16 some buffers stay in f32 ([`crate::plan::Buffer::wide`]).
     arena: Vec<Line>,
-    /// In bf16: the buffers that stay in f32, one after another ([`wide`]).
-    wide: Vec<Line>,
 }
+
+/// Ops run in bands where each writes more than this: neither would find in the caches what the other wrote.
+const BAND_BYTES: usize = 16 << 20;
+/// What the windows of such a band may take: half of a last-level cache.
+const WINDOW_BYTES: usize = 16 << 20;
 
 /// The algorithm that computes a convolution.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,23 +73,24 @@ impl Runner {
         self.bf16
     }
 
+    /// A plan as this runner runs it: in its precision, and in bands where they pay.
+    pub fn plan(&self, plan: Plan) -> Plan {
+        let plan = if self.bf16 { plan.in_bf16() } else { plan };
+        plan.in_bands(Limits {
+            bytes: BAND_BYTES,
+            window_bytes: WINDOW_BYTES,
+            rows: 4 * rayon::current_num_threads(),
+        })
+    }
+
     /// Whether the arena is already large enough for a plan.
     pub fn fits(&self, plan: &Plan) -> bool {
-        let (arena, wide) = self.lines(plan);
-        self.arena.len() >= arena && self.wide.len() >= wide
+        self.arena_bytes() >= plan.arena_bytes(plan.element_bytes())
     }
 
     /// Bytes of the arena.
     pub fn arena_bytes(&self) -> u64 {
-        (size_of_val(self.arena.as_slice()) + size_of_val(self.wide.as_slice())) as u64
-    }
-
-    /// Lines of the arena and of what stays in f32.
-    fn lines(&self, plan: &Plan) -> (usize, usize) {
-        if !self.bf16 {
-            return (plan.arena_len.div_ceil(16), 0);
-        }
-        (plan.arena_len.div_ceil(32), wide_range(plan, plan.buffers.len()).start / 16)
+        size_of_val(self.arena.as_slice()) as u64
     }
 
     /// Packs what the plan needs of the model's weights, which must be the same each time, and makes the arena large enough.
@@ -129,16 +134,16 @@ impl Runner {
         }
         if !self.fits(plan) {
             // Freed first: both at once would double the peak.
-            (self.arena, self.wide) = (Vec::new(), Vec::new());
-            let (arena, wide) = self.lines(plan);
-            (self.arena, self.wide) = (aligned(16 * arena), aligned(16 * wide));
+            self.arena = Vec::new();
+            self.arena =
+                aligned((plan.arena_len * plan.element_bytes()).div_ceil(size_of::<f32>()));
         }
     }
 
     fn path(&self, plan: &Plan, node: &Node) -> Method {
         match path(plan, node) {
             // The classifier reads features, which stay in f32.
-            Method::Direct if self.bf16 && !wide(plan, node.input.buffer) => Method::Pairs,
+            Method::Direct if plan.bf16 && !plan.buffer(node.input).wide => Method::Pairs,
             path => path,
         }
     }
@@ -152,97 +157,146 @@ impl Runner {
         mean: [f32; 3],
         std: [f32; 3],
     ) {
-        let shape = shape(plan, plan.input);
-        let range = range(plan, plan.input);
-        if self.bf16 {
-            let arena: &mut [bf16] = bytemuck::cast_slice_mut(&mut self.arena);
-            let y = Output { buffer: &mut arena[range], shape };
-            preprocess(images, size, mean, std, y);
+        let Region { bytes, shape } = Region::whole(plan, plan.input);
+        let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
+        if plan.bf16 {
+            let buffer: &mut [bf16] = bytemuck::cast_slice_mut(&mut arena[bytes]);
+            preprocess(images, size, mean, std, Output { buffer, shape });
         } else {
-            let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
-            let y = Output { buffer: &mut arena[range], shape };
-            preprocess(images, size, mean, std, y);
-        }
-    }
-
-    /// The contents of a buffer that is kept in f32, to change.
-    pub fn write(&mut self, plan: &Plan, view: View) -> &mut [f32] {
-        let (data, range) = match self.bf16 {
-            true => (&mut self.wide, wide_range(plan, view.buffer)),
-            false => (&mut self.arena, range(plan, view)),
-        };
-        &mut bytemuck::cast_slice_mut(data)[range]
-    }
-
-    /// Runs one op of a prepared plan; a dropout copies.
-    pub fn step(&mut self, plan: &Plan, node: &Node) {
-        self.step_of(plan, node, None);
-    }
-
-    /// The same in a pass of MC Dropout, where a dropout masks.
-    pub fn step_of(&mut self, plan: &Plan, node: &Node, pass: Option<Pass>) {
-        let conv = match node.op {
-            Op::Conv { weights, .. } => Some(&self.packed[&(weights, self.path(plan, node))]),
-            _ => None,
-        };
-        let ranges = |view: View| range(plan, view);
-        let wides = |view: View| wide_range(plan, view.buffer);
-        if !self.bf16 {
-            let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
-            return run(node, conv, pass, operands(plan, node, arena, ranges), dense);
-        }
-        match [node.input, node.output].map(|view| wide(plan, view.buffer)) {
-            [false, false] => {
-                let arena: &mut [bf16] = bytemuck::cast_slice_mut(&mut self.arena);
-                run(node, conv, pass, operands(plan, node, arena, ranges), dense_pairs);
-            }
-            [false, true] => {
-                let arena: &[bf16] = bytemuck::cast_slice(&self.arena);
-                let x = input(plan, node.input, &arena[ranges(node.input)]);
-                let residual = residual(node).map(|view| input(plan, view, &arena[ranges(view)]));
-                let buffer = &mut bytemuck::cast_slice_mut(&mut self.wide)[wides(node.output)];
-                let y: Output = Output { buffer, shape: shape(plan, node.output) };
-                run(node, conv, pass, (x, residual, y), dense_pairs);
-            }
-            [true, true] => {
-                let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.wide);
-                run(node, conv, pass, operands(plan, node, arena, wides), dense);
-            }
-            [true, false] => unreachable!("what reads the features is kept in f32"),
+            let buffer: &mut [f32] = bytemuck::cast_slice_mut(&mut arena[bytes]);
+            preprocess(images, size, mean, std, Output { buffer, shape });
         }
     }
 
     /// The contents of a buffer that is alive and kept in f32: in bf16 only the features and the logits are.
     pub fn read(&self, plan: &Plan, view: View) -> &[f32] {
-        let (data, range) = match self.bf16 {
-            true => (&self.wide, wide_range(plan, view.buffer)),
-            false => (&self.arena, range(plan, view)),
+        let arena: &[u8] = bytemuck::cast_slice(&self.arena);
+        bytemuck::cast_slice(&arena[Region::whole(plan, view).bytes])
+    }
+
+    /// The same, to change.
+    pub fn write(&mut self, plan: &Plan, view: View) -> &mut [f32] {
+        let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
+        bytemuck::cast_slice_mut(&mut arena[Region::whole(plan, view).bytes])
+    }
+
+    /// Runs nodes of a prepared plan, in bands where it has them, all of which lie within the nodes or outside; in a pass of
+    /// MC Dropout dropouts mask, otherwise they copy.
+    pub fn run(&mut self, plan: &Plan, nodes: Range<usize>, pass: Option<Pass>) {
+        let mut next = nodes.start;
+        while next < nodes.end {
+            next = match plan.bands.iter().find(|bands| bands.nodes.start == next) {
+                Some(bands) => {
+                    (0..plan.batch).for_each(|image| self.bands(plan, bands, image));
+                    bands.nodes.end
+                }
+                None => {
+                    self.run_on(plan, &plan.nodes[next], pass, |view| Region::whole(plan, view));
+                    next + 1
+                }
+            };
+        }
+    }
+
+    /// Runs one op of a prepared plan without bands; a dropout copies.
+    pub fn step(&mut self, plan: &Plan, node: &Node) {
+        self.run_on(plan, node, None, |view| Region::whole(plan, view));
+    }
+
+    fn bands(&mut self, plan: &Plan, bands: &Bands, image: usize) {
+        // The first row that each window holds.
+        let mut tops = vec![0; plan.buffers.len()];
+        for step in &bands.steps {
+            match step {
+                Step::Run { node, rows } => {
+                    let node = &plan.nodes[*node];
+                    self.run_on(plan, node, None, |view| {
+                        let window = Region::of(plan, view, image, tops[view.buffer]);
+                        if view == node.output { window.rows(plan, view, rows) } else { window }
+                    });
+                }
+                Step::Slide { buffer, rows } => {
+                    let view = View { buffer: *buffer, first: 0, channels: 0 };
+                    let window = Region::of(plan, view, image, tops[*buffer]);
+                    let start = window.bytes.start;
+                    let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
+                    arena.copy_within(window.rows(plan, view, rows).bytes, start);
+                    tops[*buffer] = rows.start;
+                }
+            }
+        }
+    }
+
+    /// Runs an op on what lies in these parts of the arena.
+    fn run_on(
+        &mut self,
+        plan: &Plan,
+        node: &Node,
+        pass: Option<Pass>,
+        region: impl Fn(View) -> Region,
+    ) {
+        let conv = match node.op {
+            Op::Conv { weights, .. } => Some(&self.packed[&(weights, self.path(plan, node))]),
+            _ => None,
         };
-        &bytemuck::cast_slice(data)[range]
+        let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
+        let wide = |view: View| !plan.bf16 || plan.buffer(view).wide;
+        match [node.input, node.output].map(wide) {
+            [true, true] => run(node, conv, pass, operands(node, arena, region), dense),
+            [false, false] => {
+                let operands: Operands<bf16, bf16> = operands(node, arena, region);
+                run(node, conv, pass, operands, dense_pairs);
+            }
+            [false, true] => {
+                let operands: Operands<bf16, f32> = operands(node, arena, region);
+                run(node, conv, pass, operands, dense_pairs);
+            }
+            [true, false] => unreachable!("what reads the features is kept in f32"),
+        }
     }
 }
 
-/// Elements of a view's buffer in the arena.
-fn range(plan: &Plan, view: View) -> Range<usize> {
-    let buffer = plan.buffer(view);
-    buffer.offset..buffer.offset + buffer.len
+/// Where a view lies.
+struct Region {
+    /// Of the arena.
+    bytes: Range<usize>,
+    shape: Shape,
 }
 
-/// Whether a buffer stays in f32 in a network in bf16: the features, which a density rounds to fp16, the logits, and
-/// what a dropout makes features of.
-fn wide(plan: &Plan, buffer: usize) -> bool {
-    let kept = |buffer| [plan.features.buffer, plan.logits.buffer].contains(&buffer);
-    let dropped = |node: &Node| {
-        matches!(node.op, Op::Dropout(_)) && node.input.buffer == buffer && kept(node.output.buffer)
-    };
-    kept(buffer) || plan.nodes.iter().any(dropped)
-}
+impl Region {
+    /// All images.
+    fn whole(plan: &Plan, view: View) -> Self {
+        let buffer = plan.buffer(view);
+        let start = buffer.offset * plan.element_bytes();
+        let shape = Shape {
+            batch: plan.batch,
+            size: buffer.size,
+            channels: buffer.channels,
+            first: view.first,
+            count: view.channels,
+            top: 0,
+        };
+        Region { bytes: start..start + buffer.len * plan.element(view.buffer), shape }
+    }
 
-/// Elements of one of those among them; of the number of buffers: where they end.
-fn wide_range(plan: &Plan, buffer: usize) -> Range<usize> {
-    let before = (0..buffer).filter(|&other| wide(plan, other));
-    let start = before.map(|other| plan.buffers[other].len.next_multiple_of(16)).sum();
-    start..start + plan.buffers.get(buffer).map_or(0, |buffer| buffer.len)
+    /// What there is of one image; `top` is the first row that a window holds.
+    fn of(plan: &Plan, view: View, image: usize, top: usize) -> Self {
+        let Region { bytes: Range { start, end }, shape } = Region::whole(plan, view);
+        let shape = Shape { batch: 1, top, ..shape };
+        if plan.buffer(view).window.is_some() {
+            return Region { bytes: start..end, shape };
+        }
+        let len = (end - start) / plan.batch;
+        Region { bytes: start + image * len..start + (image + 1) * len, shape }
+    }
+
+    /// Some rows of it.
+    fn rows(self, plan: &Plan, view: View, rows: &Range<usize>) -> Self {
+        let Region { bytes, shape } = self;
+        let row = shape.size.w * shape.channels * plan.element(view.buffer);
+        let at = |y: usize| bytes.start + (y - shape.top) * row;
+        Region { bytes: at(rows.start)..at(rows.end), shape: Shape { top: rows.start, ..shape } }
+    }
 }
 
 fn residual(node: &Node) -> Option<View> {
@@ -255,32 +309,41 @@ fn residual(node: &Node) -> Option<View> {
 /// What an op reads, its residual, and what it writes.
 type Operands<'a, I, O> = (Input<'a, I>, Option<Input<'a, I>>, Output<'a, O>);
 
-/// Those of a node whose buffers lie in one arena.
-fn operands<'a, T>(
-    plan: &Plan,
+/// Those of a node.
+fn operands<'a, I: Element, O: Element>(
     node: &Node,
-    arena: &'a mut [T],
-    range: impl Fn(View) -> Range<usize>,
-) -> Operands<'a, T, T> {
+    arena: &'a mut [u8],
+    region: impl Fn(View) -> Region,
+) -> Operands<'a, I, O> {
     let residual = residual(node);
     let alive = "operands of an op do not overlap in the arena";
     let same = residual.filter(|r| r.buffer == node.input.buffer);
-    let (x, residual_data, y): (&[T], Option<&[T]>, &mut [T]) = match residual {
-        Some(view) if same.is_none() => {
-            let ranges = [range(node.input), range(view), range(node.output)];
-            let [x, r, y] = arena.get_disjoint_mut(ranges).expect(alive);
-            (x, Some(r), y)
+    let [x, y] = [node.input, node.output].map(&region);
+    let residual = residual.map(&region);
+    let (x_bytes, residual_bytes, y_bytes): (&[u8], Option<&[u8]>, &mut [u8]) = match &residual {
+        Some(residual) if same.is_none() => {
+            let ranges = [x.bytes, residual.bytes.clone(), y.bytes];
+            let [x, residual, y] = arena.get_disjoint_mut(ranges).expect(alive);
+            (x, Some(residual), y)
         }
         _ => {
-            let ranges = [range(node.input), range(node.output)];
-            let [x, y] = arena.get_disjoint_mut(ranges).expect(alive);
-            let x: &[T] = x;
+            let [x, y] = arena.get_disjoint_mut([x.bytes, y.bytes]).expect(alive);
+            let x: &[u8] = x;
             (x, same.map(|_| x), y)
         }
     };
-    let x = input(plan, node.input, x);
-    let residual = residual.zip(residual_data).map(|(view, data)| input(plan, view, data));
-    (x, residual, Output { buffer: y, shape: shape(plan, node.output) })
+    let input = |bytes, Shape { batch, size, channels, first, count, top }| Input {
+        data: bytemuck::cast_slice(bytes),
+        batch,
+        size,
+        channels,
+        first,
+        count,
+        top,
+    };
+    let residual = residual.zip(residual_bytes).map(|(region, bytes)| input(bytes, region.shape));
+    let y = Output { buffer: bytemuck::cast_slice_mut(y_bytes), shape: y.shape };
+    (input(x_bytes, x.shape), residual, y)
 }
 
 /// Runs an op; `dense` a convolution that is neither depthwise nor Winograd's.
@@ -313,7 +376,7 @@ fn dense_pairs<O: Element>(conv: &Convolution, (x, residual, y): Operands<bf16, 
     kernel.run(x, residual, relu, y);
 }
 
-/// Bytes that running a plan takes at most, in either precision, in addition to the weights: the arena, the largest
+/// Bytes that running a plan takes at most, in addition to the weights: the arena, the largest
 /// scratch of an op, and the images and maps that wait before and after; with dropout what mixing the passes takes too.
 pub fn memory_bytes(plan: &Plan, passes: usize) -> u64 {
     let scratch = |node: &Node| match &node.op {
@@ -330,10 +393,7 @@ pub fn memory_bytes(plan: &Plan, passes: usize) -> u64 {
         _ => plan.batch as u64 * mixture::bytes(&plan.head(), passes),
     };
     let scratch = plan.nodes.iter().map(scratch).max().unwrap_or(0);
-    // In bf16 the arena is half, and what stays in f32 lies beside it: the larger of the two.
-    let wide = wide_range(plan, plan.buffers.len()).start * size_of::<f32>();
-    let arena = plan.arena_bytes(size_of::<f32>());
-    arena.max(plan.arena_bytes(size_of::<bf16>()) + wide as u64) + scratch + pixels + mixed
+    plan.arena_bytes(plan.element_bytes()) + scratch + pixels + mixed
 }
 
 fn path(plan: &Plan, node: &Node) -> Method {
@@ -346,20 +406,4 @@ fn path(plan: &Plan, node: &Node) -> Method {
     } else {
         Method::Direct
     }
-}
-
-fn shape(plan: &Plan, view: View) -> Shape {
-    let buffer = plan.buffer(view);
-    Shape {
-        batch: plan.batch,
-        size: buffer.size,
-        channels: buffer.channels,
-        first: view.first,
-        count: view.channels,
-    }
-}
-
-fn input<'a, T>(plan: &Plan, view: View, data: &'a [T]) -> Input<'a, T> {
-    let Shape { batch, size, channels, first, count } = shape(plan, view);
-    Input { data, batch, size, channels, first, count }
 }

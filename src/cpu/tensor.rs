@@ -13,18 +13,26 @@ pub struct Input<'a, T = f32> {
     /// First channel and channel count of the slice.
     pub first: usize,
     pub count: usize,
+    /// The first row that `data` holds, of a single image: where a network runs in bands of rows not all are there.
+    pub top: usize,
 }
 
 impl<'a, T> Input<'a, T> {
     /// The slice's channels at pixel `index`, counted over the batch.
     #[inline(always)]
     pub fn row(&self, index: usize) -> &'a [T] {
-        &self.data[index * self.channels + self.first..][..self.count]
+        &self.data[(index - self.top * self.size.w) * self.channels + self.first..][..self.count]
+    }
+
+    /// The data from pixel `index` on, counted over the batch.
+    #[inline(always)]
+    pub fn from(&self, index: usize) -> &'a [T] {
+        &self.data[(index - self.top * self.size.w) * self.channels..]
     }
 
     /// The whole of a contiguous tensor.
     pub fn contiguous(data: &'a [T], batch: usize, size: Size, channels: usize) -> Self {
-        Input { data, batch, size, channels, first: 0, count: channels }
+        Input { data, batch, size, channels, first: 0, count: channels, top: 0 }
     }
 
     /// The slice's channels at a position, None outside the image.
@@ -44,6 +52,15 @@ pub struct Shape {
     pub channels: usize,
     pub first: usize,
     pub count: usize,
+    /// The first row that is written, of a single image; the buffer says how many.
+    pub top: usize,
+}
+
+impl Shape {
+    /// Pixels before the first that is written.
+    pub fn before(&self) -> usize {
+        self.top * self.size.w
+    }
 }
 
 /// What an op writes.
@@ -55,6 +72,6 @@ pub struct Output<'a, T = f32> {
 impl<'a, T> Output<'a, T> {
     /// The whole of a contiguous tensor.
     pub fn contiguous(buffer: &'a mut [T], batch: usize, size: Size, channels: usize) -> Self {
-        Output { buffer, shape: Shape { batch, size, channels, first: 0, count: channels } }
+        Output { buffer, shape: Shape { batch, size, channels, first: 0, count: channels, top: 0 } }
     }
 }

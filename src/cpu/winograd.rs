@@ -31,6 +31,12 @@ const POINTS: usize = IN * IN;
 /// Transformed weights above this many bytes are read once by all threads together (and the
 /// transformed input waits in memory); below it each task keeps its tiles in its own cache.
 const SHARED_BYTES: usize = 4 << 20;
+/// Transformed tiles and products that wait in memory at once; the weights are read again for the next.
+const TOGETHER_BYTES: usize = 64 << 20;
+/// Transformed tiles and products of a task that are to stay in its L2 cache, beside the weights of a point...
+const FUSED_BYTES: usize = 640 << 10;
+/// ... but so many that the weights are worth reading.
+const LEAST_TILES: usize = 24;
 
 /// Weights transformed and packed: 36 matrices `[C, K]`.
 pub struct Winograd {
@@ -66,7 +72,15 @@ pub fn scratch_bytes(conv: &Conv2d, batch: usize, h: usize, w: usize) -> u64 {
     if POINTS * c * k * size_of::<f32>() <= SHARED_BYTES {
         return 0;
     }
-    (POINTS * (c + k) * size_of::<f32>()) as u64 * (batch * tiles(conv, h, w)) as u64
+    // A strip is not divided: at least a row of tiles of each phase.
+    let strip = conv.dilation * tiles(conv, 1, w).max(LEAST_TILES);
+    let together = (batch * tiles(conv, h, w)).min(shared_tiles(conv).max(strip));
+    (POINTS * (c + k) * size_of::<f32>()) as u64 * together as u64
+}
+
+/// Tiles that pass together through weights that are shared.
+fn shared_tiles(conv: &Conv2d) -> usize {
+    TOGETHER_BYTES / (POINTS * (conv.in_channels + conv.out_channels) * size_of::<f32>())
 }
 
 /// Start and length of each of the interleaved parts of an axis.
@@ -186,19 +200,20 @@ struct Strip<'a, O> {
 }
 
 impl<I: Element> Operands<'_, I> {
-    /// Cuts the output into strips of at least 24 tiles where the image allows.
+    /// Cuts the output into strips of at least [`LEAST_TILES`] where the image allows.
     fn strips<'b, O>(&self, out: &'b mut [O]) -> Vec<Strip<'b, O>> {
         let dilation = self.winograd.conv.dilation;
         let (size, channels) = (self.y.size, self.y.channels);
         let columns: Vec<usize> = starts(0, size.w, size.w, dilation).collect();
-        let tile_rows = 24usize.div_ceil(columns.len() * dilation).max(1);
+        let tile_rows = LEAST_TILES.div_ceil(columns.len() * dilation).max(1);
         let rows = OUT * dilation * tile_rows;
         let mut strips = Vec::new();
         let images = out.chunks_mut(size.pixels() * channels);
         for (image, out) in images.enumerate() {
             for (i, out) in out.chunks_mut(rows * size.w * channels).enumerate() {
-                let top = i * rows;
-                let tiles = starts(top, (top + rows).min(size.h), size.h, dilation)
+                let top = self.y.top + i * rows;
+                let bottom = top + out.len() / (size.w * channels);
+                let tiles = starts(top, bottom, size.h, dilation)
                     .flat_map(|y| columns.iter().map(move |&x| (y, x)))
                     .collect();
                 strips.push(Strip { image, top, out, tiles });
@@ -207,8 +222,24 @@ impl<I: Element> Operands<'_, I> {
         strips
     }
 
-    /// All tiles through one point's weights at a time, each point on one thread.
+    /// Many tiles through one point's weights at a time, each point on one thread.
     fn run_shared<O: Element>(&self, mut strips: Vec<Strip<O>>) {
+        let most = shared_tiles(&self.winograd.conv);
+        let mut rest = &mut strips[..];
+        while !rest.is_empty() {
+            let mut tiles = 0;
+            let fit = rest.iter().take_while(|strip| {
+                tiles += strip.tiles.len();
+                tiles <= most
+            });
+            let count = fit.count().max(1);
+            let (now, later) = rest.split_at_mut(count);
+            self.run_together(now);
+            rest = later;
+        }
+    }
+
+    fn run_together<O: Element>(&self, strips: &mut [Strip<O>]) {
         let conv = &self.winograd.conv;
         let (c, k) = (conv.in_channels, conv.out_channels);
         let total: usize = strips.iter().map(|strip| strip.tiles.len()).sum();
@@ -217,7 +248,8 @@ impl<I: Element> Operands<'_, I> {
             .map(|strip| {
                 let mut v = aligned(POINTS * strip.tiles.len() * c);
                 let out = bytemuck::cast_slice_mut(&mut v);
-                arch().dispatch(TransformInput { operands: self, strip, out });
+                let (image, tiles) = (strip.image, &strip.tiles);
+                arch().dispatch(TransformInput { operands: self, image, tiles, out });
                 v
             })
             .collect();
@@ -248,7 +280,8 @@ impl<I: Element> Operands<'_, I> {
         let products: &[f32] = products;
         strips.par_iter_mut().zip(firsts).for_each(|(strip, first)| {
             let product = |p: usize, t: usize| &products[(p * total + first + t) * k..][..k];
-            arch().dispatch(TransformOutput { operands: self, strip, product });
+            let tiles = &std::mem::take(&mut strip.tiles);
+            arch().dispatch(TransformOutput { operands: self, strip, tiles, product });
         });
     }
 }
@@ -277,22 +310,29 @@ impl<I: Element, O: Element> WithSimd for Fused<'_, I, O> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let conv = &self.operands.winograd.conv;
-        let (c, k, count) = (conv.in_channels, conv.out_channels, self.strip.tiles.len());
+        let (c, k) = (conv.in_channels, conv.out_channels);
+        let tiles = std::mem::take(&mut self.strip.tiles);
+        // Rows of many tiles in pieces that stay in the L2 cache.
+        let most = FUSED_BYTES / (POINTS * (c + k) * size_of::<f32>()) / ROWS * ROWS;
         // Taken out rather than borrowed: what runs inside a closure would not be compiled for
         // the vector instructions.
         let mut buffers = SCRATCH.take();
         let [input, products] = &mut buffers;
-        let input = scratch(input, POINTS * count * c);
-        let products = scratch(products, POINTS * count * k);
-        TransformInput { operands: self.operands, strip: &self.strip, out: input }.with_simd(simd);
-        for (p, out) in products.chunks_exact_mut(count * k).enumerate() {
-            let row = |t: usize| &input[(p * count + t) * c..][..c];
-            let panels = &self.operands.winograd.points[p];
-            Multiply { panels, row, count, out }.with_simd(simd);
+        for tiles in tiles.chunks(most.max(LEAST_TILES)) {
+            let count = tiles.len();
+            let input = scratch(input, POINTS * count * c);
+            let products = scratch(products, POINTS * count * k);
+            let image = self.strip.image;
+            TransformInput { operands: self.operands, image, tiles, out: input }.with_simd(simd);
+            for (p, out) in products.chunks_exact_mut(count * k).enumerate() {
+                let row = |t: usize| &input[(p * count + t) * c..][..c];
+                let panels = &self.operands.winograd.points[p];
+                Multiply { panels, row, count, out }.with_simd(simd);
+            }
+            let product = |p: usize, t: usize| &products[(p * count + t) * k..][..k];
+            TransformOutput { operands: self.operands, strip: &mut self.strip, tiles, product }
+                .with_simd(simd);
         }
-        let product = |p: usize, t: usize| &products[(p * count + t) * k..][..k];
-        TransformOutput { operands: self.operands, strip: &mut self.strip, product }
-            .with_simd(simd);
         SCRATCH.set(buffers);
     }
 }
@@ -304,27 +344,28 @@ fn scratch(buffer: &mut Vec<Line>, len: usize) -> &mut [f32] {
     &mut bytemuck::cast_slice_mut(buffer)[..len]
 }
 
-/// B^T d B of every tile of a strip: `[point, tile, C]`.
-struct TransformInput<'a, I, O> {
+/// B^T d B of some tiles of an image: `[point, tile, C]`.
+struct TransformInput<'a, I> {
     operands: &'a Operands<'a, I>,
-    strip: &'a Strip<'a, O>,
+    image: usize,
+    tiles: &'a [(usize, usize)],
     out: &'a mut [f32],
 }
 
-impl<I: Element, O> WithSimd for TransformInput<'_, I, O> {
+impl<I: Element> WithSimd for TransformInput<'_, I> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Operands { winograd, x, .. } = self.operands;
-        let (c, count) = (winograd.conv.in_channels, self.strip.tiles.len());
+        let (c, count) = (winograd.conv.in_channels, self.tiles.len());
         let step = winograd.conv.dilation as isize;
         let zeros = vec![I::zeroed(); c];
-        for (t, &(top, left)) in self.strip.tiles.iter().enumerate() {
+        for (t, &(top, left)) in self.tiles.iter().enumerate() {
             let source: [&[I]; POINTS] = std::array::from_fn(|p| {
                 let y = top as isize + ((p / IN) as isize - 1) * step;
                 let x0 = left as isize + ((p % IN) as isize - 1) * step;
-                x.pixel(self.strip.image, y, x0).unwrap_or(&zeros)
+                x.pixel(self.image, y, x0).unwrap_or(&zeros)
             });
             for first in (0..c).step_by(S::F32_LANES) {
                 let mut d = [[simd.splat_f32s(0.0); IN]; IN];
@@ -399,10 +440,11 @@ impl<'r, Row: Fn(usize) -> &'r [f32]> WithSimd for Multiply<'_, Row> {
     }
 }
 
-/// A^T m A of every tile of a strip, then bias, residual and ReLU, into the output.
+/// A^T m A of some tiles of a strip, then bias, residual and ReLU, into the output.
 struct TransformOutput<'a, 'b, I, O, Product> {
     operands: &'a Operands<'a, I>,
     strip: &'a mut Strip<'b, O>,
+    tiles: &'a [(usize, usize)],
     product: Product,
 }
 
@@ -420,7 +462,7 @@ where
         let step = winograd.conv.dilation;
         let floor = simd.splat_f32s(if *relu { 0.0 } else { f32::NEG_INFINITY });
         let bottom = self.strip.top + self.strip.out.len() / (y.size.w * y.channels);
-        for (t, &(top, left)) in self.strip.tiles.iter().enumerate() {
+        for (t, &(top, left)) in self.tiles.iter().enumerate() {
             let source: [&[f32]; POINTS] = std::array::from_fn(|p| (self.product)(p, t));
             for first in (0..winograd.conv.out_channels).step_by(S::F32_LANES) {
                 let mut half = [[simd.splat_f32s(0.0); IN]; OUT];

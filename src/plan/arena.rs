@@ -1,7 +1,5 @@
 //! Placing buffers in one arena by lifetime: two buffers share memory if no op needs both.
 
-use super::Buffer;
-
 /// Buffers start at multiples of this many elements (256 bytes of f32).
 const ALIGN: usize = 64;
 
@@ -13,45 +11,44 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    fn overlaps(self, other: Lifetime) -> bool {
+    pub fn overlaps(self, other: Lifetime) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 }
 
-/// Sets each buffer's offset; returns the arena's length in elements, None where it exceeds usize.
+/// The offset of each buffer, by their lengths in elements, and the arena's length; None where it exceeds usize.
 ///
 /// Greedy by size: the largest buffer first, each at the lowest offset that is free during its
 /// life.
-pub fn place(buffers: &mut [Buffer], lives: &[Lifetime]) -> Option<usize> {
-    let mut order: Vec<usize> = (0..buffers.len()).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(buffers[i].len), i));
-    let mut placed: Vec<usize> = Vec::new();
+pub fn place(lens: &[usize], lives: &[Lifetime]) -> Option<(Vec<usize>, usize)> {
+    let mut order: Vec<usize> = (0..lens.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(lens[i]), i));
+    let (mut offsets, mut placed) = (vec![0; lens.len()], Vec::<usize>::new());
     let mut total = 0;
     for i in order {
         let mut taken: Vec<(usize, usize)> = placed
             .iter()
             .filter(|&&j| lives[i].overlaps(lives[j]))
-            .map(|&j| (buffers[j].offset, buffers[j].offset + buffers[j].len))
+            .map(|&j| (offsets[j], offsets[j] + lens[j]))
             .collect();
         taken.sort_unstable();
         let mut offset = 0usize;
         for (start, end) in taken {
-            if offset.checked_add(buffers[i].len)? <= start {
+            if offset.checked_add(lens[i])? <= start {
                 break;
             }
             offset = offset.max(end.checked_next_multiple_of(ALIGN)?);
         }
-        buffers[i].offset = offset;
-        total = total.max(offset.checked_add(buffers[i].len)?);
+        offsets[i] = offset;
+        total = total.max(offset.checked_add(lens[i])?);
         placed.push(i);
     }
-    Some(total)
+    Some((offsets, total))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::Size;
     use proptest::prelude::*;
 
     proptest! {
@@ -60,21 +57,18 @@ mod tests {
         fn live_buffers_never_overlap(
             spec in prop::collection::vec((1usize..5000, 0usize..20, 0usize..6), 1..24)
         ) {
-            let mut buffers: Vec<Buffer> = spec
-                .iter()
-                .map(|&(len, ..)| Buffer { size: Size::new(1, len), channels: 1, offset: 0, len })
-                .collect();
+            let lens: Vec<usize> = spec.iter().map(|&(len, ..)| len).collect();
             let lives: Vec<Lifetime> = spec
                 .iter()
                 .map(|&(_, first, span)| Lifetime { first, last: first + span })
                 .collect();
-            let total = place(&mut buffers, &lives).unwrap();
-            for i in 0..buffers.len() {
-                prop_assert!(buffers[i].offset.is_multiple_of(ALIGN));
-                prop_assert!(buffers[i].offset + buffers[i].len <= total);
+            let (offsets, total) = place(&lens, &lives).unwrap();
+            for i in 0..lens.len() {
+                prop_assert!(offsets[i].is_multiple_of(ALIGN));
+                prop_assert!(offsets[i] + lens[i] <= total);
                 for j in 0..i {
-                    let disjoint = buffers[i].offset + buffers[i].len <= buffers[j].offset
-                        || buffers[j].offset + buffers[j].len <= buffers[i].offset;
+                    let disjoint = offsets[i] + lens[i] <= offsets[j]
+                        || offsets[j] + lens[j] <= offsets[i];
                     prop_assert!(disjoint || !lives[i].overlaps(lives[j]));
                 }
             }

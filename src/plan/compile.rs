@@ -2,6 +2,7 @@
 //! their offsets in the arena.
 
 use super::arena::{Lifetime, place};
+use super::bands::reads;
 use super::fold::{padded, padded_conv};
 use super::{Buffer, Node, Op, Plan, View};
 use crate::error::{Error, Result};
@@ -73,25 +74,41 @@ fn plan(config: &Config, batch: usize, image: Size, dropout: bool) -> Result<Pla
     }
     let [input, features, logits] =
         [topology.input, topology.features, topology.logits].map(|a| build.view(a));
-    let mut buffers = build.buffers;
+    let buffers = build.buffers;
     let (nodes, once) = once_first(nodes, buffers.len());
-    let lives = lifetimes(&nodes, once, buffers.len(), input, [features, logits]);
-    let arena_len = place(&mut buffers, &lives).ok_or_else(|| too_large(image))?;
     let padded = buffers[input.buffer].size;
-    let align_corners = config.align_corners;
-    Ok(Plan {
+    let mut plan = Plan {
         batch,
         image,
         padded,
-        align_corners,
+        align_corners: config.align_corners,
         nodes,
         once,
         buffers,
-        arena_len,
+        bands: Vec::new(),
+        bf16: false,
+        arena_len: 0,
         input,
         features,
         logits,
-    })
+    };
+    plan.place().ok_or_else(|| too_large(image))?;
+    Ok(plan)
+}
+
+impl Plan {
+    /// Places the buffers in the arena; None where it exceeds usize.
+    pub(super) fn place(&mut self) -> Option<()> {
+        let lives = lifetimes(self);
+        let units = self.buffers.iter().enumerate();
+        let units = units.map(|(i, b)| b.len.checked_mul(self.element(i) / self.element_bytes()));
+        let (offsets, all) = place(&units.collect::<Option<Vec<_>>>()?, &lives)?;
+        for (buffer, offset) in self.buffers.iter_mut().zip(offsets) {
+            buffer.offset = offset;
+        }
+        self.arena_len = all;
+        Some(())
+    }
 }
 
 struct Builder<'a> {
@@ -127,7 +144,8 @@ impl Builder<'_> {
                 .try_fold(self.batch, |product, &n| product.checked_mul(n))
                 .ok_or_else(|| too_large(self.image))?;
             self.places[activation] = Some(self.buffers.len());
-            self.buffers.push(Buffer { size, channels, offset: 0, len });
+            let (wide, window) = (false, None);
+            self.buffers.push(Buffer { size, channels, offset: 0, len, wide, window });
         }
         let all = self.view(activation);
         Ok(match part {
@@ -146,12 +164,7 @@ fn once_first(nodes: Vec<Node>, buffers: usize) -> (Vec<Node>, usize) {
     let mut differs = vec![false; buffers];
     let (mut first, mut again) = (Vec::with_capacity(nodes.len()), Vec::new());
     for node in nodes {
-        let residual = match node.op {
-            Op::Conv { residual, .. } => residual,
-            _ => None,
-        };
-        let mut read = [Some(node.input), residual].into_iter().flatten();
-        if matches!(node.op, Op::Dropout(_)) || read.any(|view| differs[view.buffer]) {
+        if matches!(node.op, Op::Dropout(_)) || reads(&node).any(|view| differs[view.buffer]) {
             differs[node.output.buffer] = true;
             again.push(node);
         } else {
@@ -165,31 +178,30 @@ fn once_first(nodes: Vec<Node>, buffers: usize) -> (Vec<Node>, usize) {
 
 /// Op i runs at time i + 1; the input is written at time 0, and what the caller reads stays alive to the end,
 /// as does what the first `once` ops write for the others, which run again.
-fn lifetimes(
-    nodes: &[Node],
-    once: usize,
-    buffers: usize,
-    input: View,
-    kept: [View; 2],
-) -> Vec<Lifetime> {
+/// The ops of a band run at one time.
+fn lifetimes(plan: &Plan) -> Vec<Lifetime> {
+    let (nodes, once) = (&plan.nodes, plan.once);
     let end = nodes.len() + 1;
-    let mut lives = vec![Lifetime { first: usize::MAX, last: 0 }; buffers];
+    let mut lives = vec![Lifetime { first: usize::MAX, last: 0 }; plan.buffers.len()];
     let mut touch = |view: View, time: usize| {
         let life = &mut lives[view.buffer];
         life.first = life.first.min(time);
         life.last = life.last.max(time);
     };
-    touch(input, 0);
-    kept.into_iter().for_each(|view| touch(view, end));
+    touch(plan.input, 0);
+    [plan.features, plan.logits].into_iter().for_each(|view| touch(view, end));
     for (i, node) in nodes.iter().enumerate() {
-        touch(node.input, i + 1);
-        touch(node.output, i + 1);
-        if let Op::Conv { residual: Some(view), .. } = node.op {
-            touch(view, i + 1);
-        }
+        reads(node).chain([node.output]).for_each(|view| touch(view, i + 1));
     }
     for life in lives.iter_mut().filter(|life| life.first <= once && life.last > once) {
         life.last = end;
+    }
+    for bands in &plan.bands {
+        let time = Lifetime { first: bands.nodes.start + 1, last: bands.nodes.end };
+        for life in lives.iter_mut().filter(|life| life.overlaps(time)) {
+            life.first = life.first.min(time.first);
+            life.last = life.last.max(time.last);
+        }
     }
     lives
 }

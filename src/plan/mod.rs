@@ -6,9 +6,11 @@
 //! buffers, so a concatenation is two ops that write side by side.
 
 mod arena;
+mod bands;
 mod compile;
 mod fold;
 
+pub use bands::{Bands, Limits, Step};
 pub use compile::{compile, compile_with_dropout};
 pub use fold::{ConvWeights, Folding};
 
@@ -22,10 +24,14 @@ pub const CHANNEL_ALIGN: usize = 8;
 pub struct Buffer {
     pub size: Size,
     pub channels: usize,
-    /// Offset in the arena, in elements; a multiple of 64.
+    /// Offset in the arena, in the plan's elements; a multiple of 64.
     pub offset: usize,
     /// Elements.
     pub len: usize,
+    /// In a plan in bf16: kept in f32.
+    pub wide: bool,
+    /// In a plan in bands: the rows that it holds at a time, of one image. None: it holds all.
+    pub window: Option<usize>,
 }
 
 /// Channels `first..first + channels` of a buffer.
@@ -73,6 +79,10 @@ pub struct Plan {
     /// read of the first ones stays in the arena. All of them in a plan without dropout.
     pub once: usize,
     pub buffers: Vec<Buffer>,
+    /// Ops that run together, a band of rows at a time, in order: none but on the CPU ([`Plan::in_bands`]).
+    pub bands: Vec<Bands>,
+    /// Activations are bf16 but where a buffer is wide, on the CPU ([`Plan::in_bf16`]).
+    pub bf16: bool,
     /// Elements of the arena that holds all buffers.
     pub arena_len: usize,
     /// The normalised image, 3 channels.
@@ -127,6 +137,31 @@ impl Plan {
     /// FLOP of one pass of MC Dropout, in addition to those.
     pub fn pass_flops(&self) -> u64 {
         self.nodes[self.once..].iter().map(|node| self.node_flops(node)).sum()
+    }
+
+    /// The same plan with activations in bf16 but for the features, which a density rounds to fp16, the logits, and what a
+    /// dropout makes features of: they stay in f32.
+    pub fn in_bf16(mut self) -> Self {
+        let kept = [self.features, self.logits].map(|view| view.buffer);
+        for node in &self.nodes {
+            if matches!(node.op, Op::Dropout(_)) && kept.contains(&node.output.buffer) {
+                self.buffers[node.input.buffer].wide = true;
+            }
+        }
+        kept.into_iter().for_each(|buffer| self.buffers[buffer].wide = true);
+        self.bf16 = true;
+        self.place().expect("elements became smaller");
+        self
+    }
+
+    /// Bytes of an element of the arena on the CPU.
+    pub fn element_bytes(&self) -> usize {
+        if self.bf16 { 2 } else { 4 }
+    }
+
+    /// Bytes of an element of a buffer on the CPU.
+    pub fn element(&self, buffer: usize) -> usize {
+        if self.buffers[buffer].wide { 4 } else { self.element_bytes() }
     }
 
     /// Bytes of the arena at `element` bytes each (4 on the CPU, 2 on the devices).

@@ -83,7 +83,7 @@ impl Halves {
 
     fn input<'a>(&'a self, tensor: &Tensor) -> Input<'a, bf16> {
         let Input { batch, size, channels, first, count, .. } = tensor.input();
-        Input { data: &self.0, batch, size, channels, first, count }
+        Input { data: &self.0, batch, size, channels, first, count, top: 0 }
     }
 }
 

@@ -20,7 +20,7 @@ const POISON: u32 = 0x7fc0_dead;
 impl Tensor {
     /// `before` and `after` are channels of the buffer on either side of the slice.
     fn shape(batch: usize, size: Size, before: usize, count: usize, after: usize) -> Shape {
-        Shape { batch, size, channels: before + count + after, first: before, count }
+        Shape { batch, size, channels: before + count + after, first: before, count, top: 0 }
     }
 
     pub fn random(rng: &mut Rng, batch: usize, size: Size, count: usize, around: usize) -> Self {
@@ -35,8 +35,8 @@ impl Tensor {
     }
 
     pub fn input(&self) -> Input<'_> {
-        let Shape { batch, size, channels, first, count } = self.shape;
-        Input { data: &self.data, batch, size, channels, first, count }
+        let Shape { batch, size, channels, first, count, .. } = self.shape;
+        Input { data: &self.data, batch, size, channels, first, count, top: 0 }
     }
 
     pub fn output(&mut self) -> Output<'_> {

@@ -4,6 +4,7 @@
 //! slice that is, shows. One file per op; its cases and the reason for its tolerance stand in it. Ops without weights:
 //! `tests/kernels/ops`, beside their kernels' cases.
 
+mod bands;
 mod bf16;
 mod common;
 mod conv2d;

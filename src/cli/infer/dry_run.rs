@@ -132,7 +132,7 @@ fn cost(
         feature_grid: plan.grid(),
         ops: plan.nodes.len(),
         gflop: (plan.flops() + passes) as f64 / 1e9,
-        arena_bytes: plan.arena_bytes(size_of::<f32>()),
+        arena_bytes: plan.arena_bytes(plan.element_bytes()),
         problem: problem(check_memory(&plan, engine.passes(), engine.available_memory())),
     };
     let count = members.len() + 1;
@@ -141,7 +141,7 @@ fn cost(
         // Every network keeps its arena.
         let left = member.available_memory().map(|all| all.saturating_sub(cost.arena_bytes));
         cost.gflop += plan.flops() as f64 / 1e9;
-        cost.arena_bytes += plan.arena_bytes(size_of::<f32>());
+        cost.arena_bytes += plan.arena_bytes(plan.element_bytes());
         cost.problem = cost.problem.or_else(|| problem(check_member_memory(&plan, count, left)));
     }
     Ok(cost)
