@@ -1,4 +1,4 @@
-//! Placing buffers in one arena by lifetime: two buffers share memory if no op needs both.
+//! Placing buffers in one arena: two buffers share memory if they are never needed at the same time.
 
 use super::Buffer;
 
@@ -13,16 +13,16 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    fn overlaps(self, other: Lifetime) -> bool {
+    pub fn overlaps(self, other: Lifetime) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 }
 
 /// Sets each buffer's offset; returns the arena's length in elements, None where it exceeds usize.
 ///
-/// Greedy by size: the largest buffer first, each at the lowest offset that is free during its
-/// life.
-pub fn place(buffers: &mut [Buffer], lives: &[Lifetime]) -> Option<usize> {
+/// Greedy by size: the largest buffer first, each at the lowest offset that none has which it may be needed together with
+/// (`overlap`).
+pub fn place(buffers: &mut [Buffer], overlap: impl Fn(usize, usize) -> bool) -> Option<usize> {
     let mut order: Vec<usize> = (0..buffers.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(buffers[i].len), i));
     let mut placed: Vec<usize> = Vec::new();
@@ -30,7 +30,7 @@ pub fn place(buffers: &mut [Buffer], lives: &[Lifetime]) -> Option<usize> {
     for i in order {
         let mut taken: Vec<(usize, usize)> = placed
             .iter()
-            .filter(|&&j| lives[i].overlaps(lives[j]))
+            .filter(|&&j| overlap(i, j))
             .map(|&j| (buffers[j].offset, buffers[j].offset + buffers[j].len))
             .collect();
         taken.sort_unstable();
@@ -68,7 +68,8 @@ mod tests {
                 .iter()
                 .map(|&(_, first, span)| Lifetime { first, last: first + span })
                 .collect();
-            let total = place(&mut buffers, &lives).unwrap();
+            let overlap = |a: usize, b: usize| lives[a].overlaps(lives[b]);
+            let total = place(&mut buffers, overlap).unwrap();
             for i in 0..buffers.len() {
                 prop_assert!(buffers[i].offset.is_multiple_of(ALIGN));
                 prop_assert!(buffers[i].offset + buffers[i].len <= total);

@@ -3,6 +3,7 @@
 
 use super::arena::{Lifetime, place};
 use super::fold::{Folded, padded};
+use super::order::{at_once, waits};
 use super::{Buffer, Node, Op, Plan, View};
 use crate::error::{Error, Result};
 use crate::model::Config;
@@ -88,7 +89,11 @@ fn plan(
     let mut buffers = build.buffers;
     let (nodes, once) = once_first(nodes, buffers.len());
     let lives = lifetimes(&nodes, once, buffers.len(), input, [features, logits]);
-    let arena_len = place(&mut buffers, &lives).ok_or_else(|| too_large(image))?;
+    // What is repeated for each pass of MC Dropout runs in order.
+    let waits = waits(&nodes, !dropout);
+    let at_once = at_once(&nodes, &waits, buffers.len());
+    let overlap = |a: usize, b: usize| lives[a].overlaps(lives[b]) || at_once[a][b];
+    let arena_len = place(&mut buffers, overlap).ok_or_else(|| too_large(image))?;
     let padded = buffers[input.buffer].size;
     let align_corners = config.align_corners;
     Ok(Plan {
@@ -97,6 +102,7 @@ fn plan(
         padded,
         align_corners,
         nodes,
+        waits,
         once,
         buffers,
         arena_len,

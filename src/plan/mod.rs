@@ -8,6 +8,7 @@
 mod arena;
 mod compile;
 mod fold;
+mod order;
 
 pub use compile::{compile, compile_with_dropout};
 pub use fold::{ConvWeights, Folded};
@@ -69,6 +70,10 @@ pub struct Plan {
     /// Size of the network's input: `image` padded at the bottom and right.
     pub padded: Size,
     pub nodes: Vec<Node>,
+    /// Of each node those that it waits for. Nodes of which neither waits for the other, however indirectly, may run at the same
+    /// time: their buffers do not share memory.
+    #[serde(skip)]
+    pub waits: Vec<Vec<usize>>,
     /// How many of the nodes run once. The others depend on a dropout and run again in each pass: what they
     /// read of the first ones stays in the arena. All of them in a plan without dropout.
     pub once: usize,
