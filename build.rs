@@ -207,7 +207,7 @@ fn simt(kernels: &[PathBuf]) {
     };
     // The runtime declares to ThreadSanitizer what it does itself.
     let mut runtime = compiler();
-    for part in ["runtime", "memory", "collectives", "hopper", "tensor", "sanitizer"] {
+    for part in ["runtime", "memory", "collectives", "cluster", "hopper", "tensor", "sanitizer"] {
         runtime.file(format!("kernels/simt/{part}.cpp"));
     }
     let mut code = compiler();

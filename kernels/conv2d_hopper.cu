@@ -8,8 +8,10 @@
 // BM / 2 pixels each. Blocks are persistent: block b takes tiles b, b + gridDim.x .., and the producer goes on to the next
 // tile while the others write theirs. Tiles of the same pixels follow each other, so that the input is read from L2.
 //
-// splits > 1: a split of the reduction is a tile of its own and writes f32 sums to partial [splits, M, N], which conv2d_reduce
-// (conv2d.cu) adds in order. No bit depends on the number of blocks.
+// splits > 1: a split of the reduction is a tile of its own. Its f32 sums go to partial [splits, M, N], which conv2d_reduce
+// (conv2d.cu) adds in order; or, in_cluster, to the block's shared memory, the splits of a tile being the blocks of a cluster: each
+// adds a part of the tile in the same order, from the shared memory of all. Such a block takes one tile: where its sums lie was
+// the ring. No bit depends on the number of blocks, nor on which of the two joins the splits.
 //
 // A row of the product lies in one quad's registers, two channels a thread; the quad exchanges them so that each thread has eight
 // channels of a row, and stores 16 bytes at once.
@@ -22,7 +24,7 @@ struct Conv2dHopperParams {
     const float* bias;
     const half* residual;  // or null
     void* output;          // half, or float where output_f32
-    float* partial;        // [splits, M, out_c] where splits > 1
+    float* partial;        // [splits, M, out_c] where splits > 1, unless in_cluster
     int32_t pixels, out_h, out_w, out_c, out_stride, residual_stride;
     int32_t kernel, stride, dilation, padding;
     int32_t relu, output_f32;
@@ -31,7 +33,8 @@ struct Conv2dHopperParams {
     int32_t c_blocks;          // blocks of BK channels of a filter position
     int32_t all_blocks;        // of the reduction
     int32_t splits, k_blocks;  // blocks in each split
-    int32_t reserved[5];       // to a multiple of the maps' alignment
+    int32_t in_cluster;        // the grid: clusters of `splits` blocks, one for each tile
+    int32_t reserved[4];       // to a multiple of the maps' alignment
 };
 
 #if HOPPER
@@ -49,6 +52,7 @@ template <int BM_, int BN_, int STAGES_> struct Tile {
     static constexpr int shared_bytes() { return (EMPTY_AT + STAGES * 8 + 127) / 128 * 128; }
     static_assert(ROWS % 64 == 0 && B_AT % 1024 == 0 && STAGE % 1024 == 0, "the swizzle's period");
     static_assert(shared_bytes() <= 227 * 1024, "fits a multiprocessor");
+    static_assert(BM * BN * 4 <= FULL_AT, "a tile's sums fit the ring");
 };
 
 struct Ring {
@@ -69,10 +73,13 @@ struct Work {
 
 DEVICE Work work_of(const Conv2dHopperParams& p, int tile) {
     Work w;
+    const int side_by_side = p.in_cluster ? p.splits : 1;
+    w.split = tile % side_by_side;
+    tile /= side_by_side;
     w.n = tile % p.tiles_n;
     tile /= p.tiles_n;
     w.m = tile % p.tiles_m;
-    w.split = tile / p.tiles_m;
+    w.split += tile / p.tiles_m;
     w.first = w.split * p.k_blocks;
     w.blocks = p.all_blocks - w.first < p.k_blocks ? p.all_blocks - w.first : p.k_blocks;
     return w;
@@ -133,9 +140,46 @@ DEVICE void transpose(Float2 (&e)[4], int t) {
     }
 }
 
+// Where a thread's values lie: `item` is eight channels of a row, of which each thread has ITEMS.
+template <class T> struct Item {
+    static constexpr int EIGHTS = T::BN / 32;  // of a row, a thread
+    static constexpr int ITEMS = T::ROWS / 64 * 2 * EIGHTS;
+
+    // `warp` of the eight that multiply.
+    DEVICE static int pixel(const Work& w, int item, int warp, int lane) {
+        return w.m * T::BM + warp / 4 * T::ROWS + item / (2 * EIGHTS) * 64 + warp % 4 * 16 + lane / 4 + item / EIGHTS % 2 * 8;
+    }
+    DEVICE static int channel(const Work& w, int item, int lane) { return w.n * T::BN + 8 * (lane % 4) + item % EIGHTS * 32; }
+};
+
+// Of a tile whose sums lie in the shared memory of the cluster's blocks, item by item, thread by thread, in two halves: the items
+// of every splits-th warp, from this block's on.
+template <class T> DEVICE void join(const Conv2dHopperParams& p, const Epilogue& e, const Work& w) {
+    using I = Item<T>;
+    const int warp = uniform(threadIdx.x / 32), lane = threadIdx.x % 32;
+#pragma unroll 1
+    for (int unit = warp * p.splits + w.split; unit < I::ITEMS * (CONSUMERS / 32); unit += CONSUMERS / 32 * p.splits) {
+        const int item = unit / (CONSUMERS / 32), from = unit % (CONSUMERS / 32);
+        const int pixel = I::pixel(w, item, from, lane), c = I::channel(w, item, lane);
+        if (pixel >= p.pixels || c >= p.out_c) continue;
+        const Shared<Float4> at = smem<Float4>(0) + (2 * item * CONSUMERS + from * 32 + lane);
+        float v[8] = {};
+#pragma unroll 4
+        for (int split = 0; split < p.splits; ++split) {
+            const Float4 low = cluster_load16(at, split), high = cluster_load16(at + CONSUMERS, split);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                v[j] += low.v[j];
+                v[j + 4] += high.v[j];
+            }
+        }
+        store(e, pixel, c, v);
+    }
+}
+
 template <class T> DEVICE void consume(const Conv2dHopperParams& p, int tiles) {
     constexpr int PRODUCTS = T::ROWS / 64;
-    const int group = uniform(threadIdx.x / 128), warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32, t = lane % 4;
+    const int thread = threadIdx.x, group = uniform(thread / 128), warp = uniform(thread / 32), lane = thread % 32, t = lane % 4;
     const Shared<MBarrier> full = smem<MBarrier>(T::FULL_AT), empty = smem<MBarrier>(T::EMPTY_AT);
     const Epilogue e = {p.bias, p.residual, p.output, p.residual_stride, p.out_stride, p.relu != 0, p.output_f32 != 0};
     auto release = [&](int stage) {
@@ -175,35 +219,41 @@ template <class T> DEVICE void consume(const Conv2dHopperParams& p, int tiles) {
         }
         release(last);
 
-        const int c0 = w.n * T::BN + 8 * t;
+        // The sums of the cluster come into the ring, which the other warpgroup's products have to have read.
+        if (p.in_cluster) barrier_sync(1, CONSUMERS);
+        using I = Item<T>;
 #pragma unroll
-        for (int i = 0; i < PRODUCTS; ++i) {
+        for (int item = 0; item < I::ITEMS; ++item) {
+            const int i = item / (2 * I::EIGHTS), h = item / I::EIGHTS % 2, q = item % I::EIGHTS;
+            Float2 pairs[4];
 #pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                const int pixel = w.m * T::BM + group * T::ROWS + i * 64 + warp * 16 + lane / 4 + 8 * h;
-#pragma unroll
-                for (int q = 0; q < T::BN / 32; ++q) {
-                    Float2 pairs[4];
-#pragma unroll
-                    for (int j = 0; j < 4; ++j) {
-                        const int at = 4 * (4 * q + j) + 2 * h;
-                        pairs[j] = Float2{{sum[i][at], sum[i][at + 1]}};
-                    }
-                    transpose(pairs, t);
-                    const int c = c0 + 32 * q;
-                    if (pixel >= p.pixels || c >= p.out_c) continue;
-                    float v[8];
-#pragma unroll
-                    for (int j = 0; j < 8; ++j) v[j] = pairs[j / 2].v[j % 2];
-                    if (p.splits > 1) {
-                        float* partial = p.partial + (int64_t(w.split) * p.pixels + pixel) * p.out_c + c;
-                        store16(partial, Float4{{v[0], v[1], v[2], v[3]}});
-                        store16(partial + 4, Float4{{v[4], v[5], v[6], v[7]}});
-                    } else {
-                        store(e, pixel, c, v);
-                    }
-                }
+            for (int j = 0; j < 4; ++j) {
+                const int at = 4 * (4 * q + j) + 2 * h;
+                pairs[j] = Float2{{sum[i][at], sum[i][at + 1]}};
             }
+            transpose(pairs, t);
+            const int pixel = I::pixel(w, item, warp, lane), c = I::channel(w, item, lane);
+            if (pixel >= p.pixels || c >= p.out_c) continue;
+            float v[8];
+#pragma unroll
+            for (int j = 0; j < 8; ++j) v[j] = pairs[j / 2].v[j % 2];
+            const Float4 low = {{v[0], v[1], v[2], v[3]}}, high = {{v[4], v[5], v[6], v[7]}};
+            if (p.in_cluster) {
+                const Shared<Float4> at = smem<Float4>(0) + (2 * item * CONSUMERS + thread);
+                at[0] = low;
+                at[CONSUMERS] = high;
+            } else if (p.splits > 1) {
+                float* partial = p.partial + (int64_t(w.split) * p.pixels + pixel) * p.out_c + c;
+                store16(partial, low);
+                store16(partial + 4, high);
+            } else {
+                store(e, pixel, c, v);
+            }
+        }
+        if (p.in_cluster) {
+            cluster_sync();
+            join<T>(p, e, w);
+            cluster_sync();
         }
     }
 }

@@ -216,11 +216,11 @@ impl Engine {
             return Ok(plan.clone());
         }
         let compile = if self.passes.is_some() { compile_with_dropout } else { compile };
-        let mut plan = compile(self.model.config(), batch, image)?;
-        if let Backend::Cpu { runner, .. } = &self.backend {
-            plan = runner.plan(plan);
-        }
-        let plan = Arc::new(plan);
+        let plan = compile(self.model.config(), batch, image)?;
+        let plan = Arc::new(match &self.backend {
+            Backend::Cpu { runner, .. } => runner.plan(plan),
+            Backend::Device(_) => plan.in_branches(),
+        });
         self.plans.insert((batch, image), plan.clone());
         Ok(plan)
     }

@@ -1,4 +1,4 @@
-// The words of arch.cuh that only compute capability 9.0 (sm_90a) has: mbarriers, bulk and tensor copies,
+// The words of arch.cuh that only compute capability 9.0 (sm_90a) has: mbarriers, bulk and tensor copies, clusters of blocks,
 // warpgroup matrix products. As there, each has a GPU body and a host body (kernels/simt/hopper.h). For other
 // architectures a kernel that needs them is empty (HOPPER is 0) and must not be launched.
 #pragma once
@@ -175,6 +175,34 @@ DEVICE void tensor_copy_im2col(Shared<half> destination, const TensorMap& map, i
 DEVICE void fence_proxy_async() {
 #if defined(__CUDACC__)
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// --- clusters -----------------------------------------------------------------------------------------------------------
+// Blocks that a launch puts on neighbouring multiprocessors: of a cluster of N, blocks N i .. N i + N - 1 of the grid's x, by rank.
+
+// Waits for all threads of the cluster that have not ended; what they did to shared memory before is seen after. No block may end
+// while another reads its shared memory.
+DEVICE void cluster_sync(ONLY_SITE) {
+#if defined(__CUDACC__)
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+    simt::cluster_sync(site);
+#endif
+}
+
+// 16 bytes of block `rank`'s shared memory, where this block has `p`.
+template <class Vector> DEVICE Vector cluster_load16(Shared<Vector> p, int rank SITE) {
+    static_assert(sizeof(Vector) == 16, "one 128-bit access");
+#if defined(__CUDACC__)
+    // Volatile, so that it stays between the barriers; it waits for nothing itself.
+    uint4 bits;
+    asm volatile("{\n.reg .b32 at;\nmapa.shared::cluster.u32 at, %4, %5;\nld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [at];\n}"
+                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
+                 : "r"(shared_address(p)), "r"(rank));
+    return *reinterpret_cast<const Vector*>(&bits);
+#else
+    return *static_cast<const Vector*>(simt::cluster_read(p.get(), rank, 16, site));
 #endif
 }
 

@@ -15,6 +15,7 @@ struct DduSimtLaunch {
     uint64_t shared_bytes;
     uint32_t schedule;  // 0 forward, 1 reverse, 2 random by `seed`
     uint32_t workers;   // OS threads
+    uint32_t cluster;   // blocks of x that run together; 0 and 1: none do
     uint64_t seed;
     uint64_t counts[simt::COUNTS];  // out
 };

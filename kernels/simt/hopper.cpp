@@ -190,6 +190,8 @@ struct Rows {
             fail("a matrix descriptor of another layout than the 128-byte swizzle without offset");
         start = (descriptor & 0x3fff) << 4;
         stride = (descriptor >> 32 & 0x3fff) << 4;
+        // Without offset the swizzle starts with the matrix; the steps of 16 columns lie within its rows of 128 bytes.
+        if (start % 1024 >= 128 || stride % 1024) fail("a matrix that does not start, or go on, at a multiple of 1024");
     }
     char* chunk(unsigned n, unsigned i) const {
         const uint64_t linear = start + n / 8 * stride + n % 8 * 128 + i * 16;

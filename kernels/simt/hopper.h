@@ -1,4 +1,4 @@
-// The host bodies of kernels/common/hopper.cuh (hopper.cpp): mbarriers, bulk and tensor copies, warpgroup
+// The host bodies of kernels/common/hopper.cuh (hopper.cpp): mbarriers, bulk and tensor copies, clusters, warpgroup
 // matrix products.
 #pragma once
 #include <initializer_list>
@@ -27,6 +27,11 @@ void bulk_copy(void* destination, const void* source, int bytes, void* barrier, 
 // A box of the tensor of a map (tensor.cpp), counted by `barrier`; `offsets` of an im2col map alone.
 void tensor_copy(void* destination, const TensorMap& map, unsigned rank, bool im2col, const int32_t (&at)[4], const uint16_t (&offsets)[2],
                  void* barrier, Site site);
+
+// Clusters (cluster.cpp). All threads of a cluster's blocks that have not ended.
+void cluster_sync(Site site);
+// Where block `rank` of the cluster has what lies at `p` here; ends the launch where nobody has written it, or the block has ended.
+const void* cluster_read(const void* p, int rank, size_t bytes, Site site);
 
 // What a thread must not do to an accumulator: touch it while a product is in flight, or start a product on it without a
 // fence after touching it or after a product of another shape.

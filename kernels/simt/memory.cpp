@@ -93,7 +93,8 @@ std::string range_error(const char* what, const void* p, size_t bytes, const Wor
     return std::string(what) + " of " + std::to_string(bytes) + " bytes at offset " + std::to_string(static_cast<const char*>(p) - w.arena);
 }
 
-// Offset in the arena of a valid range; ends the launch otherwise.
+}  // namespace
+
 size_t arena_offset(const char* what, const void* p, size_t bytes) {
     Worker& w = worker();
     const uintptr_t offset = reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(w.arena);
@@ -103,8 +104,6 @@ size_t arena_offset(const char* what, const void* p, size_t bytes) {
     if (offset % (bytes > 16 ? 16 : bytes)) fail("misaligned " + range_error(what, p, bytes, w) + " of shared memory");
     return offset;
 }
-
-}  // namespace
 
 char* allocate_stack(size_t bytes) {
     char* stack = guarded_pages(bytes);
@@ -133,15 +132,17 @@ void arena_end(Worker& w) { w.arena_bytes = 0; }
 
 void* arena(size_t offset) { return worker().arena + offset; }
 
-void check_read(const void* p, size_t bytes) {
-    const uint8_t* state = worker().arena_state.data() + arena_offset("read", p, bytes);
+void check_written(const Worker& w, const char* what, size_t offset, size_t bytes) {
+    const uint8_t* state = w.arena_state.data() + offset;
     for (size_t i = 0; i < bytes; ++i) {
         if (state[i] == WRITTEN) continue;
-        fail(range_error("read", p, bytes, worker()) +
+        fail(range_error(what, w.arena + offset, bytes, w) +
              (state[i] == UNWRITTEN ? " of shared memory that nobody has written (missing store, or missing barrier before the read)"
                                     : " of shared memory with a copy in flight (missing wait, or missing barrier)"));
     }
 }
+
+void check_read(const void* p, size_t bytes) { check_written(worker(), "read", arena_offset("read", p, bytes), bytes); }
 
 void check_write(void* p, size_t bytes) {
     uint8_t* state = worker().arena_state.data() + arena_offset("write", p, bytes);

@@ -1,4 +1,5 @@
-// The scheduler and the launch: workers take blocks, a block's threads take turns.
+// The scheduler and the launch: OS threads take blocks (of a launch in clusters: clusters, whose blocks take turns), a block's threads
+// take turns. A block goes on until all its threads wait; in the random schedule sometimes less far.
 //
 // Order. Forward: the lowest block, warp and lane that can run, staying with a warp while it can;
 // reverse: the highest; random: any, seeded. Each is a legal order of the hardware, so a kernel that
@@ -31,7 +32,8 @@ struct Launch {
     size_t shared_bytes;
     Schedule schedule;
     uint64_t seed;
-    std::vector<uint64_t> order;  // of blocks
+    uint32_t cluster;             // blocks
+    std::vector<uint64_t> order;  // of clusters
     std::atomic<uint64_t> next{0};
     std::atomic<bool> failed{false};
     std::mutex mutex;
@@ -103,6 +105,8 @@ void thread_main() {
     edge_release(&w.end);
     t.done = true;
     ++w.done;
+    ++w.cluster->ended;
+    settle(*w.cluster);
     Thread* next = pick(w);
     if (next) run_thread(w, *next);
     switch_fiber(t.fiber, next ? next->fiber : w.self, true);
@@ -139,7 +143,7 @@ void report(Worker& w, const std::string& message) {
     launch.failed = true;
 }
 
-void run_block(Worker& w, Dim block) {
+void begin_block(Worker& w, Dim block) {
     Launch& launch = *w.launch;
     w.indices.block = block;
     w.done = 0;
@@ -151,6 +155,7 @@ void run_block(Worker& w, Dim block) {
     }
     for (auto& barrier : w.barrier) barrier.arrived = 0;
     for (auto& group : w.group) group.arrived = 0;
+    for (auto& lanes : w.at_cluster) lanes = 0;
     w.mbarriers = 0;
     for (uint32_t i = 0; i < w.threads; ++i) {
         Thread& t = w.thread[i];
@@ -170,12 +175,57 @@ void run_block(Worker& w, Dim block) {
     }
     arena_begin(w, launch.shared_bytes);
     edge_release(&w.start);
-    Thread* first = pick(w);
-    run_thread(w, *first);
-    switch_fiber(w.self, first->fiber);
-    if (!w.failed && w.done != w.threads) report(w, deadlock(w));
+}
+
+// Until its threads all wait or have ended.
+void resume(Worker& w) {
+    this_worker = &w;
+    Thread* next = pick(w);
+    run_thread(w, *next);
+    switch_fiber(w.self, next->fiber);
+}
+
+void end_block(Worker& w) {
+    this_worker = &w;
     edge_acquire(&w.end);
     arena_end(w);
+}
+
+// Cluster i of the launch, by `blocks`.
+void run_cluster(Cluster& cluster, uint64_t i, uint64_t& random) {
+    const Launch& launch = *cluster.blocks[0]->launch;
+    const uint32_t size = uint32_t(cluster.blocks.size());
+    const uint64_t plane = uint64_t(launch.grid.x) * launch.grid.y;
+    cluster.arrived = cluster.ended = 0;
+    for (uint32_t rank = 0; rank < size; ++rank) {
+        Worker& w = *cluster.blocks[rank];
+        this_worker = &w;
+        const uint64_t number = i * size + rank;
+        w.random = (launch.seed + 1) * 0x9e3779b97f4a7c15 ^ (number + 1) * 0xbf58476d1ce4e5b9;
+        if (!w.random) w.random = 1;
+        begin_block(w, {uint32_t(number % launch.grid.x), uint32_t(number % plane / launch.grid.x), uint32_t(number / plane)});
+    }
+    bool failed = false;
+    while (!failed) {
+        std::vector<Worker*> ready;
+        for (Worker* block : cluster.blocks) {
+            if (block->ready_warps) ready.push_back(block);
+        }
+        if (ready.empty()) break;
+        Worker* next = ready.front();
+        if (launch.schedule == Schedule::REVERSE) next = ready.back();
+        if (launch.schedule == Schedule::RANDOM && ready.size() > 1) next = ready[next_random(random) % ready.size()];
+        resume(*next);
+        failed = next->failed;
+    }
+    for (Worker* block : cluster.blocks) {
+        this_worker = block;
+        if (!failed && block->done != block->threads) {
+            report(*block, deadlock(*block));
+            failed = true;
+        }
+        end_block(*block);
+    }
 }
 
 void open_fibers(Worker& w) {
@@ -224,33 +274,39 @@ std::unique_ptr<Worker> take_worker(uint32_t threads) {
 }
 
 void run_worker(Launch& launch) {
-    std::unique_ptr<Worker> owned = take_worker(launch.threads);
-    Worker& w = *owned;
-    w.launch = &launch;
-    w.threads = launch.threads;
-    w.warps = (launch.threads + 31) / 32;
-    w.failed = false;
-    w.indices.block_dim = {launch.threads, 1, 1};
-    w.indices.grid_dim = launch.grid;
-    std::fill(std::begin(w.counts), std::end(w.counts), 0);
-    this_worker = &w;
-    open_fibers(w);
-    install_fault_handler(w);
+    std::vector<std::unique_ptr<Worker>> owned;
+    Cluster cluster;
+    for (uint32_t rank = 0; rank < launch.cluster; ++rank) {
+        owned.push_back(take_worker(launch.threads));
+        Worker& w = *owned.back();
+        cluster.blocks.push_back(&w);
+        w.cluster = &cluster;
+        w.launch = &launch;
+        w.threads = launch.threads;
+        w.warps = (launch.threads + 31) / 32;
+        w.failed = false;
+        w.indices.block_dim = {launch.threads, 1, 1};
+        w.indices.grid_dim = launch.grid;
+        std::fill(std::begin(w.counts), std::end(w.counts), 0);
+        this_worker = &w;
+        open_fibers(w);
+        install_fault_handler(w);
+    }
+    uint64_t random = launch.seed * 0xbf58476d1ce4e5b9 | 1;
     while (!launch.failed) {
         const uint64_t turn = launch.next++;
         if (turn >= launch.order.size()) break;
-        const uint64_t i = launch.order[turn];
-        w.random = (launch.seed + 1) * 0x9e3779b97f4a7c15 ^ (i + 1) * 0xbf58476d1ce4e5b9;
-        if (!w.random) w.random = 1;
-        const uint64_t plane = uint64_t(launch.grid.x) * launch.grid.y;
-        run_block(w, {uint32_t(i % launch.grid.x), uint32_t(i % plane / launch.grid.x), uint32_t(i / plane)});
+        run_cluster(cluster, launch.order[turn], random);
     }
-    close_fibers(w);
+    for (auto& w : owned) close_fibers(*w);
     this_worker = nullptr;
     std::lock_guard lock(launch.mutex);
-    for (int i = 0; i < COUNTS; ++i) launch.counts[i] += w.counts[i];
     std::lock_guard idle_lock(idle_mutex);
-    idle.push_back(std::move(owned));
+    for (auto& w : owned) {
+        for (int i = 0; i < COUNTS; ++i) launch.counts[i] += w->counts[i];
+        w->cluster = nullptr;
+        idle.push_back(std::move(w));
+    }
 }
 
 }  // namespace
@@ -285,6 +341,7 @@ void block_current(const Wait& wait) {
     Thread* next = pick(w);
     // Nobody can run and this thread waits: the worker's own fiber says who waits where.
     if (next) run_thread(w, *next);
+    if (next == &t) return;
     switch_fiber(t.fiber, next ? next->fiber : w.self);
 }
 
@@ -295,6 +352,8 @@ void yield_current(const Site& site) {
     make_ready(w, t.id / 32, 1u << t.id % 32);
     t.wait = {"its turn", site};
     w.current = nullptr;  // the next thread may come from any warp
+    // Or from any block.
+    if (w.cluster->blocks.size() > 1 && next_random(w.random) % 4 == 0) return switch_fiber(t.fiber, w.self);
     Thread* next = pick(w);
     run_thread(w, *next);
     if (next != &t) switch_fiber(t.fiber, next->fiber);
@@ -337,6 +396,9 @@ int ddu_simt_launch(DduSimtLaunch* request, char* error, uint64_t error_bytes) {
                   std::to_string(request->threads);
     } else if (blocks == 0) {
         problem = std::string(kernel->name) + ": empty grid";
+    } else if (const uint32_t cluster = std::max(request->cluster, 1u); cluster > 8 || request->grid_x % cluster) {
+        problem = std::string(kernel->name) + ": a grid of " + std::to_string(request->grid_x) + " blocks in clusters of " +
+                  std::to_string(cluster) + ": expected whole ones, of at most 8";
     } else {
         Launch launch;
         launch.kernel = kernel;
@@ -346,14 +408,16 @@ int ddu_simt_launch(DduSimtLaunch* request, char* error, uint64_t error_bytes) {
         launch.shared_bytes = request->shared_bytes;
         launch.schedule = static_cast<Schedule>(request->schedule);
         launch.seed = request->seed;
-        launch.order.resize(blocks);
+        launch.cluster = std::max(request->cluster, 1u);
+        const uint64_t clusters = blocks / launch.cluster;
+        launch.order.resize(clusters);
         uint64_t random = (request->seed + 1) * 0x9e3779b97f4a7c15 | 1;
-        for (uint64_t i = 0; i < blocks; ++i) launch.order[i] = i;
+        for (uint64_t i = 0; i < clusters; ++i) launch.order[i] = i;
         if (launch.schedule == Schedule::REVERSE) std::reverse(launch.order.begin(), launch.order.end());
         if (launch.schedule == Schedule::RANDOM) {
-            for (uint64_t i = blocks; i > 1; --i) std::swap(launch.order[i - 1], launch.order[next_random(random) % i]);
+            for (uint64_t i = clusters; i > 1; --i) std::swap(launch.order[i - 1], launch.order[next_random(random) % i]);
         }
-        const uint64_t workers = std::clamp<uint64_t>(request->workers, 1, blocks);
+        const uint64_t workers = std::clamp<uint64_t>(request->workers, 1, clusters);
         std::vector<std::thread> pool;
         std::string refused;
         try {

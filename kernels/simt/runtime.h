@@ -106,11 +106,21 @@ struct MBarrier {
 };
 
 struct Launch;
+struct Worker;
 
-// One OS thread: it runs one block at a time.
+// Blocks that run together, each a worker's; of one launched without clusters a block alone.
+struct Cluster {
+    std::vector<Worker*> blocks;                      // by rank
+    uint32_t arrived = 0, ended = 0, generation = 0;  // threads at the barrier, and those that have left the kernel
+    char edge[2] = {};
+};
+
+// A block and its threads. One OS thread runs the blocks of a cluster in turn.
 struct Worker {
-    Fiber self;
+    Fiber self;  // of the OS thread
     Launch* launch = nullptr;
+    Cluster* cluster = nullptr;
+    uint32_t at_cluster[32] = {};  // lanes of each warp that wait at its barrier
     Indices indices = {};
     uint32_t threads = 0, warps = 0, done = 0;
     uint32_t ready_warps = 0;
@@ -156,6 +166,14 @@ char* allocate_stack(size_t bytes);
 std::string describe_address(uintptr_t address);
 // A description of the first buffer with a damaged guard byte; empty if none.
 std::string damaged_guard();
+
+// Bytes of another block's arena: as `check_read` there; `what` says who reads.
+void check_written(const Worker& w, const char* what, size_t offset, size_t bytes);
+// Offset in the running block's arena of a valid range; ends the launch otherwise.
+size_t arena_offset(const char* what, const void* p, size_t bytes);
+
+// cluster.cpp: opens the barrier where nobody is missing.
+void settle(Cluster& cluster);
 
 // hopper.cpp
 // Poisons the destination; `barrier` counts the bytes.

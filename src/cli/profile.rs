@@ -26,7 +26,8 @@ use super::scoring::{self, Precision};
 /// On a GPU whole runs are timed as graph replays, and each kernel warm, in a loop, and with the caches full of other
 /// data; what a copy and a matrix product reach there, and the clocks, are measured beside them.
 /// On simt the time says nothing of a GPU; the counts of instructions do. With --dry-run nothing runs:
-/// tile, splits, blocks and waves of every launch, the time predicted for an H200 and what bounds it.
+/// tile, splits, blocks and waves of every launch, the time predicted for an H200 and what bounds it. Splits are joined within
+/// clusters of blocks, or by a second kernel.
 #[derive(clap::Args)]
 pub struct Args {
     /// Model written by `ddu convert`
@@ -209,8 +210,8 @@ fn text(
     let mut out = String::new();
     write!(
         out,
-        "{:<28} {:<20} {:>22} {:>6} {:>7} {:>8} {:>9}",
-        "op", "kernel", "output", "splits", "blocks", "GFLOP", "MB"
+        "{:<28} {:<21} {:>22} {:>6} {:>7} {:>7} {:>8} {:>9}",
+        "op", "kernel", "output", "splits", "cluster", "blocks", "GFLOP", "MB"
     )?;
     if !measured {
         writeln!(out, " {:>7} {:>9} {:>8}  bound by", "waves", "H200 us", "% roof")?;
@@ -235,11 +236,12 @@ fn text(
         let (gflop, mb) = (row.flop as f64 / 1e9, row.bytes as f64 / 1e6);
         write!(
             out,
-            "{:<28} {:<20} {:>22} {:>6} {:>7} {gflop:>8.3} {mb:>9.3}",
+            "{:<28} {:<21} {:>22} {:>6} {:>7} {:>7} {gflop:>8.3} {mb:>9.3}",
             row.op,
             row.kernel,
             shape(row),
             row.splits,
+            row.cluster,
             row.blocks
         )?;
         if !measured {
@@ -273,9 +275,10 @@ fn text(
         let us: f64 = rows.iter().map(|row| row.h200_predicted_us).sum();
         let at_roof = |row: &Row| row.h200_predicted_us * row.h200_predicted_roof_percent / 100.0;
         let roof: f64 = rows.iter().map(at_roof).sum();
+        let run = profile.h200_predicted_run_us;
         writeln!(
             out,
-            "total: {} launches, {gflop:.2} GFLOP; predicted for an H200: {us:.0} us (on paper, not a measurement; its roofs allow {roof:.0} us)",
+            "total: {} launches, {gflop:.2} GFLOP; predicted for an H200: {run:.0} us, {us:.0} us one after another (on paper, not a measurement; its roofs allow {roof:.0} us)",
             rows.len()
         )?;
     }
@@ -337,17 +340,18 @@ fn write_device(out: &mut String, profile: &Profile, run: &Summary) -> std::fmt:
 
 fn csv(rows: &[Row]) -> Result<String, std::fmt::Error> {
     let mut out = String::from(
-        "op,kernel,output,splits,blocks,waves,flop,bytes,h200_predicted_us,h200_predicted_roof_percent,h200_bound,\
+        "op,kernel,output,splits,cluster,blocks,waves,flop,bytes,h200_predicted_us,h200_predicted_roof_percent,h200_bound,\
          measured_us,measured_us_min,measured_us_max,flushed_us,mma,ldmatrix,cp_async,shuffle,barrier,load_128,store_128\n",
     );
     for row in rows {
         write!(
             out,
-            "{},{},{},{},{},{},{},{},{},{},{}",
+            "{},{},{},{},{},{},{},{},{},{},{},{}",
             row.op,
             row.kernel,
             shape(row),
             row.splits,
+            row.cluster,
             row.blocks,
             row.waves,
             row.flop,

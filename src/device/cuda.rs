@@ -2,8 +2,8 @@
 //!
 //! One context, one stream: work runs in the order in which it is given. Copies go through pinned
 //! staging; `write` returns as soon as the host's bytes are copied to staging. A list of launches given to
-//! `run` is captured into a CUDA graph once and replayed whenever the same list comes again. A kernel's
-//! fault is reported by the next call that waits.
+//! `run` becomes a CUDA graph once, in which each waits for those that it has to wait for, and is replayed whenever
+//! the same list comes again. A kernel's fault is reported by the next call that waits.
 
 #![allow(unsafe_code)]
 
@@ -21,7 +21,7 @@ use super::gpus::{self, Gpu, words};
 use super::kernels::{self, Kernel};
 use super::{Buffer, Cost, Device, DeviceId, FATBINS, GET_NVCC, Launch, NVCC_RELEASE, Slice};
 use crate::error::{Error, Result};
-use driver::{Context, DeviceMemory, Event, Function, Graph, Module, Stream};
+use driver::{Context, DeviceMemory, Event, Function, Graph, Grid, Module, Stream, Template};
 use staging::Staging;
 
 /// The newest driver call that is made (cuEventElapsedTime_v2) came with CUDA 12.8, as did the first nvcc
@@ -54,7 +54,7 @@ struct Queue {
     context: Context,
 }
 
-/// Locked by each user of the stream: a capture records everything that the stream is given.
+/// Locked by each user of the stream, whose work is in the order in which it is given.
 struct StreamState {
     staging: Staging,
     /// Recorded in `inbound`.
@@ -273,13 +273,16 @@ fn function(name: &str, module: &Module, kernel: &Kernel, shared: usize) -> Resu
     Ok(function)
 }
 
-/// Kernels, grids and parameters of launches: equal where they do the same, since the parameters hold every
+/// Kernels, clusters, grids, parameters and order of launches: equal where they do the same, since the parameters hold every
 /// address.
 fn key(launches: &[Launch]) -> Box<[u64]> {
-    let words = launches.iter().flat_map(|launch| {
+    let words = launches.iter().enumerate().flat_map(|(i, launch)| {
         let kernel = std::ptr::from_ref(launch.kernel()) as u64;
         let grid = launch.grid().map(u64::from);
-        [kernel].into_iter().chain(grid).chain(launch.params().iter().copied())
+        let waits =
+            launch.waits(i).map_or(vec![u64::MAX], |waits| waits.map(|j| j as u64).collect());
+        let head = [kernel, launch.cluster().into(), waits.len() as u64];
+        head.into_iter().chain(waits).chain(grid).chain(launch.params().iter().copied())
     });
     words.collect()
 }
@@ -292,9 +295,9 @@ impl Queue {
         Ok(work)
     }
 
-    /// Gives a launch to the stream; the caller holds `work`.
-    fn launch(&self, launch: &Launch) -> driver::Result<()> {
-        let (kernel, grid) = (launch.kernel(), launch.grid());
+    /// The function of a launch, its grid and parameters.
+    fn ready(&self, launch: &Launch) -> driver::Result<(Function, Grid, Vec<u64>)> {
+        let (kernel, grid, cluster) = (launch.kernel(), launch.grid(), launch.cluster());
         let i = kernels::all().position(|k| std::ptr::eq(k, kernel));
         let function = self.functions[i.expect("a launch's kernel is of the table")];
         if kernel.shared_bytes > function.shared_bytes {
@@ -305,10 +308,35 @@ impl Queue {
         for (words, map) in params.chunks_exact_mut(16).zip(launch.tensor_maps()) {
             words.copy_from_slice(&driver::encode(map)?);
         }
+        Ok((function, Grid { blocks: grid, cluster, threads, shared }, params))
+    }
+
+    /// Gives a launch to the stream; the caller holds `work`.
+    fn launch(&self, launch: &Launch) -> driver::Result<()> {
+        let (function, grid, params) = self.ready(launch)?;
         // SAFETY: the function's one parameter has the size that `function` compared with the table, and
         // Launch::new its words with the table; a Launch is made only by functions that checked that the
         // kernel stays inside its buffers. They outlive the launch: a dropped buffer waits for the stream.
-        unsafe { self.stream.launch(function, grid, threads, shared, &params) }
+        unsafe { self.stream.launch(function, grid, &params) }
+    }
+
+    /// A graph of launches, each after those that it waits for; `at`: whose turn it is.
+    fn build(&self, launches: &[Launch], at: &mut &'static str) -> driver::Result<Graph> {
+        let template = Template::new()?;
+        let mut nodes = Vec::with_capacity(launches.len());
+        // Those that nobody waits for so far.
+        let mut ends: Vec<usize> = Vec::new();
+        for (i, launch) in launches.iter().enumerate() {
+            *at = launch.kernel().name;
+            let (function, grid, params) = self.ready(launch)?;
+            let waits = launch.waits(i).map_or_else(|| ends.clone(), Iterator::collect);
+            let after: Vec<_> = waits.iter().map(|&j| nodes[j]).collect();
+            // SAFETY: as in `launch`; `run` says why a replay is sound.
+            nodes.push(unsafe { template.add(function, grid, &params, &after) }?);
+            ends.retain(|end| !waits.contains(end));
+            ends.push(i);
+        }
+        template.instantiate()
     }
 
     /// Gives launches to the stream, several as a graph; the caller holds `work`.
@@ -321,7 +349,7 @@ impl Queue {
             }
             _ => {
                 let graph = self.graph(work, launches)?;
-                // SAFETY: the graph was captured from launches with the same parameters, so the same addresses;
+                // SAFETY: the graph was made of launches with the same parameters, so the same addresses;
                 // these launches prove that what lies there now is alive and large enough.
                 unsafe { self.stream.replay(graph) }.map_err(|error| self.fault("a run", error))
             }
@@ -335,13 +363,7 @@ impl Queue {
             Some(i) => work.graphs.remove(i),
             None => {
                 let mut at = "a run";
-                let enqueue = || {
-                    launches.iter().try_for_each(|launch| {
-                        at = launch.kernel().name;
-                        self.launch(launch)
-                    })
-                };
-                let graph = self.stream.capture(enqueue);
+                let graph = self.build(launches, &mut at);
                 let graph = graph.map_err(|error| self.fault(at, error))?;
                 if work.graphs.len() == GRAPHS {
                     work.graphs.remove(0);

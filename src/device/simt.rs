@@ -35,7 +35,7 @@ impl Default for Simt {
     }
 }
 
-/// `DduSimtLaunch` of `kernels/simt/runtime.cpp`.
+/// `DduSimtLaunch` of `kernels/simt/api.h`.
 #[repr(C)]
 struct Request {
     kernel: *const c_char,
@@ -46,6 +46,7 @@ struct Request {
     shared_bytes: u64,
     schedule: u32,
     workers: u32,
+    cluster: u32,
     seed: u64,
     counts: [u64; 7],
 }
@@ -188,6 +189,7 @@ impl Simt {
             shared_bytes: kernel.shared_bytes as u64,
             schedule,
             workers: self.workers as u32,
+            cluster: launch.cluster(),
             seed,
             counts: [0; 7],
         };

@@ -33,6 +33,8 @@ pub struct Classifier<'a> {
     /// For its split sums.
     pub partial: Slice<'a>,
     pub tiling: ConvTiling,
+    /// Of the device.
+    pub multiprocessors: usize,
 }
 
 impl LogitScores {
@@ -107,9 +109,9 @@ impl LogitScores {
         };
         let x = to(clipped, Element::F16, channels)?;
         let y = to(clipped_logits, Element::F32, logits.stride)?;
-        let Classifier { conv, weight, bias, partial, tiling } = classifier;
-        let partial = Some(partial);
-        let operands = Operands { x, weight, bias, residual: None, relu: false, y, partial };
+        let Classifier { conv, weight, bias, partial, tiling, multiprocessors } = classifier;
+        let (residual, relu, partial) = (None, false, Some(partial));
+        let operands = Operands { x, weight, bias, residual, relu, y, partial, multiprocessors };
         let entropy = [(LogitScore::EntropyT2, map)];
         Ok(vec![
             Step { name: "clip", launches: vec![launch::clip(features, limits.all(), x)?] },

@@ -203,8 +203,26 @@ impl Network {
     pub fn passes<'a>(&'a self, plan: &'a Plan) -> Result<Vec<Step<'a>>> {
         let mut steps = vec![self.preprocess(plan)?];
         let (once, again) = plan.nodes.split_at(plan.once);
-        for node in once {
-            steps.push(self.step(plan, node)?);
+        // Launches so far; the last of each node, and of those that split their sums.
+        let (mut count, mut last, mut splits) = (1, Vec::new(), None);
+        for (node, waits) in once.iter().zip(&plan.waits) {
+            let mut step = self.step(plan, node)?;
+            let mut waits: Vec<usize> = waits.iter().map(|&node| last[node]).collect();
+            if self.partial_bytes(plan, node) > 0 {
+                // They share one buffer.
+                waits.extend(splits.replace(count + step.launches.len() - 1));
+            }
+            for (i, launch) in step.launches.iter_mut().enumerate() {
+                // Who waits for no node waits for the preprocessing.
+                if i > 0 {
+                    launch.wait_for([1]);
+                } else if !waits.is_empty() {
+                    launch.wait_for(waits.iter().map(|launch| count - launch));
+                }
+            }
+            count += step.launches.len();
+            last.push(count - 1);
+            steps.push(step);
         }
         if let Some((passes, mixture)) = &self.mc_dropout {
             let op = plan.head();
@@ -288,8 +306,17 @@ impl Network {
                         let chosen = || (self.tiling(conv, pixels), self.buffers().partial.all());
                         let (tiling, partial) = division.unwrap_or_else(chosen);
                         let partial = Some(partial);
-                        let operands =
-                            Operands { x, weight, bias, residual, relu: *relu, y, partial };
+                        let (relu, multiprocessors) = (*relu, self.device.multiprocessors());
+                        let operands = Operands {
+                            x,
+                            weight,
+                            bias,
+                            residual,
+                            relu,
+                            y,
+                            partial,
+                            multiprocessors,
+                        };
                         launch::conv2d(conv, operands, tiling)?
                     }
                     _ => {
@@ -455,6 +482,7 @@ impl Network {
             bias: bias.all(),
             partial: self.buffers().partial.all(),
             tiling: self.tiling(conv, pixels),
+            multiprocessors: self.device.multiprocessors(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Placing buffers in one arena by lifetime: two buffers share memory if no op needs both.
+//! Placing buffers in one arena: two buffers share memory if they are never needed at the same time.
 
 /// Buffers start at multiples of this many elements (256 bytes of f32).
 const ALIGN: usize = 64;
@@ -18,9 +18,12 @@ impl Lifetime {
 
 /// The offset of each buffer, by their lengths in elements, and the arena's length; None where it exceeds usize.
 ///
-/// Greedy by size: the largest buffer first, each at the lowest offset that is free during its
-/// life.
-pub fn place(lens: &[usize], lives: &[Lifetime]) -> Option<(Vec<usize>, usize)> {
+/// Greedy by size: the largest buffer first, each at the lowest offset that none has which it may be needed together with
+/// (`overlap`).
+pub fn place(
+    lens: &[usize],
+    overlap: impl Fn(usize, usize) -> bool,
+) -> Option<(Vec<usize>, usize)> {
     let mut order: Vec<usize> = (0..lens.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(lens[i]), i));
     let (mut offsets, mut placed) = (vec![0; lens.len()], Vec::<usize>::new());
@@ -28,7 +31,7 @@ pub fn place(lens: &[usize], lives: &[Lifetime]) -> Option<(Vec<usize>, usize)> 
     for i in order {
         let mut taken: Vec<(usize, usize)> = placed
             .iter()
-            .filter(|&&j| lives[i].overlaps(lives[j]))
+            .filter(|&&j| overlap(i, j))
             .map(|&j| (offsets[j], offsets[j] + lens[j]))
             .collect();
         taken.sort_unstable();
@@ -62,7 +65,8 @@ mod tests {
                 .iter()
                 .map(|&(_, first, span)| Lifetime { first, last: first + span })
                 .collect();
-            let (offsets, total) = place(&lens, &lives).unwrap();
+            let overlap = |a: usize, b: usize| lives[a].overlaps(lives[b]);
+            let (offsets, total) = place(&lens, overlap).unwrap();
             for i in 0..lens.len() {
                 prop_assert!(offsets[i].is_multiple_of(ALIGN));
                 prop_assert!(offsets[i] + lens[i] <= total);

@@ -70,7 +70,7 @@ impl Plan {
     fn chain(&self, start: usize, limits: Limits) -> Range<usize> {
         // Both groups of a plan with dropout run by themselves.
         let stop = if start < self.once { self.once } else { self.nodes.len() };
-        let touches = |node: &Node| reads(node).chain([node.output]).map(|view| view.buffer);
+        let touches = |node: &Node| node.reads().chain([node.output]).map(|view| view.buffer);
         let local = |end: &usize| {
             let (node, before) = (&self.nodes[*end], &self.nodes[start..*end]);
             let large = self.element(node.output.buffer) * self.buffer(node.output).len;
@@ -101,7 +101,7 @@ impl Plan {
         limits: Limits,
     ) -> Option<(Vec<Step>, Vec<Option<usize>>)> {
         let touches = |node: &Node, buffer: usize| {
-            reads(node).chain([node.output]).any(|view| view.buffer == buffer)
+            node.reads().chain([node.output]).any(|view| view.buffer == buffer)
         };
         let kept = [self.input, self.features, self.logits].map(|view| view.buffer);
         let windowed = |buffer: usize| {
@@ -156,7 +156,7 @@ impl Plan {
                 if let Op::Conv { residual: Some(view), .. } = node.op {
                     end = end.min(there(view, &made));
                 }
-                if reads(node).all(|view| writers(view.buffer).next().is_none()) {
+                if node.reads().all(|view| writers(view.buffer).next().is_none()) {
                     end = end.min((h * band).div_ceil(bands));
                 }
                 if end < h {
@@ -182,7 +182,7 @@ impl Plan {
                                 )
                             })
                         };
-                        reads(&self.nodes[reader]).filter_map(|view| next(&view)).min()
+                        self.nodes[reader].reads().filter_map(|view| next(&view)).min()
                     });
                     let first = needed.min().map_or(least, |first| first.min(least));
                     if first > tops[buffer] {
@@ -198,15 +198,6 @@ impl Plan {
         debug_assert!(chain.clone().all(|i| made[i] == height(i)));
         (steps, windows)
     }
-}
-
-/// What an op reads: its input, then its residual.
-pub(super) fn reads(node: &Node) -> impl Iterator<Item = View> + use<> {
-    let residual = match node.op {
-        Op::Conv { residual, .. } => residual,
-        _ => None,
-    };
-    [Some(node.input), residual].into_iter().flatten()
 }
 
 /// Kernel with dilation, stride and padding of what reads a window of rows.

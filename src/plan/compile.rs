@@ -2,8 +2,8 @@
 //! their offsets in the arena.
 
 use super::arena::{Lifetime, place};
-use super::bands::reads;
 use super::fold::{padded, padded_conv};
+use super::order::{at_once, in_order};
 use super::{Buffer, Node, Op, Plan, View};
 use crate::error::{Error, Result};
 use crate::model::Config;
@@ -82,6 +82,7 @@ fn plan(config: &Config, batch: usize, image: Size, dropout: bool) -> Result<Pla
         image,
         padded,
         align_corners: config.align_corners,
+        waits: in_order(nodes.len()),
         nodes,
         once,
         buffers,
@@ -100,9 +101,11 @@ impl Plan {
     /// Places the buffers in the arena; None where it exceeds usize.
     pub(super) fn place(&mut self) -> Option<()> {
         let lives = lifetimes(self);
+        let at_once = at_once(&self.nodes, &self.waits, self.buffers.len());
+        let overlap = |a: usize, b: usize| lives[a].overlaps(lives[b]) || at_once[a][b];
         let units = self.buffers.iter().enumerate();
         let units = units.map(|(i, b)| b.len.checked_mul(self.element(i) / self.element_bytes()));
-        let (offsets, all) = place(&units.collect::<Option<Vec<_>>>()?, &lives)?;
+        let (offsets, all) = place(&units.collect::<Option<Vec<_>>>()?, overlap)?;
         for (buffer, offset) in self.buffers.iter_mut().zip(offsets) {
             buffer.offset = offset;
         }
@@ -164,7 +167,7 @@ fn once_first(nodes: Vec<Node>, buffers: usize) -> (Vec<Node>, usize) {
     let mut differs = vec![false; buffers];
     let (mut first, mut again) = (Vec::with_capacity(nodes.len()), Vec::new());
     for node in nodes {
-        if matches!(node.op, Op::Dropout(_)) || reads(&node).any(|view| differs[view.buffer]) {
+        if matches!(node.op, Op::Dropout(_)) || node.reads().any(|view| differs[view.buffer]) {
             differs[node.output.buffer] = true;
             again.push(node);
         } else {
@@ -191,7 +194,7 @@ fn lifetimes(plan: &Plan) -> Vec<Lifetime> {
     touch(plan.input, 0);
     [plan.features, plan.logits].into_iter().for_each(|view| touch(view, end));
     for (i, node) in nodes.iter().enumerate() {
-        reads(node).chain([node.output]).for_each(|view| touch(view, i + 1));
+        node.reads().chain([node.output]).for_each(|view| touch(view, i + 1));
     }
     for life in lives.iter_mut().filter(|life| life.first <= once && life.last > once) {
         life.last = end;

@@ -9,6 +9,7 @@ mod arena;
 mod bands;
 mod compile;
 mod fold;
+mod order;
 
 pub use bands::{Bands, Limits, Step};
 pub use compile::{compile, compile_with_dropout};
@@ -67,6 +68,17 @@ pub struct Node {
     pub output: View,
 }
 
+impl Node {
+    /// What it reads: its input, then its residual.
+    fn reads(&self) -> impl Iterator<Item = View> + use<> {
+        let residual = match self.op {
+            Op::Conv { residual, .. } => residual,
+            _ => None,
+        };
+        [Some(self.input), residual].into_iter().flatten()
+    }
+}
+
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Plan {
     pub batch: usize,
@@ -75,6 +87,10 @@ pub struct Plan {
     /// Size of the network's input: `image` padded at the bottom and right.
     pub padded: Size,
     pub nodes: Vec<Node>,
+    /// Of each node those that it waits for. Nodes of which neither waits for the other, however indirectly, may run at the same
+    /// time: their buffers do not share memory. All in order but on a device ([`Plan::in_branches`]).
+    #[serde(skip)]
+    pub waits: Vec<Vec<usize>>,
     /// How many of the nodes run once. The others depend on a dropout and run again in each pass: what they
     /// read of the first ones stays in the arena. All of them in a plan without dropout.
     pub once: usize,

@@ -146,6 +146,7 @@ impl Gemm {
             relu: false,
             y: tensor(self.product.all())?,
             partial: Some(self.partial.all()),
+            multiprocessors: device.multiprocessors(),
         };
         launch::conv2d(&conv, operands, tiling)
     }

@@ -96,7 +96,16 @@ pub fn profile(
         true => moments(network, &plan, if counted { 1 } else { settings.repeats })?,
         false => None,
     };
-    Ok(Profile { launches, early_exit_skipped, run_us, moments_us, ceilings, clocks })
+    let h200_predicted_run_us = super::run_us(&launches, all.iter());
+    Ok(Profile {
+        launches,
+        h200_predicted_run_us,
+        early_exit_skipped,
+        run_us,
+        moments_us,
+        ceilings,
+        clocks,
+    })
 }
 
 /// Times of `list` after `before`, each repeat by itself.
@@ -130,7 +139,8 @@ fn repeated(device: &dyn Device, launch: &Launch, copy: &Copy, repeats: usize) -
 pub(super) fn warm(device: &dyn Device, list: &[Launch], repeats: usize) -> Result<Summary> {
     let loops = repeats.clamp(1, 10);
     let length = (repeats / loops).max(1);
-    let many: Vec<Launch> = (0..length).flat_map(|_| list.to_vec()).collect();
+    let one_by_one = || list.iter().map(|launch| launch.clone().in_order());
+    let many: Vec<Launch> = (0..length).flat_map(|_| one_by_one()).collect();
     if loops > 1 {
         device.measure(&[], &many)?;
     }

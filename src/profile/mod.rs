@@ -5,11 +5,13 @@
 //! other kernels the busiest of the 132 multiprocessors has ceil(blocks / 132) blocks and works at its
 //! share of the tensor cores' peak, tile padding included: a lower bound, since one block alone does not
 //! fill a multiprocessor. Memory moves every operand once at full bandwidth; the larger of the two
-//! counts, and each launch adds 1.3 us. No GPU has confirmed any of it.
+//! counts, and each launch adds 1.3 us. The whole run is less than their sum: branches of the network overlap (`overlap`). No GPU has
+//! confirmed any of it.
 
 mod batch;
 mod ceilings;
 mod measure;
+mod overlap;
 mod tiles;
 
 use crate::density::{ModelGaussians, Moments};
@@ -45,6 +47,8 @@ pub struct Row {
     pub shape: [usize; 4],
     /// Parts of the reduction (convolutions).
     pub splits: usize,
+    /// Blocks that run together, as the splits of a tile may; 1: none.
+    pub cluster: u32,
     pub blocks: u64,
     /// Blocks over what 132 multiprocessors hold at once (by threads and shared memory).
     pub waves: f64,
@@ -64,6 +68,8 @@ pub struct Row {
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Profile {
     pub launches: Vec<Row>,
+    /// A whole run, with what may run at the same time.
+    pub h200_predicted_run_us: f64,
     /// Share of the triangular blocks of W that the density's early exit left out on this picture; FLOP
     /// and predicted time of the density count them.
     pub early_exit_skipped: Option<f64>,
@@ -104,10 +110,10 @@ pub fn dry_run(
     let plan = engine.plan(batch, size)?;
     let network = network(&mut engine)?;
     network.prepare(&plan)?;
-    let mut launches = Vec::new();
-    for step in network.steps(&plan)? {
-        launches.extend(step.launches.iter().map(|launch| row(step.name, launch)));
-    }
+    let steps = network.steps(&plan)?;
+    let all = || steps.iter().flat_map(|step| step.launches.iter().map(|one| (step.name, one)));
+    let mut launches: Vec<Row> = all().map(|(op, launch)| row(op, launch)).collect();
+    let run_us = run_us(&launches, all().map(|(_, launch)| launch));
     if moments {
         let (device, features) = (network.device(), network.features(&plan)?);
         let labels = device.alloc(features.pixels())?;
@@ -117,6 +123,7 @@ pub fn dry_run(
         launches.extend(list.iter().map(|launch| row("moments", launch)));
     }
     Ok(Profile {
+        h200_predicted_run_us: run_us,
         launches,
         early_exit_skipped: None,
         run_us: None,
@@ -124,6 +131,17 @@ pub fn dry_run(
         ceilings: None,
         clocks: None,
     })
+}
+
+/// Microseconds of a run of these launches, whose rows are `rows`.
+fn run_us<'a>(rows: &[Row], launches: impl Iterator<Item = &'a Launch<'a>>) -> f64 {
+    let item = |(i, (row, launch)): (usize, (&Row, &Launch))| overlap::Item {
+        seconds: row.h200_predicted_us / 1e6 - LAUNCH_SECONDS,
+        waves: row.waves,
+        waits: launch.waits(i).map_or_else(|| (0..i).collect(), Iterator::collect),
+    };
+    let items: Vec<_> = rows.iter().zip(launches).enumerate().map(item).collect();
+    overlap::seconds(&items) * 1e6
 }
 
 /// The network of an engine on a device.
@@ -157,6 +175,7 @@ fn row(op: &str, launch: &Launch) -> Row {
         kernel: kernel.name,
         shape,
         splits,
+        cluster: launch.cluster(),
         blocks,
         waves: blocks as f64 / (MULTIPROCESSORS * resident) as f64,
         flop,

@@ -88,8 +88,8 @@ pub fn tilings(
     Ok(found)
 }
 
-/// Every tile, whole, and split while the blocks are fewer than four for each multiprocessor; what is chosen today
-/// among them.
+/// Every tile, whole, and split (joined by either way) while the blocks are fewer than four for each multiprocessor; what is chosen
+/// today among them.
 fn candidates(
     conv: &Conv2d,
     pixels: usize,
@@ -103,9 +103,13 @@ fn candidates(
         let most = (ConvTiling::new(conv, tile, 1).k_blocks / LEAST_K_BLOCKS).max(1);
         for splits in SPLITS {
             let tiling = ConvTiling::new(conv, tile, splits);
-            let fits = splits == 1 || splits <= most && blocks * splits <= 4 * multiprocessors;
-            if fits && !found.contains(&tiling) {
-                found.push(tiling);
+            if splits > 1 && (splits > most || blocks * splits > 4 * multiprocessors) {
+                continue;
+            }
+            for tiling in std::iter::once(tiling).chain(tiling.in_clusters()) {
+                if !found.contains(&tiling) {
+                    found.push(tiling);
+                }
             }
         }
     }
@@ -114,7 +118,7 @@ fn candidates(
 
 /// The header over lines of [`TimedTiling::csv_line`].
 pub const CSV_HEADER: &str = "host,device,batch,in_h,in_w,in_channels,out_h,out_w,out_channels,kernel,stride,dilation,padding,\
-     residual,output,tile,tile_pixels,tile_channels,splits,us,us_min,us_max,chosen";
+     residual,output,tile,tile_pixels,tile_channels,splits,cluster,us,us_min,us_max,chosen";
 
 impl TimedTiling {
     /// A line under [`CSV_HEADER`]; commas in the names become semicolons.
@@ -131,6 +135,7 @@ impl TimedTiling {
             format!("{},{}", u8::from(self.residual), format!("{element:?}").to_lowercase()),
             tiling.tile.kernel().to_owned(),
             format!("{},{},{}", tiling.tile.pixels, tiling.tile.channels, tiling.splits),
+            u8::from(tiling.cluster).to_string(),
             format!("{:.3},{:.3},{:.3}", warm_us.p50, warm_us.min, warm_us.max),
             u8::from(self.chosen).to_string(),
         ];

@@ -120,7 +120,7 @@ fn with_kernels_every_command_runs() {
         assert_eq!(count(calls, "cuMemAlloc"), count(calls, "cuMemFree"), "{calls:?}");
         assert_eq!(calls.last().unwrap(), "end, 0 contexts retained");
         if output == "maps" {
-            assert_eq!((count(calls, "captured"), count(calls, "cuGraphLaunch")), (1, 2));
+            assert_eq!((count(calls, "cuGraphInstantiate"), count(calls, "cuGraphLaunch")), (1, 2));
             assert_eq!(count(calls, "cuLaunchKernel"), 0, "{calls:?}");
         }
         let outcome = bench.ddu(&format!("{command}-simt --device simt"), "");

@@ -7,8 +7,9 @@
 // with a line "stand-in driver: ..."; what it answers with an error is answered so.
 //
 // DDU_STANDIN="devices=1,version=13000,capability=90,shared=232448,memory=BYTES,init=N,retain=N,image=N,
-// fail=KERNEL" changes what it stands for (init, retain and image: the error of that call; fail: a kernel
-// that ends with an illegal address). DDU_STANDIN_LOG names a file that gets a line per call.
+// fail=KERNEL,forget=1" changes what it stands for (init, retain and image: the error of that call; fail: a kernel
+// that ends with an illegal address; forget: of a graph's kernel that waits for several it drops the first). DDU_STANDIN_LOG names a file that gets a line per call.
+#include <algorithm>
 #include <chrono>
 #include <cstdarg>
 #include <cstdint>
@@ -21,7 +22,6 @@
 #include <mutex>
 #include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "../../kernels/simt/api.h"
@@ -39,6 +39,7 @@ enum Result : int {
     INVALID_CONTEXT = 201,
     NOT_FOUND = 500,
     ILLEGAL_ADDRESS = 700,
+    INVALID_CLUSTER = 912,
 };
 
 struct Names {
@@ -56,6 +57,7 @@ constexpr Names NAMES[] = {
     {209, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
     {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
     {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+    {INVALID_CLUSTER, "CUDA_ERROR_INVALID_CLUSTER_SIZE", "cluster misconfiguration"},
     {803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "system has unsupported display driver / cuda driver combination"},
 };
 
@@ -115,23 +117,24 @@ struct Function {
     uint64_t shared = 47 << 10;  // of 48 KiB; from 9.0 on the compiler counts a reserved KiB as static
     bool loaded = false;
 };
-struct Node {
+struct Kernel {
     Function* function;
-    uint32_t grid[3];
+    uint32_t grid[3], cluster;
     uint32_t threads;
     uint64_t shared;
     std::vector<uint64_t> params;
 };
+struct Node {
+    Kernel kernel;
+    std::vector<size_t> after;  // nodes of the same graph, all before it
+};
 struct Graph {
     int device;
-    std::vector<Node> nodes;
+    std::deque<Node> nodes;  // a handle of one is its address
 };
 struct Stream {
     int device;
     std::deque<Operation> queue = {};
-    bool capturing = false;
-    std::thread::id capturer = {};
-    std::vector<Node> captured = {};
 };
 struct Event {
     int device;
@@ -174,22 +177,14 @@ T* alive(const std::set<T*>& all, T* handle, const char* what) {
     return handle;
 }
 
-// Every call that needs a context: it must be current, and alive, and this thread must not be capturing.
+// Every call that needs a context: it must be current, and alive.
 #define ENTER(NAME)              \
     std::lock_guard lock(mutex); \
-    if (int failed = enter(NAME, false)) return failed
-#define ENTER_CAPTURE(NAME)      \
-    std::lock_guard lock(mutex); \
-    if (int failed = enter(NAME, true)) return failed
+    if (int failed = enter(NAME)) return failed
 
-int enter(const char* name, bool in_capture) {
+int enter(const char* name) {
     if (current < 0) violation(std::string(name) + " without a current context");
     if (!devices[current].retained) violation(std::string(name) + " with a context that was released");
-    for (Stream* stream : streams) {
-        if (stream->capturing && stream->capturer == std::this_thread::get_id() && !in_capture) {
-            violation(std::string(name) + " by a thread that is capturing");
-        }
-    }
     return devices[current].failed;
 }
 
@@ -202,12 +197,6 @@ const T& range(const std::map<uint64_t, T>& all, uint64_t address, uint64_t byte
         if (address + bytes <= found->first + found->second.bytes) return found->second;
     }
     violation(what + ": " + std::to_string(bytes) + " bytes that are not inside live memory");
-}
-
-Stream* idle(Stream* stream, const char* what) {
-    alive(streams, stream, "a stream");
-    if (stream->capturing) violation(std::string(what) + " on a stream that is capturing");
-    return stream;
 }
 
 void at_rest(const char* what) {
@@ -228,7 +217,7 @@ void drain(Stream* stream) {
     drain(stream, [] { return false; });
 }
 
-void execute(int device, const Node& node) {
+void execute(int device, const Kernel& node) {
     if (!functions.count(node.function)) violation("a kernel that runs after its module was unloaded");
     const std::string& name = node.function->name;
     if (option("fail") == name) {
@@ -246,6 +235,7 @@ void execute(int device, const Node& node) {
     request.threads = node.threads;
     request.shared_bytes = node.shared;
     request.workers = 2;
+    request.cluster = node.cluster;
     char error[1024];
     if (ddu_simt_launch(&request, error, sizeof error)) {
         std::fprintf(stderr, "stand-in driver: %s\n", error);
@@ -254,7 +244,7 @@ void execute(int device, const Node& node) {
     }
 }
 
-void enqueue(Stream* stream, const Node& node) {
+void enqueue(Stream* stream, const Kernel& node) {
     const int device = stream->device;
     stream->queue.push_back({[device, node] { execute(device, node); }});
 }
@@ -528,7 +518,7 @@ EXPORT int cuMemFreeHost(void* data) {
 
 EXPORT int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, Stream* stream) {
     ENTER("cuMemcpyHtoDAsync");
-    idle(stream, "cuMemcpyHtoDAsync");
+    alive(streams, stream, "a stream");
     const uint64_t source = reinterpret_cast<uint64_t>(from);
     auto check = [=] {
         range(memory, to, bytes, "an upload to");
@@ -545,7 +535,7 @@ EXPORT int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, Str
 
 EXPORT int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, Stream* stream) {
     ENTER("cuMemcpyDtoHAsync");
-    idle(stream, "cuMemcpyDtoHAsync");
+    alive(streams, stream, "a stream");
     const uint64_t target = reinterpret_cast<uint64_t>(to);
     auto check = [=] {
         range(memory, from, bytes, "a download from");
@@ -589,7 +579,7 @@ EXPORT int cuStreamCreate(Stream** stream, unsigned) {
 
 EXPORT int cuStreamDestroy_v2(Stream* stream) {
     ENTER("cuStreamDestroy");
-    if (!idle(stream, "cuStreamDestroy")->queue.empty()) violation("cuStreamDestroy while work is under way");
+    if (!alive(streams, stream, "a stream")->queue.empty()) violation("cuStreamDestroy while work is under way");
     streams.erase(stream);
     delete stream;
     return SUCCESS;
@@ -597,7 +587,7 @@ EXPORT int cuStreamDestroy_v2(Stream* stream) {
 
 EXPORT int cuStreamSynchronize(Stream* stream) {
     ENTER("cuStreamSynchronize");
-    drain(idle(stream, "cuStreamSynchronize"));
+    drain(alive(streams, stream, "a stream"));
     log("cuStreamSynchronize");
     return devices[current].failed;
 }
@@ -621,7 +611,7 @@ EXPORT int cuEventDestroy_v2(Event* event) {
 EXPORT int cuEventRecord(Event* event, Stream* stream) {
     ENTER("cuEventRecord");
     alive(events, event, "an event");
-    event->stream = idle(stream, "cuEventRecord");
+    event->stream = alive(streams, stream, "a stream");
     const uint64_t turn = ++event->recorded;
     stream->queue.push_back({[event, turn] {
         event->past = turn;
@@ -645,7 +635,7 @@ EXPORT int cuEventSynchronize(Event* event) {
     ENTER("cuEventSynchronize");
     alive(events, event, "an event");
     if (event->past != event->recorded) {
-        drain(idle(event->stream, "cuEventSynchronize"), [event] { return event->past == event->recorded; });
+        drain(alive(streams, event->stream, "a stream"), [event] { return event->past == event->recorded; });
     }
     return devices[current].failed;
 }
@@ -738,45 +728,108 @@ EXPORT int cuTensorMapEncodeIm2col(simt::TensorMap* map, int type, uint32_t rank
 
 // --- launches and graphs ------------------------------------------------------------------------------
 
-EXPORT int cuLaunchKernel(Function* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y, unsigned threads_z,
-                          unsigned shared, Stream* stream, void** params, void** extra) {
-    ENTER_CAPTURE("cuLaunchKernel");
+namespace {
+
+// cuda.h's, of which one attribute is known: 4, the dimensions of a cluster.
+union AttributeValue {
+    char bytes[64];
+    uint32_t cluster[3];
+};
+struct Attribute {
+    int id;
+    char pad[4];
+    AttributeValue value;
+};
+struct Config {
+    unsigned grid[3], block[3], shared;
+    Stream* stream;
+    Attribute* attributes;
+    unsigned count;
+};
+struct KernelParams {
+    Function* function;
+    unsigned grid[3], block[3], shared;
+    void **params, **extra;
+    void *kernel, *context;
+};
+
+int check_cluster(int id, const AttributeValue& value, const unsigned* grid) {
+    if (id != 4) violation("a launch attribute that it does not know");
+    if (value.cluster[1] != 1 || value.cluster[2] != 1) violation("a cluster of more than one dimension");
+    const uint32_t blocks = value.cluster[0];
+    return number("capability", 90) < 90 || !blocks || blocks > 8 || grid[0] % blocks ? INVALID_CLUSTER : SUCCESS;
+}
+
+int check_kernel(Function* function, const unsigned* grid, const unsigned* block, unsigned shared, void** params, void** extra,
+                 Kernel& kernel) {
     alive_function(function);
-    alive(streams, stream, "a stream");
     if (!params || !params[0] || extra) violation("a launch without its one parameter");
     if (!function->loaded) violation("a launch of a function that may yet be loaded");
-    if (!x || !y || !z || y > 65535 || z > 65535 || threads_y != 1 || threads_z != 1) return INVALID_VALUE;
-    if (threads != function->threads || shared > function->shared) return INVALID_VALUE;
-    Node node{function, {x, y, z}, threads, shared, {}};
-    node.params.resize((function->params_bytes + 7) / 8);
-    std::memcpy(node.params.data(), params[0], function->params_bytes);
-    if (!stream->capturing) {
-        log("cuLaunchKernel %s", function->name.c_str());
-        enqueue(stream, node);
-    } else if (stream->capturer == std::this_thread::get_id()) {
-        log("capture %s", function->name.c_str());
-        stream->captured.push_back(node);
-    } else {
-        violation("a launch into another thread's capture");
+    const auto [x, y, z] = *reinterpret_cast<const unsigned (*)[3]>(grid);
+    if (!x || !y || !z || y > 65535 || z > 65535 || block[1] != 1 || block[2] != 1) return INVALID_VALUE;
+    if (block[0] != function->threads || shared > function->shared) return INVALID_VALUE;
+    kernel = {function, {x, y, z}, 1, block[0], shared, {}};
+    kernel.params.resize((function->params_bytes + 7) / 8);
+    std::memcpy(kernel.params.data(), params[0], function->params_bytes);
+    return SUCCESS;
+}
+
+Graph* owner_of(const Node* node) {
+    for (Graph* graph : graphs) {
+        for (const Node& one : graph->nodes) {
+            if (&one == node) return graph;
+        }
     }
+    violation("a node of no graph");
+}
+
+}  // namespace
+
+EXPORT int cuLaunchKernelEx(const Config* config, Function* function, void** params, void** extra) {
+    ENTER("cuLaunchKernelEx");
+    alive(streams, config->stream, "a stream");
+    Kernel kernel;
+    if (int refused = check_kernel(function, config->grid, config->block, config->shared, params, extra, kernel)) return refused;
+    for (unsigned i = 0; i < config->count; ++i) {
+        const Attribute& attribute = config->attributes[i];
+        if (int refused = check_cluster(attribute.id, attribute.value, config->grid)) return refused;
+        kernel.cluster = attribute.value.cluster[0];
+    }
+    log("cuLaunchKernel %s", function->name.c_str());
+    enqueue(config->stream, kernel);
     return SUCCESS;
 }
 
-EXPORT int cuStreamBeginCapture_v2(Stream* stream, int) {
-    ENTER("cuStreamBeginCapture");
-    idle(stream, "cuStreamBeginCapture")->capturing = true;
-    stream->capturer = std::this_thread::get_id();
-    stream->captured.clear();
+EXPORT int cuGraphCreate(Graph** graph, unsigned flags) {
+    ENTER("cuGraphCreate");
+    if (flags) violation("flags of cuGraphCreate");
+    *graph = *graphs.insert(new Graph{current, {}}).first;
     return SUCCESS;
 }
 
-EXPORT int cuStreamEndCapture(Stream* stream, Graph** graph) {
-    ENTER_CAPTURE("cuStreamEndCapture");
-    alive(streams, stream, "a stream");
-    if (!stream->capturing || stream->capturer != std::this_thread::get_id()) violation("cuStreamEndCapture without a capture");
-    stream->capturing = false;
-    *graph = *graphs.insert(new Graph{current, stream->captured}).first;
-    log("captured %zu", stream->captured.size());
+EXPORT int cuGraphAddKernelNode_v2(Node** node, Graph* graph, Node* const* after, size_t count, const KernelParams* p) {
+    ENTER("cuGraphAddKernelNode");
+    alive(graphs, graph, "a graph");
+    Node made;
+    if (int refused = check_kernel(p->function, p->grid, p->block, p->shared, p->params, p->extra, made.kernel)) return refused;
+    for (size_t i = 0; i < count; ++i) {
+        size_t at = 0;
+        while (at < graph->nodes.size() && &graph->nodes[at] != after[i]) ++at;
+        if (at == graph->nodes.size()) violation("a kernel after a node of another graph");
+        made.after.push_back(at);
+    }
+    if (number("forget", 0) && count > 1) made.after.erase(made.after.begin());
+    graph->nodes.push_back(made);
+    *node = &graph->nodes.back();
+    log("node %s", p->function->name.c_str());
+    return SUCCESS;
+}
+
+EXPORT int cuGraphKernelNodeSetAttribute(Node* node, int id, const AttributeValue* value) {
+    ENTER("cuGraphKernelNodeSetAttribute");
+    alive(graphs, owner_of(node), "a graph");
+    if (int refused = check_cluster(id, *value, node->kernel.grid)) return refused;
+    node->kernel.cluster = value->cluster[0];
     return SUCCESS;
 }
 
@@ -791,6 +844,7 @@ EXPORT int cuGraphInstantiateWithFlags(Graph** exec, Graph* graph, unsigned long
     ENTER("cuGraphInstantiate");
     if (flags) violation("flags of cuGraphInstantiate that it does not know");
     *exec = *execs.insert(new Graph(*alive(graphs, graph, "a graph"))).first;
+    log("cuGraphInstantiate %zu", graph->nodes.size());
     return SUCCESS;
 }
 
@@ -802,11 +856,22 @@ EXPORT int cuGraphExecDestroy(Graph* exec) {
     return SUCCESS;
 }
 
+// Of the nodes that may run the one added last goes first: as far from the order in which they were added as the graph allows, so that
+// a missing dependency shows.
 EXPORT int cuGraphLaunch(Graph* exec, Stream* stream) {
     ENTER("cuGraphLaunch");
     alive(execs, exec, "an executable graph");
-    idle(stream, "cuGraphLaunch");
-    for (const Node& node : exec->nodes) enqueue(stream, node);
-    log("cuGraphLaunch %zu", exec->nodes.size());
+    alive(streams, stream, "a stream");
+    std::vector<bool> done(exec->nodes.size());
+    for (size_t left = done.size(); left; --left) {
+        for (size_t i = done.size(); i-- > 0;) {
+            const Node& node = exec->nodes[i];
+            if (done[i] || !std::all_of(node.after.begin(), node.after.end(), [&](size_t j) { return done[j]; })) continue;
+            enqueue(stream, node.kernel);
+            done[i] = true;
+            break;
+        }
+    }
+    log("cuGraphLaunch %zu", done.size());
     return SUCCESS;
 }

@@ -292,6 +292,12 @@ fn a_build_that_gives_up_waiting_is_the_same_kernel() {
             assert_eq!((f.stack, f.local, f.spills), (0, 0, 0), "{kernel}: stack, local, spills");
             assert!(f.groups * 4 <= f.hgmma, "{kernel}: serialised warpgroup products");
             assert!(f.sass.contains("BPT.TRAP"), "{kernel}: nothing gives up");
+            // Before others read the block's sums, and before they are gone.
+            let joins = if file == "conv2d_hopper" { 2 } else { 0 };
+            for barrier in ["UCGABAR_ARV", "UCGABAR_WAIT"] {
+                let found = f.sass.matches(barrier).count();
+                assert!(found >= joins, "{kernel}: {found} {barrier}");
+            }
         }
     }
 }

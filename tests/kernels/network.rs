@@ -123,6 +123,7 @@ fn launches_that_would_leave_their_memory_are_refused() {
         relu: true,
         y: of(y.all(), 8).unwrap(),
         partial: None,
+        multiprocessors: 132,
     };
     let tiling = ConvTiling::new(&conv, TILES[3], 1);
     assert!(conv2d(&conv, operands, tiling).is_ok());

@@ -81,6 +81,7 @@ fn a_launch_takes_memory_of_one_device() {
         relu: false,
         y: tensor(&y),
         partial: None,
+        multiprocessors: 132,
     };
     assert!(conv2d(&conv, operands, tiling).is_ok());
     for (what, operands) in [
@@ -156,6 +157,7 @@ fn a_changed_tile_is_refused() {
         relu: false,
         y: tensor(&y),
         partial: None,
+        multiprocessors: 132,
     };
     let message = conv2d(&conv, operands, tiling).err().unwrap().to_string();
     assert!(message.contains("a tile of the list"), "{message}");

@@ -20,7 +20,7 @@ fn program() -> &'static Path {
     })
 }
 
-/// One block of a kernel.
+/// One block of a kernel, or one cluster of blocks.
 struct Block<'a> {
     threads: usize,
     shared: usize,

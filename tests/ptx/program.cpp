@@ -2,7 +2,7 @@
 //
 //   program operations                            the operations of lanes.cpp and the classes of their operands
 //   program instructions                          all others: as decode.cpp calls them
-//   program run FILE THREADS SHARED OUT IN [SEED]  the file's first kernel on one block, its parameter two addresses: OUT words
+//   program run FILE THREADS SHARED OUT IN [SEED]  the file's first kernel on one block, or one cluster, its parameter two addresses: OUT words
 //                                                 to write, and what the file IN holds. Where the parameter is larger, tensor maps
 //                                                 come first in it, and first in IN, with addresses from the start of the rest.
 //
@@ -42,6 +42,7 @@ int run(char** argument, bool seeded) {
         auto* map = reinterpret_cast<simt::TensorMap*>(maps.data() + i);
         map->address += addresses[1];
     }
+    launch.cluster = launch.grid[0] = kernels.at(0).cluster;
     launch.params = std::move(maps);
     launch.params.resize(maps_bytes + sizeof addresses);
     std::memcpy(launch.params.data() + maps_bytes, addresses, sizeof addresses);

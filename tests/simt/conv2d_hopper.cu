@@ -1,6 +1,6 @@
 // Hopper's convolution as -DKERNEL_FILE=... has it (tests/simt/main.rs takes barriers and waits out of it), against an f64 loop in
-// several schedules: both shapes of its tiles, several tiles for one block, more steps than the ring has stages. Prints the first
-// fault; exit status 1 if there is one.
+// several schedules: both shapes of its tiles, several tiles for one block, more steps than the ring has stages; and splits joined in
+// clusters. Prints the first fault; exit status 1 if there is one.
 #include KERNEL_FILE
 
 #include <cstdio>
@@ -8,7 +8,7 @@
 #include "launch.h"
 #include "maps.h"
 
-template <class T> int check(const char* kernel) {
+template <class T> int check(const char* kernel, int splits = 1) {
     constexpr int N = 3, H = 9, W = 8, C = 72, K = 40, PIXELS = N * H * W;
     auto* x = static_cast<half*>(ddu_simt_alloc(PIXELS * C * 2));
     auto* w = static_cast<half*>(ddu_simt_alloc(K * 9 * C * 2));
@@ -32,14 +32,18 @@ template <class T> int check(const char* kernel) {
     p.out_w = W;
     p.out_c = p.out_stride = K;
     p.kernel = 3;
-    p.stride = p.dilation = p.padding = p.splits = p.tiles_n = 1;
+    p.stride = p.dilation = p.padding = p.tiles_n = 1;
+    p.splits = splits;
+    p.in_cluster = splits > 1;
     p.tiles_m = (PIXELS + T::BM - 1) / T::BM;
     p.c_blocks = 2;
-    p.all_blocks = p.k_blocks = 18;
+    p.all_blocks = 18;
+    p.k_blocks = (18 + splits - 1) / splits;
+    const uint32_t blocks = splits > 1 ? uint32_t(p.tiles_m * splits) : 1;
     for (uint32_t run = 0; run < 5; ++run) {
         const uint32_t schedule = run < 2 ? run : 2;
         for (int i = 0; i < PIXELS * K; ++i) y[i] = half{0x7fff};
-        if (!launch(kernel, p, {384, uint64_t(T::shared_bytes()), schedule, run})) return 1;
+        if (!launch(kernel, p, {384, uint64_t(T::shared_bytes()), schedule, run, blocks, 1, 1, uint32_t(splits)})) return 1;
         int wrong = 0;
         for (int i = 0; i < PIXELS * K; ++i) {
             const int m = i / K, k = i % K;
@@ -62,4 +66,7 @@ template <class T> int check(const char* kernel) {
     return 0;
 }
 
-int main() { return check<Tile128x128>("conv2d_hopper_128x128") || check<Tile256x64>("conv2d_hopper_256x64"); }
+int main() {
+    return check<Tile128x128>("conv2d_hopper_128x128") || check<Tile256x64>("conv2d_hopper_256x64") ||
+           check<Tile128x128>("conv2d_hopper_128x128", 4);
+}

@@ -10,6 +10,7 @@ struct Run {
     uint32_t schedule = 0;  // forward, reverse, random
     uint64_t seed = 0;
     uint32_t x = 1, y = 1, z = 1;  // blocks
+    uint32_t cluster = 1;
 };
 
 // Whether the kernel ran to its end; else what the device said is printed.
@@ -26,6 +27,7 @@ template <class Params> bool launch(const char* kernel, const Params& params, co
     request.schedule = run.schedule;
     request.seed = run.seed;
     request.workers = 1;
+    request.cluster = run.cluster;
     char error[1024];
     if (!ddu_simt_launch(&request, error, sizeof error)) return true;
     std::fprintf(to, "%s\n", error);

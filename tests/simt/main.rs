@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-const RUNTIME: [&str; 6] = ["runtime", "memory", "collectives", "hopper", "tensor", "sanitizer"];
+const RUNTIME: [&str; 7] =
+    ["runtime", "memory", "collectives", "cluster", "hopper", "tensor", "sanitizer"];
 const FORWARD: &str = "0";
 const SCHEDULES: [&str; 3] = [FORWARD, "1", "2"];
 
@@ -209,6 +210,34 @@ fn every_fault_of_mbarriers_and_warpgroups_is_named() {
     }
 }
 
+#[test]
+fn every_fault_of_clusters_is_named() {
+    let program = build("cluster", "plain", &[], &[]);
+    let unwritten = "of the cluster of 16 bytes";
+    for (kernel, schedules, words) in [
+        ("not_written", &SCHEDULES[..], [unwritten, "nobody has written"]),
+        ("no_barrier", &SCHEDULES[..2], [unwritten, "missing barrier before the read"]),
+        ("other_barrier", &SCHEDULES[..2], [unwritten, "missing barrier before the read"]),
+        ("ends_too_early", &SCHEDULES[..2], ["which has ended", "missing barrier of the cluster"]),
+        ("no_such_block", &SCHEDULES[..], ["block 2 of a cluster of 2", "cluster.cu"]),
+        ("one_warp_elsewhere", &SCHEDULES[..], ["waits in the cluster's barrier", "divergent"]),
+        ("in_flight", &SCHEDULES[..], [unwritten, "with a copy in flight"]),
+    ] {
+        for schedule in schedules {
+            check(&program, kernel, schedule, &[&format!("{kernel}, block ("), words[0], words[1]]);
+        }
+    }
+    let program = build("cluster", "thread", &["-DDDU_SIMT_TSAN"], &["-fsanitize=thread"]);
+    for schedule in SCHEDULES {
+        check(
+            &program,
+            "overwritten",
+            schedule,
+            &["ThreadSanitizer: data race", "'overwritten, block"],
+        );
+    }
+}
+
 /// Tiled and im2col copies of odd tensors, and products of two shared operands, against loops; and faults in them.
 #[test]
 fn tensor_copies_bring_what_their_maps_say() {
@@ -285,8 +314,15 @@ fn needs_each(kernel: &str, words: &[&str], places: usize) {
         let (output, said) = result("mutant", &format!("{}{}", &text[..place], &text[end..]));
         let line = text[..place].lines().count();
         assert!(!output.status.success(), "line {line} of {kernel}.cu is not needed: {said}");
-        let named =
-            ["in flight", "nobody has written", "never", "are wrong", "fence", "one more comes"];
+        let named = [
+            "in flight",
+            "nobody has written",
+            "never",
+            "are wrong",
+            "fence",
+            "one more comes",
+            "has ended",
+        ];
         assert!(named.iter().any(|word| said.contains(word)), "line {line}: {said}");
     }
 }
@@ -325,8 +361,10 @@ fn the_convolution_of_hopper_needs_each_of_its_barriers_and_waits() {
         "wgmma_fence();",
         "wgmma_wait<1>();",
         "wgmma_wait<0>(",
+        "barrier_sync(",
+        "cluster_sync();",
     ];
-    needs_each("conv2d_hopper", &waits, 7);
+    needs_each("conv2d_hopper", &waits, 10);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 // A program that runs one kernel, planted with a fault or sound: `PROGRAM KERNEL SCHEDULE` prints what the device said, else
-// the output. Its kernels are registered with BOTH; SHARED_BYTES is theirs.
+// the output. Its kernels are registered with BOTH; SHARED_BYTES is theirs, BLOCKS how many are a cluster.
 #pragma once
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +14,10 @@ struct Params {
 
 constexpr int THREADS = 128;
 
+#if !defined(BLOCKS)
+#define BLOCKS 1
+#endif
+
 #define BOTH(NAME)                             \
     KERNEL(NAME, Params, THREADS, NAME<false>) \
     KERNEL(NAME##_sound, Params, THREADS, NAME<true>)
@@ -24,7 +28,7 @@ int main(int, char** argv) {
     for (int i = 0; i < THREADS * 8; ++i) in[i] = float_to_half(float(i / 8));
     p.in = in;
     p.out = static_cast<float*>(ddu_simt_alloc(THREADS * sizeof(float)));
-    const bool ended = launch(argv[1], p, {THREADS, SHARED_BYTES, uint32_t(atoi(argv[2]))});
+    const bool ended = launch(argv[1], p, {THREADS, SHARED_BYTES, uint32_t(atoi(argv[2])), 0, BLOCKS, 1, 1, BLOCKS});
     if (ended) {
         for (int i = 0; i < THREADS; ++i) std::printf("%g ", double(p.out[i]));
         std::printf("\n");

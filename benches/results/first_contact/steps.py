@@ -44,6 +44,7 @@ SMALL = ["ops::gather::rows_are_copied_in_the_order_of_the_list", "ops::clip::fe
          "ops::head::label_and_entropy_against_f64", "ops::depthwise::strides_dilations_and_slices_against_f64",
          "ops::stem::odd_sizes_and_channel_tails_against_f64", "ops::conv2d::every_tile_on_every_device_against_f64",
          "ops::conv2d_hopper::every_hopper_tile_on_every_device_against_f64",
+         "ops::conv2d_hopper::splits_joined_in_a_cluster",
          "ops::moments::a_handful_a_crowd_and_nobody", "ops::moments::against_two_plain_passes_with_weights",
          "ops::density::without_predicted_classes",
          "ops::density::early_exit_changes_nothing_that_matters"]

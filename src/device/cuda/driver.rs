@@ -94,6 +94,10 @@ handle!(
     Module, sys::CUmodule, cuModuleUnload
 );
 handle!(
+    /// A graph under construction.
+    Template, sys::CUgraph, cuGraphDestroy
+);
+handle!(
     /// Kernels to be launched together.
     Graph, sys::CUgraphExec, cuGraphExecDestroy
 );
@@ -113,6 +117,87 @@ pub struct Function {
 unsafe impl Send for Function {}
 unsafe impl Sync for Function {}
 
+/// Blocks of `threads` threads with `shared` bytes of dynamic shared memory each, `cluster` of x together.
+#[derive(Clone, Copy)]
+pub struct Grid {
+    pub blocks: [u32; 3],
+    pub cluster: u32,
+    pub threads: u32,
+    pub shared: u32,
+}
+
+impl Grid {
+    fn clusters(&self) -> sys::CUlaunchAttributeValue {
+        let x = self.cluster;
+        let dimensions = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x, y: 1, z: 1 };
+        sys::CUlaunchAttributeValue { clusterDim: dimensions }
+    }
+}
+
+/// A kernel of a [`Template`], alive as long as that.
+#[derive(Clone, Copy)]
+pub struct Node(sys::CUgraphNode);
+
+impl Template {
+    pub fn new() -> Result<Self> {
+        let mut graph = null_mut();
+        // SAFETY: one handle is written through a pointer that is valid for it.
+        unsafe { sys::cuGraphCreate(&mut graph, 0) }.result()?;
+        Ok(Template(graph))
+    }
+
+    /// A kernel that runs after those of `after`, nodes of this graph.
+    ///
+    /// # Safety
+    /// The function takes one parameter, which `params` holds.
+    pub unsafe fn add(
+        &self,
+        function: Function,
+        grid: Grid,
+        params: &[u64],
+        after: &[Node],
+    ) -> Result<Node> {
+        let mut pointers = [params.as_ptr().cast_mut().cast::<c_void>()];
+        let Grid { blocks: [x, y, z], cluster, threads, shared } = grid;
+        let kernel = sys::CUDA_KERNEL_NODE_PARAMS {
+            func: function.raw,
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared,
+            kernelParams: pointers.as_mut_ptr(),
+            extra: null_mut(),
+            kern: null_mut(),
+            ctx: null_mut(),
+        };
+        let after: Vec<sys::CUgraphNode> = after.iter().map(|node| node.0).collect();
+        let mut node = null_mut();
+        // SAFETY: the graph and its nodes are alive, the function too; the driver copies the arrays and the parameter before it
+        // returns.
+        unsafe {
+            let (from, count) = (after.as_ptr(), after.len());
+            sys::cuGraphAddKernelNode_v2(&mut node, self.0, from, count, &kernel).result()?;
+            // No GPU before 9.0 knows it.
+            if cluster > 1 {
+                let attribute = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+                let clusters = grid.clusters();
+                sys::cuGraphKernelNodeSetAttribute(node, attribute, &clusters).result()?;
+            }
+        }
+        Ok(Node(node))
+    }
+
+    pub fn instantiate(self) -> Result<Graph> {
+        let mut exec = null_mut();
+        // SAFETY: the graph is alive; one handle is written through a pointer that is valid for it.
+        unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, self.0, 0) }.result()?;
+        Ok(Graph(exec))
+    }
+}
+
 impl Module {
     /// # Safety
     /// `image` is a fatbin, cubin or NUL-terminated PTX text.
@@ -126,7 +211,7 @@ impl Module {
         Ok(Module(module))
     }
 
-    /// The function `name`, loaded now: a lazy load would come in the middle of a capture.
+    /// The function `name`, loaded now: a lazy load would come with the first launch.
     pub fn function(&self, name: &str) -> Result<Function> {
         let name = CString::new(name).expect("a kernel's name has no NUL");
         let mut raw = null_mut();
@@ -367,59 +452,32 @@ impl Stream {
         self.0 as u64
     }
 
-    /// Blocks of `threads` threads with `shared` bytes of dynamic shared memory each.
-    ///
     /// # Safety
     /// The function takes one parameter, which `params` holds, and stays inside live memory.
-    pub unsafe fn launch(
-        &self,
-        function: Function,
-        [x, y, z]: [u32; 3],
-        threads: u32,
-        shared: u32,
-        params: &[u64],
-    ) -> Result<()> {
+    pub unsafe fn launch(&self, function: Function, grid: Grid, params: &[u64]) -> Result<()> {
         let mut pointers = [params.as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the driver copies the parameter, which it does not change, before it returns.
-        unsafe {
-            sys::cuLaunchKernel(
-                function.raw,
-                x,
-                y,
-                z,
-                threads,
-                1,
-                1,
-                shared,
-                self.0,
-                pointers.as_mut_ptr(),
-                null_mut(),
-            )
-        }
-        .result()
-    }
-
-    /// The graph of what `enqueue` gives to this stream; nothing of it runs. Until this returns, `enqueue`
-    /// launches kernels and does nothing else with the driver, and no other thread uses the stream.
-    pub fn capture(&self, enqueue: impl FnOnce() -> Result<()>) -> Result<Graph> {
-        // Of this thread alone: another may allocate meanwhile.
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        let (mut graph, mut exec) = (null_mut(), null_mut());
-        // SAFETY: the stream is alive; `graph` and `exec` are written through pointers that are valid for
-        // them; the capture is ended whatever became of it, and its graph destroyed once.
-        unsafe {
-            sys::cuStreamBeginCapture_v2(self.0, mode).result()?;
-            let enqueued = enqueue();
-            let ended = sys::cuStreamEndCapture(self.0, &mut graph).result();
-            let made = enqueued
-                .and(ended)
-                .and_then(|()| sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0).result());
-            if !graph.is_null() {
-                let _ = sys::cuGraphDestroy(graph);
-            }
-            made?;
-        }
-        Ok(Graph(exec))
+        let mut attributes = [sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            pad: [0; 4],
+            value: grid.clusters(),
+        }];
+        let Grid { blocks: [x, y, z], cluster, threads, shared } = grid;
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared,
+            hStream: self.0,
+            attrs: attributes.as_mut_ptr(),
+            // No GPU before 9.0 knows it.
+            numAttrs: u32::from(cluster > 1),
+        };
+        // SAFETY: the driver copies the configuration and the parameter, neither of which it changes, before it returns.
+        unsafe { sys::cuLaunchKernelEx(&config, function.raw, pointers.as_mut_ptr(), null_mut()) }
+            .result()
     }
 
     /// # Safety

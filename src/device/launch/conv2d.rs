@@ -92,9 +92,11 @@ pub struct Operands<'a> {
     pub y: Tensor<'a>,
     /// At least [`ConvTiling::partial_bytes`].
     pub partial: Option<Slice<'a>>,
+    /// Of the device: as many persistent blocks share the tiles of `conv2d_hopper`. No bit depends on it.
+    pub multiprocessors: usize,
 }
 
-/// One launch, or two where the reduction is split.
+/// One launch, or two where a split reduction is joined by a second kernel.
 pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<Vec<Launch<'a>>> {
     let what = "conv2d";
     conv.validate()?;
@@ -117,12 +119,14 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
         )?;
     }
     let partial = tiling.partial_bytes(conv, pixels);
-    require(what, tiling.splits == 1 || o.partial.is_some(), "memory for partial sums", "none")?;
+    require(what, partial == 0 || o.partial.is_some(), "memory for partial sums", "none")?;
     let listed = TILES.contains(&tiling.tile) || HOPPER_TILES.contains(&tiling.tile);
     require(what, listed, "a tile of the list", format!("{tiling:?}"))?;
     let covered = tiling.splits * tiling.k_blocks >= tiling.tile.blocks(conv)
         && (tiling.splits - 1) * tiling.k_blocks < tiling.tile.blocks(conv);
     require(what, covered, "splits that cover the reduction, none empty", format!("{tiling:?}"))?;
+    let clusters = !tiling.cluster || tiling.in_clusters().is_some();
+    require(what, clusters, "2 to 8 splits in a cluster, of conv2d_hopper", format!("{tiling:?}"))?;
 
     let f32_residual = o.y.element == Element::F32 && o.residual.is_some();
     require(what, !f32_residual, "fp16 out with a residual", "f32")?;
@@ -137,7 +141,7 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
     param_product(what, &[rows, o.x.size.w.saturating_add(side), o.x.stride / 8])?;
     p(reduction(conv) + K_BLOCK * (tiling.k_blocks + 1))?;
     param_product(what, &[pixels, padded(conv) / 8])?;
-    let split = tiling.splits > 1;
+    let split = tiling.splits > 1 && !tiling.cluster;
     let mut memory = Addresses::new(what);
     let params = Conv2dParams {
         input: memory.tensor(&o.x)?,
@@ -181,7 +185,7 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
     // Whoever writes the output also reads bias and residual.
     let residual = o.residual.as_ref().map_or(0, tensor_bytes);
     let end = tensor_bytes(&o.y) + padded(conv) * 4 + residual;
-    let written = if tiling.splits == 1 { end } else { partial };
+    let written = if split { partial } else { end };
     let cost = ConvCost::of(conv, pixels, MULTIPROCESSORS, tiling);
     let work = Work {
         shape,

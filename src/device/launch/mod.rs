@@ -129,6 +129,9 @@ pub fn spatial<'a>(op: &Spatial, x: Tensor<'a>, y: Tensor<'a>) -> Result<Launch<
     }
 }
 
+/// Blocks of a cluster that every device with clusters can run together.
+pub(super) const MOST_CLUSTER: usize = 8;
+
 /// One kernel ready to run: made by the functions of this module alone, which have checked that it stays
 /// inside the slices it was given, all of one device.
 #[derive(Clone)]
@@ -138,6 +141,10 @@ pub struct Launch<'a> {
     device: DeviceId,
     kernel: &'static Kernel,
     grid: [u32; 3],
+    // Blocks of x that run together; 1: none do.
+    cluster: u32,
+    // Of a list given to `Device::run`: how far back in it those lie that it waits for; None: for all before.
+    waits: Option<Box<[u32]>>,
     params: Box<[u64]>,
     // As many of them come first in `params`.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
@@ -186,6 +193,8 @@ pub enum Bound {
     Latency,
     /// Prologue and epilogue.
     Edges,
+    /// The sums of a split reduction, on their way between the blocks of a cluster.
+    Exchange,
     /// Each operand once from memory.
     Memory,
     /// The launch itself.
@@ -201,6 +210,7 @@ impl std::fmt::Display for Bound {
             Bound::L2 => "L2",
             Bound::Latency => "latency",
             Bound::Edges => "prologue and epilogue",
+            Bound::Exchange => "sums within clusters",
             Bound::Memory => "memory",
             Bound::Launch => "launch",
         })
@@ -229,6 +239,28 @@ impl Launch<'_> {
     /// Blocks in x, y and z.
     pub fn grid(&self) -> [u32; 3] {
         self.grid
+    }
+
+    /// Blocks of x that the device runs together, with access to each other's shared memory; 1: none.
+    pub fn cluster(&self) -> u32 {
+        self.cluster
+    }
+
+    /// The launches that it waits for, of a list in which it is number `i`; None: all that come before it.
+    pub fn waits(&self, i: usize) -> Option<impl Iterator<Item = usize>> {
+        let waits = self.waits.as_ref()?;
+        Some(waits.iter().filter_map(move |&back| i.checked_sub(back as usize)))
+    }
+
+    /// From now on it waits for those alone that lie so far before it in a list. What it reads must come from them or from those
+    /// that they wait for, and nobody else may be using what it writes.
+    pub(crate) fn wait_for(&mut self, back: impl IntoIterator<Item = usize>) {
+        self.waits = Some(back.into_iter().map(|back| back as u32).collect());
+    }
+
+    /// The same, waiting for all before it.
+    pub(crate) fn in_order(self) -> Self {
+        Launch { waits: None, ..self }
     }
 
     /// The kernel's parameter struct, as 64-bit words; tensor maps in it are those of `kernels/simt/tensor_map.h`.
@@ -277,7 +309,15 @@ impl Launch<'_> {
         let grid = grid.map(|n| n as u32);
         let fields = source.parameters.fields.iter();
         let tensor_maps = fields.filter(|field| field.kind == "TensorMap").count();
-        Ok(Launch { device, kernel, grid, params, tensor_maps, work, buffers: PhantomData })
+        let (cluster, waits, buffers) = (1, None, PhantomData);
+        Ok(Launch { device, kernel, grid, cluster, waits, params, tensor_maps, work, buffers })
+    }
+
+    /// In clusters of so many blocks of x, which the grid must be made of.
+    fn in_clusters(self, blocks: usize) -> Self {
+        let cluster = blocks as u32;
+        assert!(blocks <= MOST_CLUSTER && self.grid[0].is_multiple_of(cluster), "whole clusters");
+        Launch { cluster, ..self }
     }
 }
 

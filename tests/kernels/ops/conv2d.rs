@@ -2,7 +2,7 @@
 //!
 //! The bound is that of `main.rs`: the blocks of k are filled up with zeros, whose steps change nothing.
 
-use ddu::device::launch::conv2d::{ConvTile, ConvTiling, Operands, TILES, conv2d};
+use ddu::device::launch::conv2d::{ConvTiling, Operands, TILES, conv2d};
 use ddu::device::{Device, Element};
 use ddu::ops::{Conv2d, Size};
 
@@ -19,6 +19,7 @@ pub struct Case {
     pub output: Element,
     /// Channels of others beside the input's and the output's.
     pub beside: usize,
+    pub multiprocessors: usize,
 }
 
 impl Case {
@@ -34,6 +35,7 @@ impl Case {
             relu: true,
             output: Element::F16,
             beside: 0,
+            multiprocessors: 132,
         }
     }
 }
@@ -121,7 +123,8 @@ fn every_tile_on_every_device_against_f64() {
         let reference = Reference::new(&case);
         for tile in TILES {
             for (name, device) in devices() {
-                let shares = run_case(&case, &reference, tile, &name, &*device);
+                let tiling = ConvTiling::new(&case.conv, tile, case.splits);
+                let shares = run_case(&case, &reference, tiling, &name, &*device).shares;
                 let of = &mut worst[usize::from(case.output == Element::F32)];
                 *of = [of[0].max(shares[0]), of[1].max(shares[1])];
             }
@@ -152,6 +155,7 @@ fn bytes_are_counted_once_and_at_their_width() {
             relu: false,
             y: y.tensor(&memory, element),
             partial: Some(memory.all()),
+            multiprocessors: 132,
         };
         let launches = conv2d(&conv, operands, ConvTiling::new(&conv, TILES[3], splits)).unwrap();
         launches.iter().map(|launch| launch.work().bytes).collect()
@@ -238,16 +242,23 @@ impl Reference {
     }
 }
 
+/// Of a case.
+pub struct Run {
+    /// Of the bound and of the rms.
+    pub shares: [f64; 2],
+    /// The output's.
+    pub bytes: Vec<u8>,
+}
+
 pub fn run_case(
     case: &Case,
     reference: &Reference,
-    tile: ConvTile,
+    tiling: ConvTiling,
     name: &str,
     device: &dyn Device,
-) -> [f64; 2] {
-    let what = format!("conv2d \"{}\" {tile:?} on {name}", case.name);
+) -> Run {
+    let what = format!("conv2d \"{}\" {tiling:?} on {name}", case.name);
     let Reference { x, weight, bias, residual, y, expected } = reference;
-    let tiling = ConvTiling::new(&case.conv, tile, case.splits);
     assert_eq!(tiling.splits, case.splits, "{what}: the case asks for splits it cannot have");
     let input = upload(device, &x.1);
     let weight = upload(device, weight);
@@ -263,13 +274,16 @@ pub fn run_case(
         relu: case.relu,
         y: y.tensor(&out, case.output),
         partial: Some(partial.all()),
+        multiprocessors: case.multiprocessors,
     };
     run(device, &conv2d(&case.conv, operands, tiling).unwrap());
     let expected = |n, p, q, k| expected[((n * y.size.h + p) * y.size.w + q) * y.channels + k];
-    match case.output {
+    let bytes = download::<u8>(device, &out, y.elements() * case.output.bytes());
+    let shares = match case.output {
         Element::F16 => {
-            check(&what, y, &download::<half::f16>(device, &out, y.elements()), expected)
+            check(&what, y, &bytemuck::pod_collect_to_vec::<u8, half::f16>(&bytes), expected)
         }
-        Element::F32 => check(&what, y, &download::<f32>(device, &out, y.elements()), expected),
-    }
+        Element::F32 => check(&what, y, &bytemuck::pod_collect_to_vec::<u8, f32>(&bytes), expected),
+    };
+    Run { shares, bytes }
 }

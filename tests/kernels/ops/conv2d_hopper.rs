@@ -1,7 +1,7 @@
 //! `kernels/conv2d_hopper.cu`, on devices that have warpgroup products, by the cases and bounds of `conv2d.rs`.
 
-use ddu::device::Element;
-use ddu::device::launch::conv2d::HOPPER_TILES;
+use ddu::device::launch::conv2d::{ConvTile, ConvTiling, HOPPER_TILES, TILES};
+use ddu::device::{Device, Element};
 use ddu::ops::{Conv2d, Size};
 
 use super::conv2d::{Case, Reference, run_case};
@@ -61,34 +61,95 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+fn hopper_devices() -> impl Iterator<Item = (String, Box<dyn Device>)> {
+    devices().into_iter().filter(|(_, device)| device.wgmma())
+}
+
 #[test]
 fn every_hopper_tile_on_every_device_against_f64() {
     for case in cases() {
         let reference = Reference::new(&case);
         for tile in HOPPER_TILES {
-            for (name, device) in devices().into_iter().filter(|(_, device)| device.wgmma()) {
-                run_case(&case, &reference, tile, &name, &*device);
+            let tiling = ConvTiling::new(&case.conv, tile, case.splits);
+            for (name, device) in hopper_devices() {
+                run_case(&case, &reference, tiling, &name, &*device);
             }
         }
     }
 }
 
-/// 134 tiles for 132 blocks: two of them go on to another, with the ring where the first left it.
+/// More tiles than blocks, so that blocks go on to another, with the ring where the first left it; the bits are those of a block a tile.
 #[test]
 fn a_block_takes_several_tiles() {
+    let size = Size::new(1, 7 * 128 + 5);
     let case = Case {
-        name: "persistent",
-        conv: Conv2d::dense(72, 8, 1),
-        batch: 1,
-        size: Size::new(1, 133 * 128 + 5),
-        splits: 1,
         residual: true,
-        relu: true,
-        output: Element::F16,
-        beside: 0,
+        multiprocessors: 3,
+        ..Case::new("persistent", Conv2d::dense(72, 8, 1), size.h, size.w)
     };
     let reference = Reference::new(&case);
-    for (name, device) in devices().into_iter().filter(|(_, device)| device.wgmma()) {
-        run_case(&case, &reference, HOPPER_TILES[1], &name, &*device);
+    let tiling = ConvTiling::new(&case.conv, HOPPER_TILES[1], 1);
+    let all = Case { multiprocessors: 132, ..case };
+    for (name, device) in hopper_devices() {
+        let [few, many] =
+            [&case, &all].map(|case| run_case(case, &reference, tiling, &name, &*device).bytes);
+        assert!(few == many, "bits depend on the number of blocks, on {name}");
     }
+}
+
+/// Tails in every dimension: a tile of which a part of the rows, and of the channels, is not there.
+fn split(name: &'static str, conv: Conv2d, splits: usize) -> Case {
+    Case { splits, ..Case::new(name, conv, 9, 17) }
+}
+
+/// Against f64, and the bits of the second kernel's join.
+fn same_by_either_join(case: &Case, tiles: &[ConvTile]) {
+    let reference = Reference::new(case);
+    for &tile in tiles {
+        let tiling = ConvTiling::new(&case.conv, tile, case.splits);
+        let in_clusters = tiling.in_clusters().unwrap();
+        for (name, device) in hopper_devices() {
+            let [a, b] = [tiling, in_clusters]
+                .map(|tiling| run_case(case, &reference, tiling, &name, &*device).bytes);
+            assert!(a == b, "\"{}\" {tile:?}: other bits in a cluster, on {name}", case.name);
+        }
+    }
+}
+
+#[test]
+fn splits_joined_in_a_cluster() {
+    let dense = Conv2d::dense;
+    let two = Case {
+        batch: 2,
+        residual: true,
+        beside: 8,
+        ..split("two, several tiles, slices", dense(72, 136, 3), 2)
+    };
+    same_by_either_join(&two, &HOPPER_TILES);
+    let f32 = Case {
+        output: Element::F32,
+        relu: false,
+        ..split("three, f32, the last has less", dense(136, 24, 1), 3)
+    };
+    same_by_either_join(&f32, &HOPPER_TILES[1..2]);
+}
+
+#[test]
+fn interchangeable_joins_of_up_to_eight_splits() {
+    for splits in [5, 6, 8] {
+        let case = Case {
+            residual: true,
+            ..split("an uneven last split, residual", Conv2d::dense(200, 72, 3), splits)
+        };
+        same_by_either_join(&case, &HOPPER_TILES[1..]);
+    }
+}
+
+#[test]
+fn clusters_have_room_for_two_to_eight_splits() {
+    let conv = Conv2d::dense(1024, 64, 1);
+    let fits = |tile, splits| ConvTiling::new(&conv, tile, splits).in_clusters().is_some();
+    let [hopper, portable] = [HOPPER_TILES[0], TILES[0]];
+    assert!(fits(hopper, 2) && fits(hopper, 8));
+    assert!(!fits(hopper, 1) && !fits(hopper, 16) && !fits(portable, 2));
 }

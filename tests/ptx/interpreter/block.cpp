@@ -23,6 +23,7 @@ const Handlers& specials() {
         matrix_handlers(h);
         warpgroup_handlers(h);
         tensor_handlers(h);
+        cluster_handlers(h);
         return h;
     }();
     return all;
@@ -59,18 +60,25 @@ void Block::note(const Instruction& ins, const std::string& kind, const std::str
 }
 
 void Block::touch(const Instruction& ins, bool write, bool in_shared, uint32_t thread, uint64_t address, uint32_t bytes, Proxy proxy) {
+    touch_of(*this, ins, write, in_shared, thread, address, bytes, proxy);
+}
+
+void Block::touch_of(const Block& owner, const Instruction& ins, bool write, bool in_shared, uint32_t thread, uint64_t address,
+                     uint32_t bytes, Proxy proxy) {
     if (!options.races) return;
     const char* race;
     if (in_shared) {
         const uint32_t at = uint32_t(address);
-        race = write ? races.write(thread, proxy, at, bytes) : races.read(thread, proxy, at, bytes);
+        const uint32_t from = owner.rank * uint32_t(owner.shared.size()) + at;
+        auto& races = cluster->races;
+        race = write ? races.write(this->thread(thread), proxy, from, bytes) : races.read(this->thread(thread), proxy, from, bytes);
     } else {
         race = write ? global_races->write(number, address, bytes) : global_races->read(number, address, bytes);
     }
     if (!race) return;
     note(ins, std::string("RACE: ") + race,
          "thread " + std::to_string(thread) +
-             (in_shared ? " and " + std::to_string(races.other) + ", byte " + std::to_string(address) : ""));
+             (in_shared ? " and " + std::to_string(cluster->races.other) + ", byte " + std::to_string(address) : ""));
 }
 
 uint8_t* Block::global(uint64_t address, uint32_t bytes, uint32_t alignment, const Instruction& ins) {
@@ -136,11 +144,11 @@ void Block::begin(uint32_t x, uint32_t y, uint32_t z, uint64_t number) {
     for (auto& b : barriers) b = {};
     mbarriers.clear();
     bulks.clear();
+    next = 0;
     for (auto& p : products) p.clear();
     for (size_t i = 0; i < shared.size(); ++i) shared[i] = uint8_t(0xa5 + 37 * i);
     std::fill(shadow.begin(), shadow.end(), UNDEFINED);
     std::fill(readers.begin(), readers.end(), 0);
-    if (options.races) races.begin(launch.threads, shared.size());
     const uint32_t each = 65536 / launch.threads / 8 * 8;  // of one block a multiprocessor
     free_registers = 0;
     for (Warp& w : warps) {
@@ -158,6 +166,7 @@ void Block::begin(uint32_t x, uint32_t y, uint32_t z, uint64_t number) {
         }
         w.clock = 1;
         w.fenced = 0;
+        w.cluster_phase = 0;
         w.products.clear();
         w.group = w.issued = w.register_changes = 0;
         w.registers = each > 255 ? 255 : each;
@@ -271,9 +280,11 @@ bool Block::step(Warp& w, int quantum) {
                 if (mask >> l & 1 && !w.copies[l].empty()) note(ins, "a thread ends with cp.async under way");
             }
             if (!w.products.empty()) note(ins, "a warp ends with wgmma.mma_async under way");
+            if (w.cluster_phase) note(ins, "a thread ends between its arrival and its wait at the cluster's barrier");
             if (!w.mask && w.others.empty()) {
                 w.state = Warp::ENDED;
                 // A barrier of all threads no longer waits for it.
+                cluster->settle();
                 return true;
             }
             if (w.mask) w.pc = ins.next;
@@ -282,18 +293,29 @@ bool Block::step(Warp& w, int quantum) {
     return false;
 }
 
+bool Block::ended() const {
+    return std::all_of(warps.begin(), warps.end(), [](const Warp& w) { return w.state == Warp::ENDED; });
+}
+
+bool Block::ready() const {
+    const auto can = [&](const Warp& w) { return w.state == Warp::READY || (traps && w.state == Warp::AT_MBARRIER); };
+    return !bulks.empty() || std::any_of(warps.begin(), warps.end(), can);
+}
+
+std::string Block::waiting() const {
+    std::string text;
+    for (const Warp& w : warps) {
+        if (w.state == Warp::ENDED) continue;
+        text += "\n  warp " + std::to_string(w.index) + " at " + where(launch.kernel->code[w.pc]);
+    }
+    return text;
+}
+
 void Block::run() {
-    const bool shuffled = options.seed >= 0;
-    size_t turn = 0;
+    const bool shuffled = options.seed >= 0, alone = cluster->blocks.size() == 1;
     const size_t n = warps.size();
-    for (;;) {
-        bool ready = false, all_ended = true;
-        for (Warp& w : warps) {
-            ready |= w.state == Warp::READY;
-            all_ended &= w.state == Warp::ENDED;
-        }
-        if (all_ended) break;
-        if (!ready) {
+    while (!ended()) {
+        if (std::none_of(warps.begin(), warps.end(), [](const Warp& w) { return w.state == Warp::READY; })) {
             if (!bulks.empty()) {
                 land(shuffled ? random() % bulks.size() : 0);
                 continue;
@@ -305,19 +327,19 @@ void Block::run() {
                 w.state = Warp::READY;
             }
             if (timed_out) continue;
-            std::string text = "deadlock:";
-            for (Warp& w : warps) {
-                if (w.state == Warp::ENDED) continue;
-                text += "\n  warp " + std::to_string(w.index) + " at " + where(launch.kernel->code[w.pc]);
-            }
-            throw std::runtime_error(text);
+            return;
         }
         if (shuffled && !bulks.empty() && random() % 8 == 0) land(random() % bulks.size());
-        size_t i = shuffled ? random() % n : turn++ % n;
+        size_t i = shuffled ? random() % n : next++ % n;
         while (warps[i].state != Warp::READY) i = (i + 1) % n;
-        if (!shuffled) turn = i + 1;
+        if (!shuffled) next = i + 1;
         step(warps[i], shuffled ? int(random() % 200) + 1 : 1000);
+        if (shuffled && !alone && random() % 8 == 0) return;
     }
+}
+
+void Block::end() {
+    const size_t n = warps.size();
     const Instruction& last = launch.kernel->code.back();
     if (!bulks.empty()) note(last, "the block ends with cp.async.bulk under way");
     for (auto& b : barriers) {

@@ -31,6 +31,7 @@ struct Launch {
     uint32_t grid[3], threads, shared_bytes;
     std::vector<uint8_t> params;
     std::vector<Range> memory;  // sorted: what the kernel may touch
+    uint32_t cluster = 1;       // blocks of x that run together
 };
 
 // Things that the ISA leaves undefined, but after which one can go on; by instruction and kind.
@@ -106,9 +107,10 @@ struct Warp {
     };
     uint32_t pc = 0, mask = 0, alive = 0;
     std::vector<Group> others;  // by pc, the lowest last
-    enum { READY, AT_BARRIER, AT_MBARRIER, AT_REGISTERS, ENDED } state = READY;
-    bool passed = false;     // a barrier that it waits at has opened
-    bool timed_out = false;  // the mbarrier that it waits at has not
+    enum { READY, AT_BARRIER, AT_MBARRIER, AT_REGISTERS, AT_CLUSTER, ENDED } state = READY;
+    uint32_t cluster_phase = 0;  // of the cluster's barrier, that it has arrived at and not waited for: its number + 1
+    bool passed = false;         // a barrier that it waits at has opened
+    bool timed_out = false;      // the mbarrier that it waits at has not
 
     std::vector<Copy> copies[32];       // by lane: issued, in order
     std::vector<uint32_t> commits[32];  // ends of the committed groups in `copies`
@@ -123,6 +125,19 @@ struct Warp {
 struct Barrier {
     uint32_t expected = 0, arrived = 0;
     uint32_t waiting = 0;  // warps
+};
+
+// Blocks that run together, of a launch without clusters one alone.
+struct Cluster {
+    std::vector<Block*> blocks;       // by rank
+    uint32_t arrived = 0, phase = 0;  // threads at its barrier
+    Known coming, past;               // as those of an mbarrier
+    SharedRaces races;                // of the shared memory of all, one block's after another's
+
+    void begin(uint32_t first);
+    void run();
+    // Opens the barrier where nobody that lives is missing.
+    void settle();
 };
 
 struct Block {
@@ -144,13 +159,24 @@ struct Block {
     std::mt19937_64 random;
     uint64_t instructions = 0, lanes = 0;
     std::vector<bool> reached;
-    SharedRaces races;
     GlobalRaces* global_races = nullptr;
     uint32_t number = 0;
+    Cluster* cluster = nullptr;
+    uint32_t rank = 0;
 
     Block(const Launch& launch, const Options& options, Notes& notes);
     void begin(uint32_t x, uint32_t y, uint32_t z, uint64_t number);
+    // Goes on until nothing can without the other blocks of the cluster, by chance less far.
     void run();
+    bool ended() const;
+    // Whether `run` would do something.
+    bool ready() const;
+    // Where its warps wait, a line each.
+    std::string waiting() const;
+    // What is left at its end that should not be.
+    void end();
+    // Number of a thread among those of the cluster, for its races.
+    uint32_t thread(uint32_t own) const { return rank * uint32_t(warps.size()) * 32 + own; }
     void wake_mbarriers();
     void land(size_t bulk);
     uint8_t* global(uint64_t address, uint32_t bytes, uint32_t alignment, const Instruction& ins);
@@ -159,10 +185,14 @@ struct Block {
     [[noreturn]] void fail(const Instruction& ins, const std::string& what) const;
     // A thread's access, where races are looked for.
     void touch(const Instruction& ins, bool write, bool shared, uint32_t thread, uint64_t at, uint32_t bytes, Proxy proxy = GENERIC);
+    // The same, of the shared memory of another block of the cluster.
+    void touch_of(const Block& owner, const Instruction& ins, bool write, bool shared, uint32_t thread, uint64_t at, uint32_t bytes,
+                  Proxy proxy = GENERIC);
     void note(const Instruction& ins, const std::string& kind, const std::string& what = "");
     std::string where(const Instruction& ins) const;
 
   private:
+    size_t next = 0;  // warp, where they go in turn
     bool step(Warp& warp, int quantum);
 };
 

@@ -44,6 +44,7 @@ struct Variable {
 struct Kernel {
     std::string name, module;
     uint32_t params_bytes = 0, threads = 0;
+    uint32_t cluster = 1;  // .reqnctapercluster
     std::vector<Instruction> code;
     uint32_t rows = 0, predicates = 0;
     uint32_t shared_base = 0;  // address of ddu_arena

@@ -80,7 +80,7 @@ void begin_bulk(Block& block, const Instruction& ins, uint32_t thread, Bulk bulk
     std::fill_n(block.shadow.begin() + bulk.to, bulk.bytes, ARRIVING | UNDEFINED);
     if (block.options.races) {
         block.touch(ins, true, true, thread, bulk.to, bulk.bytes, ASYNC);
-        block.races.release(thread, bulk.known);
+        block.cluster->races.release(block.thread(thread), bulk.known);
     }
     block.bulks.push_back(std::move(bulk));
 }
@@ -126,7 +126,7 @@ bool init_fence(Block& block, Warp& w, const Instruction&, uint32_t mask) {
 
 bool proxy_fence(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
     for (uint32_t l = 0; l < 32 && block.options.races; ++l) {
-        if (mask >> l & 1) block.races.fence(w.index * 32 + l);
+        if (mask >> l & 1) block.cluster->races.fence(block.thread(w.index * 32 + l));
     }
     return init_fence(block, w, ins, mask);
 }
@@ -142,7 +142,7 @@ bool mbarrier_arrive(Block& block, Warp& w, const Instruction& ins, uint32_t mas
         if (block.options.races) {
             // The object itself was initialised before.
             block.touch(ins, false, true, w.index * 32 + uint32_t(l), w.row(ins.s[0])[l] - block.base, 8);
-            block.races.release(w.index * 32 + uint32_t(l), b.coming);
+            block.cluster->races.release(block.thread(w.index * 32 + uint32_t(l)), b.coming);
         }
         turn(block, b);
     }
@@ -167,7 +167,8 @@ bool mbarrier_try_wait(Block& block, Warp& w, const Instruction& ins, uint32_t m
     // It may time out.
     if (block.options.seed >= 0 && block.random() % 4 == 0) done = 0;
     for (int l = 0; l < 32 && block.options.races; ++l) {
-        if (done >> l & 1) block.races.acquire(w.index * 32 + uint32_t(l), mbarrier(block, ins, w.row(ins.s[0])[l]).past);
+        if (!(done >> l & 1)) continue;
+        block.cluster->races.acquire(block.thread(w.index * 32 + uint32_t(l)), mbarrier(block, ins, w.row(ins.s[0])[l]).past);
     }
     w.p[ins.d] = (w.p[ins.d] & ~mask) | done;
     w.p_defined[ins.d] |= mask;

@@ -40,7 +40,7 @@ bool Builder::decode_access(Draft& draft, const std::string& op, const std::vect
         }
         // Shared addresses are 32 bits wide, or 64.
         const std::string address_text = o[load ? 1 : 0];
-        char c = space == "shared" ? 'w' : 'd';
+        char c = starts(space, "shared") ? 'w' : 'd';
         uint64_t number;
         const std::string base = trim(address_text.substr(1, address_text.find_first_of("+]") - 1));
         if (!value(base, number) && find(base).first != c) bad("address of another width");
@@ -82,6 +82,13 @@ bool Builder::decode_warp(Draft& draft, const std::string& op, const std::vector
     } else if (op == "bar.warp.sync") {
         ins.s[0] = operand('w', o[0]);
         ins.run = special(op);
+    } else if (op == "mapa.shared::cluster.u32") {
+        ins.d = operand('w', o[0]);
+        ins.s[0] = operand('w', o[1]);
+        ins.s[1] = operand('w', o[2]);
+        ins.run = special("mapa");
+    } else if (op == "barrier.cluster.arrive.release.aligned" || op == "barrier.cluster.wait.acquire.aligned") {
+        ins.run = special("barrier.cluster." + parts[2]);
     } else if (op == "bar.sync" || op == "barrier.sync") {
         ins.s[0] = operand('w', o[0]);
         ins.count = uint8_t(o.size());

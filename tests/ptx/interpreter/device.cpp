@@ -6,6 +6,7 @@
 // whose line another was; DDU_PTX_GUARD, how many bytes at both ends of a buffer no kernel may touch; DDU_PTX_SEED=N, warps, quanta,
 // landings and timeouts by chance, blocks in reverse; DDU_PTX_RACES=1 looks for races; DDU_PTX_SUMS=a100|h100, the tensor cores whose
 // sums of products are played (kernels/simt/sums.h).
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -167,7 +168,9 @@ int ddu_simt_launch(DduSimtLaunch* request, char* error, uint64_t error_bytes) {
                        request->threads,
                        uint32_t(request->shared_bytes),
                        {params, params + request->params_bytes},
-                       {}};
+                       {},
+                       std::max(request->cluster, 1u)};
+    if (launch.cluster > 8 || launch.grid[0] % launch.cluster) stop("a grid that is not of whole clusters of at most 8 blocks");
     const uint64_t guard = uint64_t(number("DDU_PTX_GUARD", 0));
     for (auto [address, bytes] : w.memory) {
         if (bytes >= 2 * guard) launch.memory.push_back({address + guard, address + bytes - guard});

@@ -11,6 +11,7 @@ void copy_handlers(Handlers& h);
 void matrix_handlers(Handlers& h);
 void warpgroup_handlers(Handlers& h);
 void tensor_handlers(Handlers& h);
+void cluster_handlers(Handlers& h);
 
 // Fails unless all lanes are there.
 void full(Block& block, const Instruction& ins, uint32_t mask);
@@ -29,7 +30,10 @@ void land_box(Block& block, const Bulk& bulk);
 void turn(Block& block, MBarrier& b);
 
 // The bytes, and whether they are defined.
-enum Space { GLOBAL, SHARED, PARAM };
+enum Space { GLOBAL, SHARED, PARAM, CLUSTER };
+
+// The block of the cluster that an address of the shared::cluster window lies in, and the address there.
+Block& owner(Block& block, const Instruction& ins, uint64_t& address);
 
 template <Space S> inline const uint8_t* source(Block& block, const Instruction& ins, uint64_t address, uint32_t bytes, bool& defined,
                                                 uint32_t& offset) {
@@ -41,13 +45,14 @@ template <Space S> inline const uint8_t* source(Block& block, const Instruction&
         if ((address - base) % bytes) block.fail(ins, "misaligned parameter address");
         return params.data() + (address - base);
     }
-    offset = block.at(address, bytes, bytes, ins);
+    Block& from = S == CLUSTER ? owner(block, ins, address) : block;
+    offset = from.at(address, bytes, bytes, ins);
     uint8_t seen = 0;
-    for (uint32_t i = 0; i < bytes; ++i) seen |= block.shadow[offset + i];
+    for (uint32_t i = 0; i < bytes; ++i) seen |= from.shadow[offset + i];
     if (seen & ARRIVING) block.fail(ins, "reads shared memory that an asynchronous copy is under way to, byte " + std::to_string(offset));
     if (seen & BARRIER) block.fail(ins, "reads an mbarrier");
     defined = !(seen & UNDEFINED);
-    return block.shared.data() + offset;
+    return from.shared.data() + offset;
 }
 
 void widen(const uint16_t* from, float* to, int n);

@@ -48,21 +48,25 @@ void check_write(Block& block, const Instruction& ins, uint32_t offset, uint32_t
 namespace {
 
 template <Space S> bool load(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
+    constexpr bool NARROW = S == SHARED || S == CLUSTER;
     const uint32_t bytes = ins.bytes * ins.count;
     if (mask & ~w.defined[ins.s[0]]) block.fail(ins, "an undefined address");
     uint32_t defined_lanes = 0;
     uint64_t raw[32][4];
     for (int l = 0; l < 32; ++l) {
         if (!(mask >> l & 1)) continue;
-        const uint64_t address = (S == SHARED ? uint64_t(w.row(ins.s[0])[l]) : lane64(w, ins.s[0], l)) + uint64_t(ins.imm);
+        const uint64_t wide = (NARROW ? uint64_t(w.row(ins.s[0])[l]) : lane64(w, ins.s[0], l)) + uint64_t(ins.imm);
+        uint64_t address = NARROW ? uint32_t(wide) : wide;
         bool defined = true;
         uint32_t offset = 0;
-        const uint8_t* from = source<S>(block, ins, S == SHARED ? uint32_t(address) : address, bytes, defined, offset);
+        const uint8_t* from = source<S>(block, ins, address, bytes, defined, offset);
         std::memcpy(raw[l], from, bytes);
         if (S == GLOBAL && ins.shape && block.options.races && block.global_races->written(address, bytes)) {
             block.note(ins, "RACE: ld.global.nc of what this launch writes");
         }
-        if (S != PARAM) block.touch(ins, false, S == SHARED, w.index * 32 + uint32_t(l), S == SHARED ? offset : address, bytes);
+        const uint32_t thread = w.index * 32 + uint32_t(l);
+        if (S == CLUSTER) block.touch_of(owner(block, ins, address), ins, false, true, thread, offset, bytes);
+        if (S == GLOBAL || S == SHARED) block.touch(ins, false, NARROW, thread, NARROW ? offset : address, bytes);
         defined_lanes |= uint32_t(defined) << l;
         // Elements of a vector are not all undefined where one is.
         if (!defined && ins.count > 1) defined_lanes &= ~(1u << l);
@@ -166,6 +170,7 @@ bool pack64(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
 void memory_handlers(Handlers& h) {
     h["ld.global"] = &load<GLOBAL>;
     h["ld.shared"] = &load<SHARED>;
+    h["ld.shared::cluster"] = &load<CLUSTER>;
     h["ld.param"] = &load<PARAM>;
     h["st.global"] = &store<GLOBAL>;
     h["st.shared"] = &store<SHARED>;

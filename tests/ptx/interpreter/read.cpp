@@ -103,6 +103,8 @@ std::vector<Kernel> parse(const std::string& text, const std::string& module) {
         const size_t size = head.find("_param_0[");
         b.kernel.params_bytes = uint32_t(std::stoi(head.substr(size + 9)));
         if (const size_t at = head.find(".maxntid"); at != std::string::npos) b.kernel.threads = uint32_t(std::stoi(head.substr(at + 8)));
+        if (const size_t at = head.find(".reqnctapercluster"); at != std::string::npos)
+            b.kernel.cluster = uint32_t(std::stoi(head.substr(at + 18)));
         r.step();
         b.open();
         while (true) {

@@ -56,10 +56,10 @@ void meet(Block& block, uint32_t warps) {
     std::vector<uint32_t> threads;
     for (const Warp& w : block.warps) {
         for (uint32_t l = 0; l < 32; ++l) {
-            if (warps >> w.index & 1 && w.alive >> l & 1) threads.push_back(w.index * 32 + l);
+            if (warps >> w.index & 1 && w.alive >> l & 1) threads.push_back(block.thread(w.index * 32 + l));
         }
     }
-    block.races.meet(threads);
+    block.cluster->races.meet(threads);
 }
 
 bool warp_sync(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {

@@ -10,10 +10,13 @@
 //! (pixels + channels) 2 64 / PORT        what one multiprocessor can take from L2
 //! L2_LATENCY / (stages - 1)              copies in flight
 //! ```
+//!
+//! Splits in clusters take ceil(tiles / clusters that fit) rounds, which do not overlap: a block's ring ends as the place of its sums.
+//! Each adds the exchange: a tile's sums written to shared memory and, but for the block's own part, read from the other blocks',
+//! and two barriers of the cluster.
 
-use super::tiling::{EDGE_LATENCY, EPILOGUE_INSTRUCTIONS, L2_LATENCY, PORT};
+use super::tiling::{EDGE_LATENCY, EPILOGUE_INSTRUCTIONS, L2_LATENCY, PORT, SHARED};
 use super::{ConvCost, ConvTile, ConvTiling, Operands, padded};
-use crate::device::dry_run::MULTIPROCESSORS;
 use crate::device::kernels::Source;
 use crate::device::launch::tensor_map::{CHANNELS, TensorMap, fits};
 use crate::device::launch::{Address, Addresses, Bound, Launch, Work, param, param_product};
@@ -49,7 +52,8 @@ params! {
         all_blocks: i32,
         splits: i32,
         k_blocks: i32,
-        reserved: [i32; 5],
+        in_cluster: i32,
+        reserved: [i32; 4],
     }
 }
 
@@ -108,7 +112,7 @@ pub(super) fn launch<'a>(
     let count = param_product(what, &[tiles[0], tiles[1], tiling.splits])?;
     // What the kernel computes in 32 bits: pixels past the last tile, tiles past the last, places in the image.
     p(pixels + m)?;
-    p(count + MULTIPROCESSORS)?;
+    p(count.saturating_add(o.multiprocessors))?;
     p(o.y.size.h.max(o.y.size.w).saturating_mul(conv.stride))?;
     let params = Conv2dHopperParams {
         input,
@@ -136,11 +140,13 @@ pub(super) fn launch<'a>(
         all_blocks: p(blocks(conv))?,
         splits: p(tiling.splits)?,
         k_blocks: p(tiling.k_blocks)?,
-        reserved: [0; 5],
+        in_cluster: tiling.cluster.into(),
+        reserved: [0; 4],
     };
-    // Each takes the tiles that it has time for; a GPU with fewer multiprocessors takes the rest of the blocks after them.
-    let grid = [count.min(MULTIPROCESSORS), 1, 1];
-    Launch::new(&SOURCE, kernel, grid, &params, memory, work)
+    // In clusters a block takes one tile.
+    let blocks = if tiling.cluster { count } else { count.min(o.multiprocessors.max(1)) };
+    let launch = Launch::new(&SOURCE, kernel, [blocks, 1, 1], &params, memory, work)?;
+    Ok(if tiling.cluster { launch.in_clusters(tiling.splits) } else { launch })
 }
 
 /// FLOP per clock of a multiprocessor, of the 4096 that `wgmma` has, and bytes per clock that each takes from L2 when all take: what
@@ -154,6 +160,26 @@ fn operand_bytes(tile: ConvTile) -> usize {
     (tile.pixels + tile.channels) * CHANNELS * 2
 }
 
+/// Bytes per clock that a multiprocessor reads from the shared memory of others, and clocks until the first come. An assumption: Luo et
+/// al. (2024, "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture") are cited with 3.3 TB/s in clusters of 2 and 2.7 in
+/// clusters of 4, which for their GPU are 16 and 13; nothing is known of larger ones.
+const CLUSTER_PORT: f64 = 13.0;
+const CLUSTER_LATENCY: f64 = 200.0;
+/// Clocks of a barrier of a cluster: that latency there and back, behind a fence (MEMBAR.ALL.GPU in sm_90a's code) that goes to L2.
+const CLUSTER_BARRIER: f64 = 2.0 * CLUSTER_LATENCY + L2_LATENCY;
+/// Instructions that add eight values of one split.
+const JOIN_INSTRUCTIONS: f64 = 14.0;
+/// Groups of multiprocessors that a cluster does not reach beyond.
+const GPCS: usize = 8;
+
+/// Clusters of so many blocks, one on a multiprocessor, that a device holds at once. Multiprocessors come in pairs; 66 of them on 8
+/// GPCs are 6 of 16 multiprocessors and 2 of 18.
+fn resident_clusters(multiprocessors: usize, blocks: usize) -> usize {
+    let pairs = multiprocessors / 2;
+    let of_gpc = |i: usize| 2 * (pairs / GPCS + usize::from(i < pairs % GPCS)) / blocks;
+    (0..GPCS).map(of_gpc).sum::<usize>().max(1)
+}
+
 /// By the head of this file; `join` is that of `tiling.rs`.
 pub(super) fn cost(
     conv: &Conv2d,
@@ -162,10 +188,9 @@ pub(super) fn cost(
     tiling: ConvTiling,
     join: f64,
 ) -> ConvCost {
-    let ConvTiling { tile, splits, k_blocks } = tiling;
+    let ConvTiling { tile, splits, k_blocks, cluster } = tiling;
     let multiprocessors = multiprocessors.max(1);
-    let tiles = pixels.div_ceil(tile.pixels) * conv.out_channels.div_ceil(tile.channels) * splits;
-    let busiest = tiles.div_ceil(multiprocessors) as f64;
+    let tiles = pixels.div_ceil(tile.pixels) * conv.out_channels.div_ceil(tile.channels);
     let bytes = operand_bytes(tile) as f64;
     let (step, bound) = [
         ((2 * tile.pixels * tile.channels * CHANNELS) as f64 / WGMMA_FLOP, Bound::Tensor),
@@ -176,13 +201,20 @@ pub(super) fn cost(
     .into_iter()
     .max_by(|a, b| a.0.total_cmp(&b.0))
     .expect("four bounds");
-    let epilogue = 2.0 * (tile.pixels * tile.channels / 8 / 256) as f64 * EPILOGUE_INSTRUCTIONS;
-    let l2 = tiles as f64 * k_blocks as f64 * bytes / (L2_SHARE * multiprocessors as f64);
-    ConvCost {
-        steps: busiest * k_blocks as f64 * step,
-        bound,
-        edges: EDGE_LATENCY + busiest * (epilogue + L2_LATENCY),
-        l2,
-        join,
-    }
+    // Eights of values a thread; two of the eight warps on each scheduler.
+    let eights = 2.0 * (tile.pixels * tile.channels / 8 / 256) as f64;
+    let epilogue = eights * EPILOGUE_INSTRUCTIONS;
+    let l2 = (tiles * splits * k_blocks) as f64 * bytes / (L2_SHARE * multiprocessors as f64);
+    let (rounds, edges, exchange) = if cluster {
+        let rounds = tiles.div_ceil(resident_clusters(multiprocessors, splits)) as f64;
+        let (sums, parts) = ((tile.pixels * tile.channels * 4) as f64, splits as f64);
+        let added = eights / parts * (EPILOGUE_INSTRUCTIONS + parts * JOIN_INSTRUCTIONS);
+        let read = sums * (parts - 1.0) / parts / CLUSTER_PORT;
+        let exchange = sums / SHARED + 2.0 * CLUSTER_BARRIER + CLUSTER_LATENCY + read.max(added);
+        (rounds, rounds * (EDGE_LATENCY + epilogue), rounds * exchange)
+    } else {
+        let busiest = (tiles * splits).div_ceil(multiprocessors) as f64;
+        (busiest, EDGE_LATENCY + busiest * (epilogue + L2_LATENCY), 0.0)
+    };
+    ConvCost { steps: rounds * k_blocks as f64 * step, bound, edges, exchange, l2, join }
 }

@@ -21,7 +21,7 @@
 
 use super::{K_BLOCK, hopper, padded, reduction};
 use crate::device::Device;
-use crate::device::launch::{Bound, Modelled};
+use crate::device::launch::{Bound, MOST_CLUSTER, Modelled};
 use crate::ops::Conv2d;
 
 /// A template instance: pixels x output channels of a block.
@@ -132,10 +132,12 @@ impl ConvTile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ConvTiling {
     pub tile: ConvTile,
-    /// Parts of the reduction, each summed by separate blocks; 1: no second kernel.
+    /// Parts of the reduction, each summed by separate blocks and joined by a second kernel or in a cluster.
     pub splits: usize,
     /// Blocks of [`K_BLOCK`] in a split (the last may have fewer).
     pub k_blocks: usize,
+    /// Whether the splits of a tile are a cluster of blocks, which join them; only of `conv2d_hopper`. The bits are the same.
+    pub cluster: bool,
 }
 
 /// Least blocks of [`K_BLOCK`] in a split: fewer do not fill the ring of stages.
@@ -150,7 +152,13 @@ impl ConvTiling {
         let all = tile.blocks(conv);
         let k_blocks = all.div_ceil(splits.min(all));
         // Rounding up may make the last splits empty: only as many as have work.
-        ConvTiling { tile, splits: all.div_ceil(k_blocks), k_blocks }
+        ConvTiling { tile, splits: all.div_ceil(k_blocks), k_blocks, cluster: false }
+    }
+
+    /// The same with the splits joined in clusters, where a cluster has room for them.
+    pub fn in_clusters(self) -> Option<Self> {
+        let fits = self.tile.of_warpgroups() && (2..=MOST_CLUSTER).contains(&self.splits);
+        fits.then_some(ConvTiling { cluster: true, ..self })
     }
 
     /// The cheapest by the cost model, among tiles whose channels are not mostly padding; of equals the
@@ -176,7 +184,8 @@ impl ConvTiling {
         let wide = |tile: &ConvTile| conv.out_channels > tile.channels / 2;
         let all = hopper::tiles(conv, device).iter().copied().filter(wide).flat_map(|tile| {
             let most = (tile.blocks(conv) / LEAST_K_BLOCKS).clamp(1, MOST_SPLITS);
-            (1..=most).map(move |splits| ConvTiling::new(conv, tile, splits))
+            let splits = (1..=most).map(move |splits| ConvTiling::new(conv, tile, splits));
+            splits.flat_map(|tiling| std::iter::once(tiling).chain(tiling.in_clusters()))
         });
         let all = std::iter::once(portable).chain(all);
         all.min_by(|a, b| clocks(a).total_cmp(&clocks(b))).expect("one at least")
@@ -184,7 +193,7 @@ impl ConvTiling {
 
     /// Bytes of the partial sums.
     pub fn partial_bytes(&self, conv: &Conv2d, pixels: usize) -> usize {
-        if self.splits == 1 { 0 } else { self.splits * pixels * padded(conv) * 4 }
+        if self.splits == 1 || self.cluster { 0 } else { self.splits * pixels * padded(conv) * 4 }
     }
 }
 
@@ -194,7 +203,7 @@ pub const CLOCK_HZ: f64 = 1.7e9;
 /// "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture").
 const MMA_FLOP: f64 = 0.62 * 4096.0;
 /// Bytes per clock of a multiprocessor's shared memory.
-const SHARED: f64 = 128.0;
+pub(super) const SHARED: f64 = 128.0;
 /// Bytes per clock that one multiprocessor takes from L2, alone and when all take (5.5 TB/s of 132).
 pub(super) const PORT: f64 = 64.0;
 const L2_SHARE: f64 = 24.5;
@@ -218,15 +227,17 @@ pub struct ConvCost {
     pub bound: Bound,
     /// Prologues and epilogues of its blocks.
     pub edges: f64,
+    /// Sums exchanged in clusters.
+    pub exchange: f64,
     /// L2 delivers all blocks' operands in this time.
     pub l2: f64,
-    /// Partial sums written and read and the second kernel; 0 where nothing is split.
+    /// Partial sums written and read and the second kernel; 0 where there is none.
     pub join: f64,
 }
 
 impl ConvCost {
     pub fn of(conv: &Conv2d, pixels: usize, multiprocessors: usize, tiling: ConvTiling) -> Self {
-        let ConvTiling { tile, splits, k_blocks } = tiling;
+        let ConvTiling { tile, splits, k_blocks, .. } = tiling;
         if tile.of_warpgroups() {
             let join = join(conv, pixels, multiprocessors, tiling);
             return hopper::cost(conv, pixels, multiprocessors, tiling, join);
@@ -235,8 +246,14 @@ impl ConvCost {
             pixels.div_ceil(tile.pixels) * conv.out_channels.div_ceil(tile.channels) * splits;
         let (resident, steps) = (tile.resident(), k_blocks as f64);
         let busiest = blocks.div_ceil(multiprocessors.max(1));
-        let mut cost =
-            ConvCost { steps: 0.0, bound: Bound::Latency, edges: 0.0, l2: 0.0, join: 0.0 };
+        let mut cost = ConvCost {
+            steps: 0.0,
+            bound: Bound::Latency,
+            edges: 0.0,
+            exchange: 0.0,
+            l2: 0.0,
+            join: 0.0,
+        };
         let (full, rest) = (busiest / resident, busiest % resident);
         for (groups, together) in [(full, resident), (1, rest)] {
             if groups > 0 && together > 0 {
@@ -259,18 +276,18 @@ impl ConvCost {
 
     /// The first kernel.
     fn main(&self) -> f64 {
-        (self.steps + self.edges).max(self.l2)
+        (self.steps + self.edges + self.exchange).max(self.l2)
     }
 
     /// The first kernel, for `ddu profile`.
     pub(super) fn modelled(&self) -> Modelled {
-        let bound = if self.l2 >= self.steps + self.edges {
-            Bound::L2
-        } else if self.edges >= self.steps {
-            Bound::Edges
-        } else {
-            self.bound
-        };
+        let parts = [
+            (self.steps, self.bound),
+            (self.edges, Bound::Edges),
+            (self.exchange, Bound::Exchange),
+        ];
+        let most = parts.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("three parts");
+        let bound = if self.l2 >= self.main() { Bound::L2 } else { most.1 };
         Modelled { seconds: self.main() / CLOCK_HZ, bound }
     }
 
@@ -281,9 +298,9 @@ impl ConvCost {
     }
 }
 
-/// Clocks of the second kernel and its launch; 0 where nothing is split.
+/// Clocks of the second kernel and its launch; 0 where there is none.
 fn join(conv: &Conv2d, pixels: usize, multiprocessors: usize, tiling: ConvTiling) -> f64 {
-    if tiling.splits == 1 {
+    if tiling.splits == 1 || tiling.cluster {
         return 0.0;
     }
     let partial = 2.0 * tiling.partial_bytes(conv, pixels) as f64;
@@ -324,6 +341,7 @@ fn edges(tile: ConvTile, together: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::dry_run::Paper;
 
     const H200: usize = 132;
 
@@ -346,6 +364,24 @@ mod tests {
             let clocks = |tiling| ConvCost::of(&conv, deep, H200, tiling).clocks();
             assert!(clocks(tiling) < 0.75 * clocks(unsplit), "{conv:?}: {tiling:?}");
         }
+    }
+
+    #[test]
+    fn deep_layers_join_their_splits_in_clusters_on_an_h200() {
+        let (deep, paper) = (33 * 33, Paper::new());
+        for conv in [
+            Conv2d::dense(2048, 256, 3).dilation(6),
+            Conv2d::dense(512, 512, 3).dilation(2),
+            Conv2d::dense(256, 256, 3),
+        ] {
+            let tiling = ConvTiling::on(&conv, deep, &paper);
+            assert!(tiling.cluster, "{conv:?}: {tiling:?}");
+            assert_eq!(tiling.partial_bytes(&conv, deep), 0);
+            let clocks = |tiling| ConvCost::of(&conv, deep, H200, tiling).clocks();
+            assert!(clocks(tiling) < clocks(ConvTiling { cluster: false, ..tiling }));
+        }
+        let many = ConvTiling::on(&Conv2d::dense(304, 256, 3), 16 * 129 * 129, &paper);
+        assert!(!many.cluster && many.splits == 1, "{many:?}");
     }
 
     #[test]
