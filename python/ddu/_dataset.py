@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -43,10 +43,25 @@ def dataset_of(dataset: DatasetLike, split: str | None, masks: Path | None) -> _
     return None
 
 
-class Labelled:
-    """The labelled images of a dataset, each read while the one before it is worked on."""
+def _warn(reason: str) -> None:
+    warnings.warn(f"skipped: {reason}", SkippedWarning, stacklevel=5)
 
-    def __init__(self, dataset: DatasetLike, split: str | None, masks: Path | None, resize: int | None) -> None:
+
+class Labelled:
+    """The labelled images of a dataset, each read while the one before it is worked on.
+
+    What cannot be used is left out, and why given to ``skipped``: a warning, as the command line has it.
+    """
+
+    def __init__(
+        self,
+        dataset: DatasetLike,
+        split: str | None = None,
+        masks: Path | None = None,
+        resize: int | None = None,
+        skipped: Callable[[str], None] = _warn,
+    ) -> None:
+        self._skipped = skipped
         self._files = dataset_of(dataset, split, masks)
         self._pairs = dataset
         self._resize = resize
@@ -84,7 +99,6 @@ class Labelled:
         return _ddu.Labelled.of(f"image {index}", pixels_of(image), np.ascontiguousarray(labels), self._resize)
 
     def __iter__(self) -> Iterator[_ddu.Labelled]:
-        """What cannot be read is skipped with a warning, as the command line does."""
         with ThreadPoolExecutor(1) as reader:
             ahead = None
             for read in self._reads():
@@ -99,11 +113,14 @@ class Labelled:
         try:
             yield reading.result()
         except Error as error:
-            _skipped(error)
+            self._skipped(str(error))
 
-
-def _skipped(reason: object) -> None:
-    warnings.warn(f"skipped: {reason}", SkippedWarning, stacklevel=4)
+    def fold_into(self, fit: _ddu.Fit, done: Callable[[], None] = lambda: None) -> None:
+        """Adds all of them to a fit, each once."""
+        for labelled in self:
+            if not fit.add(labelled):
+                self._skipped(f"{labelled.name}: the pixels of an image that is in the fit already")
+            done()
 
 
 def fit(
@@ -140,10 +157,7 @@ def fit(
     pairs = Labelled(dataset, split, masks, resize)
     making = _ddu.Fit(engine._engine, pairs.classes, list(class_map), resize, weight)
     with Bar(len(pairs) or None, progress) as bar:
-        for labelled in pairs:
-            if not making.add(labelled):
-                _skipped(f"{labelled.name}: the pixels of an image that is in the fit already")
-            bar.advance()
+        pairs.fold_into(making, bar.advance)
     return Density(making.density())
 
 

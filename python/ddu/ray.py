@@ -1,31 +1,34 @@
 """Fits and maps on many machines, with Ray (``pip install ddu[ray]``).
 
-Images are read where they are worked on, from paths that every machine sees; what travels are paths, moments and maps.
+Images are read where they are worked on, from paths that every machine sees, or come as rows of a Ray Dataset; what
+travels besides are moments and maps.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow
 import ray
 import ray.data
 
 from . import _ddu
-from ._dataset import DatasetLike, dataset_of
+from ._dataset import DatasetLike, Labelled, dataset_of
 from ._density import Density, Path
 from ._engine import Engine, load
-from ._errors import Error, InvalidError, SkippedWarning
+from ._errors import InvalidError, SkippedWarning
 
 #: Images of a shard. It decides the order in which float64 sums are taken, and so the last bits of a fit.
 SHARD = 256
 
 
 def fit(
-    dataset: DatasetLike,
+    dataset: DatasetLike | ray.data.Dataset,
     model: _ddu.Model | Path,
     *,
     split: str | None = None,
@@ -45,17 +48,20 @@ def fit(
     same bytes. Those of :func:`ddu.fit` have the same moments but for the rounding of float64 sums; with one
     shard they are the same bytes.
 
-    The driver holds at most about two shards for each level of the tree and those that came out of turn.
+    Shards come to the driver in the order of the list; it holds at most one for each level of the tree.
 
     Args:
-        dataset: as of :func:`ddu.fit`, of files that every worker sees.
-        model: of :func:`ddu.convert`, or a file that every worker sees.
+        dataset: as of :func:`ddu.fit`, of files that every worker sees; or a Ray Dataset with the columns ``image`` and
+            ``mask``, both paths or both arrays (``[H, W, 3]`` of uint8, class indices ``[H, W]``). The order of its rows
+            is that of the list: one that shuffles gives other last bits each time.
+        model: of :func:`convert`, or a file that every worker sees.
         split: as of :func:`ddu.fit`.
         masks: as of :func:`ddu.fit`.
         class_map: as of :func:`ddu.fit`.
         resize: as of :func:`ddu.fit`.
         shard: images of a shard.
-        workers: how many; by default as many as the cluster has CPUs (or GPUs, where one has some) for.
+        workers: how many; by default as many as the cluster has CPUs (or GPUs, where one has some) for. Beside a Ray
+            Dataset at most so many that a CPU is left for its own tasks.
         cpus_per_worker: also the threads of each.
         gpus_per_worker: 1 runs each on a GPU of its own.
 
@@ -65,66 +71,90 @@ def fit(
     """
     if shard < 1:
         raise InvalidError(f"shard: expected at least 1 image, found {shard}")
-    files = dataset_of(dataset, split, masks) or _paths(dataset)
-    paths = [files.paths(index)[1:] for index in range(len(files))]
-    shards = [
-        {"shard": number, "images": [a for a, _ in part], "masks": [b for _, b in part]}
-        for number, part in enumerate(paths[at : at + shard] for at in range(0, len(paths), shard))
-    ]
-    if not shards:
-        raise InvalidError("dataset: expected at least one pair, found none")
-    made = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
+    rows, classes = _rows(dataset, split, masks, shard)
+    reads = isinstance(dataset, ray.data.Dataset)
+    made = rows.map_batches(
         _Fitter,
         fn_constructor_kwargs={
             "model": model,
-            "classes": files.classes,
+            "classes": classes,
             "class_map": list(class_map),
             "resize": resize,
             "cpus": cpus_per_worker,
             "gpus": gpus_per_worker,
         },
-        batch_size=1,
-        **_resources(min(_workers(workers, cpus_per_worker, gpus_per_worker), len(shards)), cpus_per_worker, gpus_per_worker),
+        batch_size=shard,
+        **_resources(_workers(workers, cpus_per_worker, gpus_per_worker, reads), cpus_per_worker, gpus_per_worker),
     )
-    tree = Tree(len(shards))
-    for row in made.iter_rows():
-        number = int(row["shard"])
-        for line in row["skipped"]:
-            warnings.warn(f"skipped: {line}", SkippedWarning, stacklevel=2)
-        tree.add(number, _ddu.Shard.from_bytes(f"shard {number}", row["density"]))
+    tree, images = Tree(), 0
+    with _in_order(made):
+        for row in made.iter_rows():
+            for line in row["skipped"]:
+                warnings.warn(f"skipped: {line}", SkippedWarning, stacklevel=2)
+            if images != tree.leaves * shard:
+                raise InvalidError(
+                    f"dataset: expected shards of {shard} images, found {images} in the first {tree.leaves} (Ray's)"
+                )
+            images += int(row["images"])
+            tree.add(_ddu.Shard.from_bytes(f"shard {tree.leaves}", row["density"]))
     return Density(tree.root().density())
 
 
+def _rows(dataset: Any, split: str | None, masks: Path | None, shard: int) -> tuple[ray.data.Dataset, list[str] | None]:
+    """Rows ``image`` and ``mask`` in blocks of a shard, and the names of the dataset's labels."""
+    if isinstance(dataset, ray.data.Dataset):
+        if split is not None or masks is not None:
+            raise InvalidError("dataset: expected a folder with split or masks, found a Ray Dataset")
+        return dataset.repartition(target_num_rows_per_block=shard, strict=True), None
+    files = dataset_of(dataset, split, masks) or _paths(dataset)
+    if len(files) == 0:
+        raise InvalidError("dataset: expected at least one pair, found none")
+    paths = [files.paths(index)[1:] for index in range(len(files))]
+    parts = [paths[at : at + shard] for at in range(0, len(paths), shard)]
+    tables = [pyarrow.table({"image": [str(a) for a, _ in part], "mask": [str(b) for _, b in part]}) for part in parts]
+    return ray.data.from_arrow(tables), files.classes
+
+
+@contextlib.contextmanager
+def _in_order(dataset: ray.data.Dataset) -> Iterator[None]:
+    """While it lasts, rows of the dataset come in the order of those that they were made of."""
+    options = dataset.context.execution_options
+    before, options.preserve_order = options.preserve_order, True
+    try:
+        yield
+    finally:
+        options.preserve_order = before
+
+
 class Tree:
-    """Joins the shards of a list pair by pair, whatever order they come in."""
+    """Joins the shards of a list, which come in its order, pair by pair, pairs of pairs, and so on."""
 
-    def __init__(self, leaves: int) -> None:
-        self._counts = [leaves]
-        while self._counts[-1] > 1:
-            self._counts.append(-(-self._counts[-1] // 2))
-        self._waiting: dict[tuple[int, int], _ddu.Shard] = {}
+    def __init__(self) -> None:
+        #: How many came.
+        self.leaves = 0
+        #: Of what waits for its neighbour: how many shards it joins, a power of two, each less than the one before.
+        self._waiting: list[tuple[int, _ddu.Shard]] = []
 
-    def add(self, number: int, shard: _ddu.Shard) -> None:
-        """Takes in the shard of this number; one that came before is the same."""
-        level = 0
-        while level + 1 < len(self._counts):
-            sibling = number ^ 1
-            if sibling < self._counts[level]:
-                other = self._waiting.pop((level, sibling), None)
-                if other is None:
-                    break
-                left, right = (shard, other) if number < sibling else (other, shard)
-                left.merge(f"shards {max(number, sibling) << level} and those after it", right)
-                shard = left
-            level, number = level + 1, number // 2
-        self._waiting[level, number] = shard
+    def add(self, shard: _ddu.Shard) -> None:
+        """Takes in the next shard."""
+        self.leaves += 1
+        self._waiting.append((1, shard))
+        while len(self._waiting) > 1 and self._waiting[-1][0] == self._waiting[-2][0]:
+            self._join()
+
+    def _join(self) -> None:
+        right, shard = self._waiting.pop()
+        left, joined = self._waiting.pop()
+        joined.merge(f"shard {self.leaves - right} and those after it", shard)
+        self._waiting.append((left + right, joined))
 
     def root(self) -> _ddu.Shard:
-        """All of them, once they are in."""
-        top = (len(self._counts) - 1, 0)
-        if set(self._waiting) != {top}:
-            raise InvalidError(f"fit: expected every shard, found {len(self._waiting)} parts of the tree")
-        return self._waiting[top]
+        """All that came."""
+        if not self._waiting:
+            raise InvalidError("dataset: expected at least one pair, found none")
+        while len(self._waiting) > 1:
+            self._join()
+        return self._waiting[0][1]
 
 
 class _Fitter:
@@ -144,21 +174,12 @@ class _Fitter:
         self._resize = resize
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        densities, skipped = [], []
-        for images, masks in zip(batch["images"], batch["masks"], strict=True):
-            fit = _ddu.Fit(self._engine._engine, *self._fit)
-            files = _ddu.Dataset.pairs(list(zip(map(str, images), map(str, masks), strict=True)))
-            lines = []
-            for index in range(len(files)):
-                try:
-                    labelled = files.read(index, self._resize)
-                    if not fit.add(labelled):
-                        lines.append(f"{labelled.name}: the pixels of an image that is in the fit already")
-                except Error as error:
-                    lines.append(str(error))
-            densities.append(fit.shard().to_bytes())
-            skipped.append(lines)
-        return {"shard": batch["shard"], "density": _column(densities), "skipped": _column(skipped)}
+        if "image" not in batch or "mask" not in batch:
+            raise InvalidError(f"dataset: expected the columns image and mask, found {', '.join(batch)}")
+        fit, skipped = _ddu.Fit(self._engine._engine, *self._fit), list[str]()
+        pairs = list(zip(batch["image"], batch["mask"], strict=True))
+        Labelled(pairs, resize=self._resize, skipped=skipped.append).fold_into(fit)
+        return {"images": [len(pairs)], "density": _column([fit.shard().to_bytes()]), "skipped": _column([skipped])}
 
 
 def infer(
@@ -189,7 +210,8 @@ def infer(
     Returns:
         A Ray Dataset: the rows without ``image``, with ``label`` and a column for each score.
     """
-    if not isinstance(dataset, ray.data.Dataset):
+    reads = isinstance(dataset, ray.data.Dataset)
+    if not reads:
         dataset = ray.data.from_items([{"path": os.fspath(path)} for path in dataset])
     return dataset.map_batches(
         _Mapper,
@@ -202,7 +224,7 @@ def infer(
             "gpus": gpus_per_worker,
         },
         batch_size=batch,
-        **_resources(_workers(workers, cpus_per_worker, gpus_per_worker), cpus_per_worker, gpus_per_worker),
+        **_resources(_workers(workers, cpus_per_worker, gpus_per_worker, reads), cpus_per_worker, gpus_per_worker),
     )
 
 
@@ -228,15 +250,36 @@ class _Mapper:
 def _engine(model: Any, density: Any, scores: Any, cpus: int, gpus: float) -> Engine:
     # Before the first use, which starts the threads of the process.
     os.environ["RAYON_NUM_THREADS"] = str(cpus)
-    # Ray shows a worker its own GPUs alone.
-    device: Literal["cpu", "cuda:0"] = "cuda:0" if gpus > 0 else "cpu"
-    return load(model, density, device, scores=scores)
+    return load(model, density, _device(gpus), scores=scores)
 
 
-def _workers(workers: int | None, cpus: int, gpus: float) -> int:
+def _device(gpus: float) -> str:
+    """The GPU that Ray gave this worker, by its place among those that CUDA shows the process."""
+    if gpus <= 0:
+        return "cpu"
+    given = ray.get_runtime_context().get_accelerator_ids()["GPU"][0]
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    # Ray sets the variable to those that it gave, unless it was told to leave it alone.
+    if shown is None:
+        return f"cuda:{given}"
+    if given not in shown.split(","):
+        raise InvalidError(f"CUDA_VISIBLE_DEVICES: expected GPU {given}, which Ray gave this worker, among them, found {shown}")
+    return f"cuda:{shown.split(',').index(given)}"
+
+
+def _workers(workers: int | None, cpus: int, gpus: float, reads: bool) -> int:
+    there = ray.cluster_resources()
     if workers is None:
-        there = ray.cluster_resources()
         workers = int(there.get("GPU", 0) // gpus if gpus > 0 else there.get("CPU", 1) // cpus)
+    if reads:
+        # Workers keep their CPUs until the end: with all of them taken, the tasks that feed them would never run.
+        room = int((there.get("CPU", 1) - 1) // cpus)
+        if room < 1:
+            found = f"{there.get('CPU', 0):g} of the cluster"
+            raise InvalidError(
+                f"cpus_per_worker: expected a CPU beside the {cpus} of a worker, for the dataset's tasks, found {found}"
+            )
+        workers = min(workers, room)
     if workers < 1:
         raise InvalidError(f"workers: expected at least 1, found {workers}")
     return workers

@@ -1,7 +1,6 @@
 """Ray: the same bytes from one worker, from two, and from two of which one was killed."""
 
 import os
-import random
 import signal
 import threading
 import time
@@ -23,7 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(num_cpus=2, include_dashboard=False)
+    # The GPUs are Ray's belief alone.
+    ray.init(num_cpus=3, num_gpus=2, include_dashboard=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
@@ -58,19 +58,21 @@ def by_hand(pairs, shard):
     return nodes[0].to_bytes()
 
 
-def test_any_order_of_shards_gives_the_same_bytes(pairs):
-    expected = by_hand(pairs, 3)
+def arrays(pairs):
+    """Rows of a Ray Dataset: what the files hold."""
+    opened = pytest.importorskip("PIL.Image", reason="Pillow reads the scenes").open
+    return [{"image": np.asarray(opened(a)), "mask": np.asarray(opened(b)), "row": i} for i, (a, b) in enumerate(pairs)]
+
+
+def test_the_tree_of_any_number_of_shards(pairs):
     engine = ddu.load(ddu.demo_model())
-    for seed in range(3):
-        tree = ddu.ray.Tree(7)
-        order = list(range(7))
-        random.Random(seed).shuffle(order)
-        for number in order:
+    for count in (1, 2, 3, 6, 7, 20):
+        tree = ddu.ray.Tree()
+        for pair in pairs[:count]:
             fit = _ddu.Fit(engine._engine, None, [], None, None)
-            for image, mask in pairs[3 * number : 3 * number + 3]:
-                fit.add(_ddu.Dataset.pairs([(str(image), str(mask))]).read(0, None))
-            tree.add(number, fit.shard())
-        assert tree.root().to_bytes() == expected
+            fit.add(_ddu.Dataset.pairs([tuple(map(str, pair))]).read(0, None))
+            tree.add(fit.shard())
+        assert tree.root().to_bytes() == by_hand(pairs[:count], 1), count
 
 
 def test_workers_and_shards(cluster, pairs, scenes, density):
@@ -82,7 +84,46 @@ def test_workers_and_shards(cluster, pairs, scenes, density):
     assert content(ddu.ray.fit(pairs, ddu.demo_model(), workers=2)) == content(density), "one shard: ddu.fit's bytes"
 
 
-def test_a_killed_worker_changes_nothing(cluster, pairs):
+def test_a_ray_dataset(cluster, pairs):
+    expected = by_hand(pairs, 3)
+    rows = [{"image": str(image), "mask": str(mask)} for image, mask in pairs]
+    for blocks in (1, 7):
+        dataset = ray.data.from_items(rows, override_num_blocks=blocks)
+        assert content(ddu.ray.fit(dataset, ddu.demo_model(), shard=3, workers=2)) == expected, f"{blocks} blocks of paths"
+    assert not dataset.context.execution_options.preserve_order, "the dataset's options are as they were"
+    dataset = ray.data.from_items(arrays(pairs), override_num_blocks=4)
+    assert content(ddu.ray.fit(dataset, ddu.demo_model(), shard=3, workers=2)) == expected, "arrays"
+    slow = dataset.map(late)
+    assert content(ddu.ray.fit(slow, ddu.demo_model(), shard=3, workers=2)) == expected, "the first rows come last"
+    with pytest.raises(ddu.InvalidError, match="Ray Dataset"):
+        ddu.ray.fit(dataset, ddu.demo_model(), split="train")
+    with pytest.raises(Exception, match="columns image and mask, found image, row"):
+        ddu.ray.fit(dataset.drop_columns(["mask"]), ddu.demo_model())
+    with pytest.raises(ddu.InvalidError, match="at least one"):
+        ddu.ray.fit(dataset.limit(0), ddu.demo_model())
+    with pytest.raises(ddu.InvalidError, match="beside the 3 of a worker"):
+        ddu.ray.fit(dataset, ddu.demo_model(), cpus_per_worker=3)
+
+
+def late(row):
+    time.sleep(0.5 if row["row"] < 5 else 0)
+    return row
+
+
+def test_blocks_of_few_bytes(cluster, pairs):
+    """Ray cuts blocks by bytes too; shards keep their images."""
+    before = ray.data.DataContext.get_current().target_max_block_size
+    ray.data.DataContext.get_current().target_max_block_size = 100_000
+    try:
+        dataset = ray.data.from_items(arrays(pairs), override_num_blocks=3)
+        found = ddu.ray.fit(dataset, ddu.demo_model(), shard=7, workers=2)
+    finally:
+        ray.data.DataContext.get_current().target_max_block_size = before
+    assert content(found) == by_hand(pairs, 7)
+
+
+@pytest.mark.parametrize("of", ["paths", "arrays"])
+def test_a_killed_worker_changes_nothing(cluster, pairs, of):
     here, killed = os.getpid(), []
 
     def kill():
@@ -102,12 +143,36 @@ def test_a_killed_worker_changes_nothing(cluster, pairs):
                     break
             time.sleep(0.05)
 
+    dataset = pairs if of == "paths" else ray.data.from_items(arrays(pairs), override_num_blocks=5)
     killer = threading.Thread(target=kill)
     killer.start()
-    found = ddu.ray.fit(pairs, ddu.demo_model(), shard=1, workers=2)
+    found = ddu.ray.fit(dataset, ddu.demo_model(), shard=1, workers=2)
     killer.join()
     assert killed, "no worker was found to kill"
     assert content(found) == by_hand(pairs, 1)
+
+
+def test_a_worker_takes_the_gpu_that_ray_gave_it(cluster, pairs, monkeypatch):
+    @ray.remote(num_gpus=1)
+    class Worker:
+        def device(self):
+            # Its scheduling is real, its GPU is not.
+            return ray.get_runtime_context().get_accelerator_ids()["GPU"][0], ddu.ray._device(1)
+
+    workers = [Worker.remote() for _ in range(2)]
+    assert sorted(ray.get([worker.device.remote() for worker in workers])) == [("0", "cuda:0"), ("1", "cuda:0")]
+    for worker in workers:
+        ray.kill(worker)
+    told = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
+    workers = [Worker.options(runtime_env=told).remote() for _ in range(2)]
+    found = sorted(ray.get([worker.device.remote() for worker in workers]))
+    assert found == [("0", "cuda:0"), ("1", "cuda:1")], "where Ray leaves the variable alone"
+    for worker in workers:
+        ray.kill(worker)
+    assert ddu.ray._device(0) == "cpu"
+    # The engine is opened there, and says what is missing.
+    with pytest.raises(Exception, match="cuda:0"):
+        ddu.ray.fit(pairs, ddu.demo_model(), gpus_per_worker=1, workers=1)
 
 
 def test_what_cannot_be_used_is_skipped(cluster, pairs, tmp_path):
