@@ -97,6 +97,9 @@ static METHODS: [(&str, Method); 3] = [
     ("ensemble", Method::Ensemble),
 ];
 
+/// Threads that write, each with the maps of an image, beside a device.
+const MOST_WRITERS: usize = 8;
+
 /// The passes of the paper, where MC Dropout is asked for and their number is not.
 const PASSES: u32 = 5;
 
@@ -228,6 +231,8 @@ pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
         batch: args.running.batch,
         max_pixels: args.running.max_pixels,
         fail_fast: args.fail_fast,
+        // With one alone nothing is written behind a failure.
+        writers: if args.fail_fast { 1 } else { pipeline::threads(&engine).min(MOST_WRITERS) },
         limits,
         fitted: fitted.as_ref(),
         bar: &bar,

@@ -140,8 +140,13 @@ pub fn run<T: Send, B>(
     list: &List<T>,
     each: impl FnMut(Event<T>) -> ControlFlow<B>,
 ) -> Result<ControlFlow<B>> {
-    let readers = if engine.device().is_some() { rayon::current_num_threads() } else { 1 };
+    let readers = threads(engine);
     run_with(engine, readers, list, each)
+}
+
+/// Threads for work beside the network: of all cores beside a device, one where the network itself takes them.
+pub fn threads(engine: &Engine) -> usize {
+    if engine.device().is_some() { rayon::current_num_threads() } else { 1 }
 }
 
 /// Of `readers` threads each reads every readers-th item.
@@ -166,7 +171,10 @@ fn run_with<T: Send, B>(
 }
 
 /// As `scope.spawn`, which panics where the system refuses a thread.
-fn start<'scope, R: Send + 'scope>(
+///
+/// # Errors
+/// Just that.
+pub fn start<'scope, R: Send + 'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     what: &str,
     body: impl FnOnce() -> R + Send + 'scope,

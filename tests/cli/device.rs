@@ -279,6 +279,40 @@ fn the_batch_may_be_left_to_the_device() {
     assert!(outcome.code == 2 && outcome.stderr.contains(line), "{}", outcome.stderr);
 }
 
+/// Beside a device several threads read and several write: the same files, the same report, in the order of the inputs.
+#[cfg(feature = "simt")]
+#[test]
+fn many_threads_beside_a_device_change_nothing() {
+    let bench = Bench::new();
+    for seed in 0..9 {
+        bench.picture(&format!("in/{seed}.png"), 16 + 8 * (seed / 6), 24, seed);
+    }
+    bench.write("in/4.png", b"text");
+    let ran = ["1", "3"].map(|threads| {
+        let line = format!("in -o out{threads} --device simt --batch 2 --overlay --json -");
+        let outcome = std::process::Command::new(env!("CARGO_BIN_EXE_ddu"))
+            .args(["infer", "--model", "model.safetensors"])
+            .args(line.split_whitespace())
+            .current_dir(bench.folder.path())
+            .env("RAYON_NUM_THREADS", threads)
+            .output()
+            .unwrap();
+        assert_eq!(outcome.status.code(), Some(3), "{}", String::from_utf8_lossy(&outcome.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&outcome.stdout).unwrap();
+        let paths = |list: &str| -> Vec<String> {
+            let all = report[list].as_array().unwrap();
+            all.iter().map(|one| one["path"].as_str().unwrap().into()).collect()
+        };
+        let files = bench.files(&format!("out{threads}"));
+        let bytes = files.iter().map(|f| bench.path(&format!("out{threads}")).join(f));
+        let bytes: Vec<Vec<u8>> = bytes.map(|path| std::fs::read(path).unwrap()).collect();
+        (paths("images"), paths("failed"), files, bytes)
+    });
+    assert!(ran[0] == ran[1], "{:?} and {:?}", ran[0].0, ran[1].0);
+    assert_eq!((ran[0].0.len(), &*ran[0].1), (8, &["in/4.png".to_owned()][..]));
+    assert!(ran[0].0.is_sorted() && ran[0].2.len() == 8 * 4, "{:?}", ran[0].2);
+}
+
 /// A fit may change devices between its checkpoints.
 #[cfg(feature = "simt")]
 #[test]

@@ -2,7 +2,8 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ddu::baseline::{self, Ensemble};
@@ -31,6 +32,8 @@ pub struct Task<'a> {
     pub batch: Batch,
     pub max_pixels: u64,
     pub fail_fast: bool,
+    /// Threads that write results.
+    pub writers: usize,
     /// By what pixels are judged, where they are.
     pub limits: Option<Limits>,
     pub fitted: Option<&'a Percentiles>,
@@ -201,15 +204,58 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
+/// Writes what comes, by one thread or by several in turns; counts in the order of the inputs.
 fn write_all(task: &Task, made: Receiver<Outcome>) -> Done {
-    let mut done = Done::default();
-    for (index, outcome) in made {
-        let outcome = outcome.and_then(|(maps, mut record)| {
+    let write = |(index, outcome): Outcome| {
+        let write = |(maps, mut record): (Segmented, Written)| {
             let start = Instant::now();
             record.outputs = task.files.write(&task.inputs[index], &maps)?;
             record.stages_ms.write = milliseconds(start.elapsed());
             Ok(record)
-        });
+        };
+        (index, outcome.and_then(write))
+    };
+    if task.writers == 1 {
+        return count(task, made.into_iter().map(write));
+    }
+    let spread = thread::scope(|scope| {
+        let (mut to, mut from) = (Vec::new(), Vec::new());
+        for _ in 0..task.writers {
+            // Each holds one image, and nothing waits for it.
+            let (give, take) = sync_channel::<Outcome>(0);
+            let (written, done) = sync_channel(1);
+            let body = move || {
+                for outcome in take {
+                    // The count has ended early.
+                    if written.send(write(outcome)).is_err() {
+                        return;
+                    }
+                }
+            };
+            pipeline::start(scope, "one that writes results", body)?;
+            to.push(give);
+            from.push(done);
+        }
+        let in_turns = move || {
+            let turns = (0..from.len()).cycle();
+            count(task, turns.map_while(|turn| from[turn].recv().ok()))
+        };
+        let counted = pipeline::start(scope, "one that counts results", in_turns)?;
+        for (turn, outcome) in made.into_iter().enumerate() {
+            if to[turn % to.len()].send(outcome).is_err() {
+                break;
+            }
+        }
+        drop(to);
+        Ok(counted.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    spread.unwrap_or_else(|error| Done { fatal: Some(error), ..Done::default() })
+}
+
+/// What became of the images, in order; ends at the first failure that the rest would share.
+fn count(task: &Task, written: impl Iterator<Item = (usize, Result<Written>)>) -> Done {
+    let mut done = Done::default();
+    for (index, outcome) in written {
         task.bar.inc(1);
         match outcome {
             Ok(record) => {
