@@ -4,7 +4,7 @@
 use crate::cpu;
 use crate::data::Image;
 use crate::device::{Device, Launch};
-use crate::engine::{Engine, Output, check_member_memory};
+use crate::engine::{Engine, Output};
 use crate::error::{Error, Result};
 use crate::eval::{Method, Prediction};
 use crate::gpu;
@@ -80,7 +80,7 @@ impl Ensemble {
         let count = self.members.len() + 1;
         for member in &mut self.members {
             let plan = member.plan(images.len(), first.size)?;
-            check_member_memory(&plan, count, member.available_memory())?;
+            member.check_member_memory(&plan, count, member.available_memory())?;
         }
         let mixture = |_: &_| cpu::mixture::Mixture::new(first.classes, first.size);
         let mut mixtures: Vec<_> = images.iter().map(mixture).collect();

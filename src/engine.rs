@@ -215,14 +215,68 @@ impl Engine {
         if let Some(plan) = self.plans.get(&(batch, image)) {
             return Ok(plan.clone());
         }
-        let compile = if self.passes.is_some() { compile_with_dropout } else { compile };
-        let plan = compile(self.model.config(), batch, image)?;
-        let plan = Arc::new(match &self.backend {
-            Backend::Cpu { runner, .. } => runner.plan(plan),
-            Backend::Device(_) => plan.in_branches(),
-        });
+        let plan = Arc::new(self.compile(batch, image)?);
         self.plans.insert((batch, image), plan.clone());
         Ok(plan)
+    }
+
+    fn compile(&self, batch: usize, image: Size) -> Result<Plan> {
+        let compile = if self.passes.is_some() { compile_with_dropout } else { compile };
+        let plan = compile(self.model.config(), batch, image)?;
+        Ok(match &self.backend {
+            Backend::Cpu { runner, .. } => runner.plan(plan),
+            Backend::Device(_) => plan.in_branches(),
+        })
+    }
+
+    /// Refuses a plan of this engine that takes more than `available` bytes on the CPU, its passes with dropout included,
+    /// and says which size would fit.
+    pub fn check_memory(&self, plan: &Plan, available: Option<u64>) -> Result<()> {
+        self.require_memory(plan, available, |plan| cpu::memory_bytes(plan, self.passes()))
+    }
+
+    /// The same for a member of an ensemble of so many, whose predictions are held till the last one's.
+    pub fn check_member_memory(
+        &self,
+        plan: &Plan,
+        members: usize,
+        available: Option<u64>,
+    ) -> Result<()> {
+        self.require_memory(plan, available, |plan| {
+            let held = plan.batch as u64 * cpu::mixture::bytes(&plan.head(), members);
+            cpu::memory_bytes(plan, 0) + held
+        })
+    }
+
+    fn require_memory(
+        &self,
+        plan: &Plan,
+        available: Option<u64>,
+        bytes: impl Fn(&Plan) -> u64,
+    ) -> Result<()> {
+        let needed = bytes(plan);
+        let Some(available) = available.filter(|available| needed > *available) else {
+            return Ok(());
+        };
+        // Memory grows with the area, but less once ops run in bands: what the area says is tried.
+        let (mut size, mut bytes_of_size) = (plan.image, needed);
+        let short = loop {
+            // A tenth is left for everything else.
+            let scale = (0.9 * available as f64 / bytes_of_size as f64).sqrt();
+            let scaled = |n: usize| (n as f64 * scale) as usize;
+            size = Size::new(scaled(size.h), scaled(size.w));
+            match self.compile(plan.batch, size).map(|plan| bytes(&plan)) {
+                Ok(needed) if needed > available => bytes_of_size = needed,
+                _ => break size.h.min(size.w),
+            }
+        };
+        let fix = match plan.batch {
+            1 => format!("--resize {short} would fit"),
+            _ => format!("a smaller --batch or --resize {short} would fit"),
+        };
+        let images = if plan.batch == 1 { "image" } else { "images" };
+        let what = format!("{} {images} of {}", plan.batch, plan.image);
+        Err(Error::Memory { what, needed, available, fix })
     }
 
     /// Bytes that an arena may take, that of earlier runs included; None if unknown.
@@ -268,6 +322,11 @@ impl Engine {
             }
         };
         let plan = self.plan(batch, size)?;
+        if let Backend::Cpu { runner, .. } = &self.backend
+            && !runner.fits(&plan)
+        {
+            self.check_memory(&plan, available(runner))?;
+        }
         let config = self.model.config();
         let (start, preprocess);
         let results = match &mut self.backend {
@@ -276,10 +335,6 @@ impl Engine {
                     let found = "others, and an engine on the CPU";
                     return Err(Error::invalid("images", "some in the host's memory", found));
                 };
-                if !runner.fits(&plan) {
-                    let passes = self.passes.map_or(0, Passes::count);
-                    check_memory(&plan, passes, available(runner))?;
-                }
                 runner.prepare(&plan, &self.model);
                 start = Instant::now();
                 let pixels: Vec<&[u8]> = images.iter().map(|image| image.rgb.as_slice()).collect();
@@ -344,34 +399,6 @@ fn available(runner: &cpu::Runner) -> Option<u64> {
     // Part of what the system calls available lies in caches, and other programs take from it: a
     // sixteenth is left alone.
     host::memory().map(|memory| memory.available / 16 * 15 + runner.arena_bytes())
-}
-
-/// Refuses a plan that, with so many passes with dropout, takes more than `available` bytes on the CPU, and says which
-/// size would fit.
-pub fn check_memory(plan: &Plan, passes: usize, available: Option<u64>) -> Result<()> {
-    require_memory(plan, cpu::memory_bytes(plan, passes), available)
-}
-
-/// The same for a member of an ensemble of so many, whose predictions are held till the last one's.
-pub fn check_member_memory(plan: &Plan, members: usize, available: Option<u64>) -> Result<()> {
-    let held = plan.batch as u64 * cpu::mixture::bytes(&plan.head(), members);
-    require_memory(plan, cpu::memory_bytes(plan, 0) + held, available)
-}
-
-fn require_memory(plan: &Plan, needed: u64, available: Option<u64>) -> Result<()> {
-    let Some(available) = available.filter(|available| needed > *available) else {
-        return Ok(());
-    };
-    // Memory grows with the area; a tenth is left for everything else.
-    let scale = (0.9 * available as f64 / needed as f64).sqrt();
-    let short = (plan.image.h.min(plan.image.w) as f64 * scale) as usize;
-    let fix = match plan.batch {
-        1 => format!("--resize {short} would fit"),
-        _ => format!("a smaller --batch or --resize {short} would fit"),
-    };
-    let images = if plan.batch == 1 { "image" } else { "images" };
-    let what = format!("{} {images} of {}", plan.batch, plan.image);
-    Err(Error::Memory { what, needed, available, fix })
 }
 
 /// How a density gets weighted moments.

@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use ddu::data::{Image, MAX_PIXELS};
-use ddu::engine::{Engine, Output, check_memory};
+use ddu::engine::{Engine, Output};
 use ddu::ops::Size;
 use ddu::{Error, Result, profile};
 
@@ -203,8 +203,8 @@ fn take_all<T, B>(
                 Read::Item(outcome) => break outcome,
                 Read::Ask(size, answer) => {
                     let plan = engine.plan(1, size);
-                    let (passes, available) = (engine.passes(), engine.available_memory());
-                    let room = plan.and_then(|plan| check_memory(&plan, passes, available));
+                    let available = engine.available_memory();
+                    let room = plan.and_then(|plan| engine.check_memory(&plan, available));
                     // The reading thread waits for it.
                     let _ = answer.send(room.is_ok());
                     if let Err(error) = room {

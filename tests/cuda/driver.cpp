@@ -554,7 +554,7 @@ EXPORT int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, Stream* s
 
 EXPORT int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, Stream* stream) {
     ENTER("cuMemcpyDtoDAsync");
-    idle(stream, "cuMemcpyDtoDAsync");
+    alive(streams, stream, "a stream");
     auto check = [=] {
         range(memory, from, bytes, "a copy from");
         range(memory, to, bytes, "a copy to");
@@ -622,7 +622,7 @@ EXPORT int cuEventRecord(Event* event, Stream* stream) {
 
 EXPORT int cuStreamWaitEvent(Stream* stream, Event* event, unsigned) {
     ENTER("cuStreamWaitEvent");
-    idle(stream, "cuStreamWaitEvent");
+    alive(streams, stream, "a stream");
     alive(events, event, "an event");
     const uint64_t turn = event->recorded;
     stream->queue.push_back({[event, turn] {

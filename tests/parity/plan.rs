@@ -3,7 +3,7 @@
 //! output strides, separable or not. What `compile`, `fold`, the arena and the views do shows here.
 
 use ddu::data::Image;
-use ddu::engine::{Engine, check_member_memory, check_memory};
+use ddu::engine::Engine;
 use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Model, units};
 use ddu::ops::{Conv2d, Dropout, Pass, Resize, Size};
 
@@ -301,20 +301,19 @@ fn degenerate_sizes() {
     let huge = Size::new(usize::MAX / 4, 64);
     assert!(message(engine.plan(1, huge).map(|_| ())).contains("can be addressed"));
     let plan = engine.plan(1, Size::new(800, 600)).unwrap();
-    check_memory(&plan, 0, None).unwrap();
+    engine.check_memory(&plan, None).unwrap();
     let bytes = ddu::cpu::memory_bytes(&plan, 0);
     assert!(bytes > plan.arena_bytes(4) + 800 * 600 * 8);
-    check_memory(&plan, 0, Some(bytes)).unwrap();
+    engine.check_memory(&plan, Some(bytes)).unwrap();
     // An ensemble of 3 needs the logits of all on their grid and 13 bytes of maps per pixel, as 3
     // passes with dropout do.
     let classes = engine.model().config().classes.len() as u64;
     let held = 3 * 4 * classes * plan.grid().pixels() as u64 + 13 * 800 * 600;
-    check_member_memory(&plan, 3, Some(bytes + held)).unwrap();
-    check_member_memory(&plan, 3, Some(bytes + held - 1)).unwrap_err();
-    check_memory(&plan, 3, Some(bytes + held)).unwrap();
-    check_memory(&plan, 3, Some(bytes + held - 1)).unwrap_err();
+    engine.check_member_memory(&plan, 3, Some(bytes + held)).unwrap();
+    engine.check_member_memory(&plan, 3, Some(bytes + held - 1)).unwrap_err();
+    assert_eq!(ddu::cpu::memory_bytes(&plan, 3), bytes + held);
     // Half the memory: sqrt(0.45) of 600.
-    let refused = message(check_memory(&plan, 0, Some(bytes / 2)).map(|_| ()));
+    let refused = message(engine.check_memory(&plan, Some(bytes / 2)).map(|_| ()));
     assert!(refused.ends_with("--resize 402 would fit"), "{refused}");
     let image = |h, w| Image { size: Size::new(h, w), rgb: vec![0; h * w * 3] };
     let mixed = engine.run(&[&image(4, 4), &image(4, 5)]).map(|_| ());

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use ddu::baseline::Ensemble;
 use ddu::data::Inputs;
-use ddu::engine::{Engine, check_member_memory, check_memory};
+use ddu::engine::Engine;
 use ddu::ops::Size;
 use ddu::report::json;
 use serde::Serialize;
@@ -133,7 +133,7 @@ fn cost(
         ops: plan.nodes.len(),
         gflop: (plan.flops() + passes) as f64 / 1e9,
         arena_bytes: plan.arena_bytes(plan.element_bytes()),
-        problem: problem(check_memory(&plan, engine.passes(), engine.available_memory())),
+        problem: problem(engine.check_memory(&plan, engine.available_memory())),
     };
     let count = members.len() + 1;
     for member in members {
@@ -142,7 +142,8 @@ fn cost(
         let left = member.available_memory().map(|all| all.saturating_sub(cost.arena_bytes));
         cost.gflop += plan.flops() as f64 / 1e9;
         cost.arena_bytes += plan.arena_bytes(plan.element_bytes());
-        cost.problem = cost.problem.or_else(|| problem(check_member_memory(&plan, count, left)));
+        cost.problem =
+            cost.problem.or_else(|| problem(member.check_member_memory(&plan, count, left)));
     }
     Ok(cost)
 }
