@@ -73,9 +73,11 @@ struct Work {
 
 DEVICE Work work_of(const Conv2dHopperParams& p, int tile) {
     Work w;
-    const int side_by_side = p.in_cluster ? p.splits : 1;
-    w.split = tile % side_by_side;
-    tile /= side_by_side;
+    w.split = 0;
+    if (p.in_cluster) {
+        w.split = tile % p.splits;
+        tile /= p.splits;
+    }
     w.n = tile % p.tiles_n;
     tile /= p.tiles_n;
     w.m = tile % p.tiles_m;

@@ -29,6 +29,12 @@ fn profile_on_paper() {
         let roof = launch["h200_predicted_roof_percent"].as_f64().unwrap();
         assert!((0.0..=100.0).contains(&roof) && launch["measured"].is_null(), "{launch}");
     }
+    // The ASPP's branches overlap: less than one after another, and no less than the longest.
+    let us: Vec<f64> =
+        launches.iter().map(|launch| launch["h200_predicted_us"].as_f64().unwrap()).collect();
+    let run = report["h200_predicted_run_us"].as_f64().unwrap();
+    let longest = us.iter().copied().fold(0.0, f64::max);
+    assert!((longest..us.iter().sum::<f64>() - 1.0).contains(&run), "{run} us of {us:?}");
     let csv = std::fs::read_to_string(bench.path("table.csv")).unwrap();
     let columns = csv.lines().next().unwrap().split(',').count();
     assert_eq!(csv.lines().count(), launches.len() + 1);

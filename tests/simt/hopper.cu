@@ -103,6 +103,20 @@ template <bool SOUND> DEVICE void offset_for_address(const Params& p) {
     store(p, sum);
 }
 
+// The swizzle's pattern starts at multiples of 1024 bytes.
+template <bool SOUND> DEVICE void between_periods(const Params& p) {
+    start(1);
+    load(p, TILE_BYTES);
+    mbarrier_wait(barrier(0), 0);
+    Accumulator sum;
+    const uint64_t rows = wgmma_rows(smem<half>(0));
+    wgmma_fence();
+    wgmma_m64k16<16>(sum, ONES, SOUND ? rows : rows + (128 >> 4), false);
+    wgmma_commit();
+    wgmma_wait<0>(sum);
+    store(p, sum);
+}
+
 template <bool SOUND> DEVICE void one_warp_short(const Params& p) {
     start(1);
     if (SOUND || threadIdx.x < 96) wgmma_fence();
@@ -172,6 +186,7 @@ BOTH(not_named)
 BOTH(other_layout)
 BOTH(other_shape)
 BOTH(offset_for_address)
+BOTH(between_periods)
 BOTH(one_warp_short)
 BOTH(too_few_bytes)
 BOTH(too_many_bytes)

@@ -193,6 +193,7 @@ fn every_fault_of_mbarriers_and_warpgroups_is_named() {
         ("other_layout", ["a matrix descriptor of another layout", "thread"]),
         ("other_shape", ["a wgmma of n16 on the accumulator of one of n32", "fence between"]),
         ("offset_for_address", ["out-of-bounds read of 16 bytes at offset -1024", "thread"]),
+        ("between_periods", ["does not start, or go on, at a multiple of 1024", "thread"]),
         ("one_warp_short", ["waits in wgmma.fence", "waits in __syncthreads"]),
         ("too_few_bytes", ["expects 1024 bytes, 2048 come", "hopper.cu"]),
         ("too_many_bytes", ["a wait that never comes", "waits in an mbarrier"]),
