@@ -13,8 +13,9 @@
 //! often in the tile come first. The omitted terms add at most `C e^-tau` to log q:
 //! 1e-7 nats for 50 classes.
 
+use std::sync::Mutex;
+
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::gaussian::{Covariance, Gaussian, Gaussians};
 use super::half::{finite_in_half, round_to_half};
@@ -163,16 +164,20 @@ impl Evaluator {
         distances.resize_with(strips, Default::default);
 
         let arch = arch();
-        let counts: Vec<Counts> = features
-            .par_chunks(len * self.channels.max(1))
-            .zip(evaluation.score.par_chunks_mut(len))
-            .zip(classes.into_par_iter().zip(distances))
-            .enumerate()
-            .map(|(strip, ((features, score), (nearest, distance)))| {
+        let strips = features
+            .chunks(len * self.channels.max(1))
+            .zip(evaluation.score.chunks_mut(len))
+            .zip(classes.into_iter().zip(distances))
+            .enumerate();
+        let (strips, counts) = (Mutex::new(strips), Mutex::new(Counts::default()));
+        let take = || strips.lock().expect("nothing panics with it").next();
+        let work = || {
+            let mut ours = Counts::default();
+            while let Some((strip, ((features, score), (nearest, distance)))) = take() {
                 let evaluator = self;
                 let from = strip * len;
                 let predicted = predicted.map_or(&[][..], |p| &p[from..from + score.len()]);
-                arch.dispatch(Strip {
+                ours += arch.dispatch(Strip {
                     evaluator,
                     options,
                     features,
@@ -180,11 +185,18 @@ impl Evaluator {
                     score,
                     nearest,
                     distance,
-                })
-            })
-            .collect();
-        evaluation.non_finite = counts.iter().map(|c| c.non_finite).sum();
-        let (done, all) = counts.iter().fold((0, 0), |(d, a), c| (d + c.done, a + c.all));
+                });
+            }
+            *counts.lock().expect("nothing panics with it") += ours;
+        };
+        // This thread works too: of two threads that are both to be woken, the system may put both on one core for longer
+        // than a small map takes.
+        rayon::in_place_scope(|scope| {
+            (1..rayon::current_num_threads()).for_each(|_| scope.spawn(|_| work()));
+            work();
+        });
+        let Counts { non_finite, done, all } = counts.into_inner().expect("nothing panics with it");
+        evaluation.non_finite = non_finite;
         evaluation.work = done as f64 / all.max(1) as f64;
         evaluation
     }
@@ -196,6 +208,14 @@ struct Counts {
     /// Channels read by the row blocks computed, vector by vector of pixels, and by all of them.
     done: u64,
     all: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        self.non_finite += other.non_finite;
+        self.done += other.done;
+        self.all += other.all;
+    }
 }
 
 /// A run of up to [`STRIP`] pixels.
