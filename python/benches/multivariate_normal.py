@@ -24,19 +24,22 @@ SIZE = tuple(map(int, sys.argv[1:3])) or (512, 640)
 
 
 def in_turns(first, second):
-    """Seconds of both, PAIRS times: the median of the last three of four calls in a row.
+    """Seconds of both, PAIRS times: the median of three calls, after 50 ms of them.
 
-    The first pays for what came before: PyTorch's threads spin for milliseconds on cores that the next call would use, and
+    Those pay for what came before: PyTorch's threads spin for milliseconds on cores that the next call would use, and
     threads that slept have to wake.
     """
 
+    def taken(call):
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
     def seconds(call):
-        taken = []
-        for _ in range(4):
-            start = time.perf_counter()
+        warm = time.perf_counter() + 0.05
+        while time.perf_counter() < warm:
             call()
-            taken.append(time.perf_counter() - start)
-        return sorted(taken[1:])[1]
+        return sorted(taken(call) for _ in range(3))[1]
 
     return [(seconds(first), seconds(second)) for _ in range(PAIRS)]
 

@@ -18,9 +18,10 @@ mod distances;
 mod tiles;
 
 use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use self::distances::{PackedGaussian, ROWS, distances};
 use self::tiles::{TILE, Tiles, transpose};
@@ -124,39 +125,49 @@ impl Evaluator {
         let tiles = Tiles::new(pixels, options.columns);
         let (arch, evaluator) = (arch(), self);
         let group = group_len(tiles.count());
-        let first: Vec<usize> = (0..tiles.count()).step_by(group).collect();
-        let groups: Vec<(Vec<Scores>, Counts)> = first
-            .into_par_iter()
-            .map(|first| {
-                let tasks = first..tiles.count().min(first + group);
-                arch.dispatch(Group {
-                    evaluator,
-                    options,
-                    tiles,
-                    group: tasks,
-                    features,
-                    predicted,
-                })
-            })
-            .collect();
-        let (mut done, mut all) = (0, 0);
-        for (first, (scores, counts)) in (0..).step_by(group).zip(groups) {
-            for (tile, scores) in (first..).zip(scores) {
-                for (lanes, pixels) in tiles.runs(tile) {
-                    evaluation.score[pixels.clone()].copy_from_slice(&scores.score[lanes.clone()]);
-                    if options.nearest {
-                        let (nearest, distance) = (&scores.nearest, &scores.distance);
-                        evaluation.nearest[pixels.clone()].copy_from_slice(&nearest[lanes.clone()]);
-                        evaluation.distance[pixels].copy_from_slice(&distance[lanes]);
-                    }
+        let next = AtomicUsize::new(0);
+        let found = Mutex::new((&mut evaluation, 0, 0));
+        let work = || {
+            loop {
+                let first = next.fetch_add(group, Ordering::Relaxed);
+                if first >= tiles.count() {
+                    return;
                 }
+                let group = first..tiles.count().min(first + group);
+                let task = Group { evaluator, options, tiles, group, features, predicted };
+                let (scores, counts) = arch.dispatch(task);
+                let mut found = found.lock().expect("nothing panics with it");
+                let (evaluation, done, all) = &mut *found;
+                for (tile, scores) in (first..).zip(scores) {
+                    evaluation.put(tiles.runs(tile), &scores);
+                }
+                evaluation.non_finite += counts.non_finite;
+                *done += counts.done;
+                *all += counts.all;
             }
-            evaluation.non_finite += counts.non_finite;
-            done += counts.done;
-            all += counts.all;
-        }
+        };
+        // This thread works too: of two threads that are both to be woken, the system may put both on one core for longer
+        // than a small map takes.
+        rayon::in_place_scope(|scope| {
+            (1..rayon::current_num_threads()).for_each(|_| scope.spawn(|_| work()));
+            work();
+        });
+        let (_, done, all) = found.into_inner().expect("nothing panics with it");
         evaluation.work = done as f64 / all.max(1) as f64;
         evaluation
+    }
+}
+
+impl Evaluation {
+    /// Keeps what pixels of a tile got, by their lanes.
+    fn put(&mut self, runs: impl Iterator<Item = (Range<usize>, Range<usize>)>, scores: &Scores) {
+        for (lanes, pixels) in runs {
+            self.score[pixels.clone()].copy_from_slice(&scores.score[lanes.clone()]);
+            if !self.nearest.is_empty() {
+                self.nearest[pixels.clone()].copy_from_slice(&scores.nearest[lanes.clone()]);
+                self.distance[pixels].copy_from_slice(&scores.distance[lanes]);
+            }
+        }
     }
 }
 
