@@ -12,15 +12,17 @@
 // without a break, in blocks of 64 rows x 32 columns, packed by the host as they lie in the ring (chunks permuted by
 // row / 2 % 4); a panel (64 rows) ends at its diagonal, so no block above it exists, and in the last two blocks
 // tiles of 8 rows above it are skipped. At a panel's end squares are summed in registers; at a class's end the quad's
-// four lanes add up and fold the term into an online log-sum-exp. Only one float per pixel is written.
+// four lanes add up and write the sum, one float per pixel and class; after the last class each lane makes its pixel's scores
+// of them (gaussians.cuh, which says why it does not as it goes).
 //
 // Early exit: partial sums only grow. A warp leaves class c once constant_c - partial / 2 < max - tau for all its
 // pixels (with `nearest`, also once partial > the least distance); when all warps have, the block streams the next
 // class. The omitted terms add at most C e^-tau. The classes predicted most often in the block come first.
+// Their order is worked out while z is on its way, and z checked while the first blocks of W are.
 //
-// Splits: grid (ceil(pixels / PIXELS), splits); split s has classes s per_split .. and, where splits > 1, writes its
-// (max, sum, least, nearest) for density_merge, which joins them in order. The background Gaussian of the relative
-// score is item `classes`; the last split has it, never leaves it and never folds it into the sum.
+// Splits: grid (ceil(pixels / PIXELS), splits); split s has classes s per_split ..; where splits > 1,
+// density_merge makes the scores. The background Gaussian of the relative score is item `classes`; the last split has it, never
+// leaves it, and it has no part in the sum.
 // A pixel with an infinity or a NaN gets -inf, nearest 255; one whose result overflows f32 gets -inf.
 // Shared memory: Tile::shared_bytes().
 #include "common/gaussians.cuh"
@@ -42,8 +44,8 @@ template <int WARPS_, int CHANNELS_, int TERMS_> struct Tile {
     static constexpr int shared_bytes() { return LEFT_AT + 640; }
     static_assert(ORDER_AT + 257 * 2 <= shared_bytes() && WARPS * 4 <= 64, "");
     static_assert(RING_AT % 128 == 0 && STAGE % 128 == 0, "whole lines");
-    // predicted (u8 per pixel) and votes (u16 per class) lie where the ring is filled later
-    static_assert(PIXELS + 256 * 2 <= STAGE, "");
+    // votes (a float per class) lie where the ring is filled later
+    static_assert(256 * 4 <= STAGE, "");
 };
 
 // Where a chunk of 8 halves lies: of a pixel of z, of a row of W; in halves.
@@ -111,25 +113,10 @@ template <class T> DEVICE void density(const DensityParams& p) {
                    valid ? p.features + int64_t(warp_pixel0 + row) * p.feature_stride + chunk * 8 : p.features, valid);
     }
     cp_async_commit();
-    visiting_order<T::PIXELS, T::THREADS>(p, pixel0, first, count, background, smem<uint8_t>(T::RING_AT),
-                                          smem<uint16_t>(T::RING_AT + T::PIXELS), smem<uint16_t>(T::ORDER_AT));
-    cp_async_wait<0>();
-    sync_warp();
-    // A lane checks one pixel. Zeros take the place of one that is not finite: it must not slow down the others' exit.
-    const Shared<Half8> z8 = smem<Half8>(warp * 32 * padded * 2);
-    bool broken = false;
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-        const Half8 h = z8[z_at(lane, chunk, padded) / 8];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) broken |= not_finite(h.pair[i]);
-    }
-    if (broken) {
-        for (int chunk = 0; chunk < chunks; ++chunk) z8[z_at(lane, chunk, padded) / 8] = Half8{};
-    }
-    const uint32_t usable = vote(!broken && warp_pixel0 + lane < p.pixels);
-    const uint32_t non_finite = vote(broken);
-
     const Shared<uint16_t> order = smem<uint16_t>(T::ORDER_AT);
+    visiting_order<T::PIXELS, T::THREADS>(p, thread, pixel0, first, count, background, smem<float>(T::RING_AT), order,
+                                          [] { sync_threads(); });
+
     const int blocks = p.panels * (p.panels + 1);  // of an item
     auto copy = [&](int stage, const Cursor& c) {
         if (c.item >= items) return;
@@ -146,16 +133,8 @@ template <class T> DEVICE void density(const DensityParams& p) {
             cp_async16(to + (2 * TERM + thread * 8), reinterpret_cast<const half*>(rows), true);
         }
     };
-
-    State state[4];  // of rows g, g + 8, g + 16, g + 24 of the warp's pixels, g = lane / 4; the same in a quad's lanes
-    float squares[4] = {}, background_terms[4] = {};
-    float sum[2][8][4] = {};
-    const bool idle = usable == 0;  // past the last pixel
-    bool left = idle;
-    int done = 0, stage = 0;
+    int stage = 0;
     Cursor at, ahead;
-    const Shared<uint32_t> lefts = smem<uint32_t>(T::LEFT_AT);
-
     // Starts the stream at `at`.
     auto prime = [&] {
         ahead = at;
@@ -167,6 +146,36 @@ template <class T> DEVICE void density(const DensityParams& p) {
         }
     };
     prime();
+
+    // z was the first group.
+    cp_async_wait<STAGES - 1>();
+    sync_warp();
+    // A lane checks one pixel. Zeros take the place of one that is not finite: it must not slow down the others' exit.
+    const Shared<Half8> z8 = smem<Half8>(warp * 32 * padded * 2);
+    bool broken = false;
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+        const Half8 h = z8[z_at(lane, chunk, padded) / 8];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) broken |= not_finite(h.pair[i]);
+    }
+    if (broken) {
+        for (int chunk = 0; chunk < chunks; ++chunk) z8[z_at(lane, chunk, padded) / 8] = Half8{};
+    }
+    const uint32_t usable = vote(!broken && warp_pixel0 + lane < p.pixels);
+    const uint32_t non_finite = vote(broken);
+
+    const bool idle = usable == 0;  // past the last pixel
+    bool left = idle;
+    State state[4];  // of rows g, g + 8, g + 16, g + 24 of the warp's pixels, g = lane / 4; the same in a quad's lanes
+    float squares[4] = {};
+    // Lane 4 g + t has pixel 8 t + g: one store per lane.
+    const int row = t * 8 + lane / 4, pixel = warp_pixel0 + row;
+    auto store = [&](int item, float value) {
+        if (pixel < p.pixels) p.squares[int64_t(item) * p.pixels + pixel] = stored(value, left, usable >> row & 1);
+    };
+    float sum[2][8][4] = {};
+    int done = 0;
+    const Shared<uint32_t> lefts = smem<uint32_t>(T::LEFT_AT);
     while (at.item < items) {
         cp_async_wait<STAGES - 2>();
         // All threads' copies of this block have arrived, and no thread reads the stage that is overwritten next.
@@ -177,6 +186,7 @@ template <class T> DEVICE void density(const DensityParams& p) {
             uint32_t all = 1;
             for (int i = 0; i < T::WARPS; ++i) all &= lefts[i];
             if (all) {
+                store(item, 0.0f);
                 // The copies in flight would be overwritten. A panel has two blocks at least, so no warp can
                 // write its next word before all have read this one.
                 cp_async_wait<0>();
@@ -206,6 +216,7 @@ template <class T> DEVICE void density(const DensityParams& p) {
         }
         if (at.ends_panel()) {
             const float constant = p.constants[item];
+            float lane_squares = 0.0f;
             if (!left) {
                 const Shared<Float4> rows = smem<Float4>(T::RING_AT + stage * T::STAGE + 2 * TERM * 2);
 #pragma unroll
@@ -228,19 +239,17 @@ template <class T> DEVICE void density(const DensityParams& p) {
                         float total = squares[r] + shuffle_xor(squares[r], 1);
                         total += shuffle_xor(total, 2);
                         if (!last) {
-                            float limit = 2.0f * (constant - state[r].max + p.tau);
-                            if (p.nearest) limit = fmaxf(limit, state[r].min_squares);
-                            out &= total > limit || !(usable >> (r * 8 + lane / 4) & 1);
-                        } else if (item == p.classes) {
-                            background_terms[r] = constant - 0.5f * total;
-                        } else {
-                            state[r].fold(constant, total, p.ids[item]);
+                            out &= state[r].beyond(p, constant, total) || !(usable >> (r * 8 + lane / 4) & 1);
+                        } else if (item != p.classes) {
+                            state[r].visit(constant, total);
                         }
+                        if (t == r) lane_squares = total;
                     }
                     if (!last) left = vote(out) == 0xffffffffu;
                 }
             }
             if (at.panel == p.panels - 1) {
+                store(item, lane_squares);
                 left = idle;
 #pragma unroll
                 for (int r = 0; r < 4; ++r) squares[r] = 0.0f;
@@ -253,42 +262,18 @@ template <class T> DEVICE void density(const DensityParams& p) {
     }
     cp_async_wait<0>();
 
-    // Lane 4 g + t has pixel 8 t + g: one store per lane.
-    State lane_state = state[0];
-    float background_term = background_terms[0];
-#pragma unroll
-    for (int r = 1; r < 4; ++r) {
-        if (t == r) {
-            lane_state = state[r];
-            background_term = background_terms[r];
-        }
-    }
-    const int row = t * 8 + lane / 4, pixel = warp_pixel0 + row;
     if (lane == 0) {
         const int64_t i = (int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * T::WARPS + warp;
         p.stats[2 * i] = blockIdx.y == 0 ? int32_t(non_finite) : 0;
         p.stats[2 * i + 1] = done;
     }
-    if (pixel >= p.pixels) return;
-    store_result(p, pixel, lane_state, background_term, usable >> row & 1, background);
+    if (p.splits == 1 && pixel < p.pixels) scores(p, pixel);
 }
 
-// Joins the splits in order. Grid ceil(pixels / 256), blocks of 256; a thread has one pixel.
+// The scores behind several splits. Grid ceil(pixels / 256), blocks of 256; a thread has one pixel.
 DEVICE void merge(const DensityParams& p) {
     const int64_t pixel = int64_t(blockIdx.x) * 256 + threadIdx.x;
-    if (pixel >= p.pixels) return;
-    State all;
-    bool usable = true;
-    for (int split = 0; split < p.splits; ++split) {
-        const Float4 v = load16<Float4>(p.partial + (int64_t(split) * p.pixels + pixel) * 4);
-        usable &= v.v[1] >= 0.0f;
-        all.join(v.v[0], v.v[1]);
-        if (v.v[2] < all.min_squares) {
-            all.min_squares = v.v[2];
-            all.nearest = int(v.v[3]);
-        }
-    }
-    write(p, int(pixel), all, p.relative ? p.relative[pixel] : 0.0f, usable);
+    if (pixel < p.pixels) scores(p, int(pixel));
 }
 
 using Tile256 = Tile<8, 256, 2>;

@@ -7,7 +7,7 @@ use super::density::{DeviceDensity, broken_pixels, multiplied_share};
 use super::read_map;
 use super::step::Step;
 use crate::density::{Gaussians, TAU};
-use crate::device::launch::density::{DensityTiling, Outputs, Precision};
+use crate::device::launch::density::{DensityTiling, Outputs, Precision, squares_bytes};
 use crate::device::{Buffer, Device, Slice, Tensor, grow, launch};
 use crate::error::Result;
 use crate::ops::Head;
@@ -19,7 +19,7 @@ pub struct DensityScores {
     step: &'static str,
     /// Those that the density's kernel computes; each has a map.
     scores: Vec<Score>,
-    /// Predicted classes, splits, counters, a grid for each [`Grid`], then a map for each score; each as
+    /// Predicted classes, squared distances, counters, a grid for each [`Grid`], then a map for each score; each as
     /// large as the largest run so far.
     buffers: Vec<Buffer>,
 }
@@ -100,7 +100,7 @@ impl DensityScores {
         let relative = if self.relative() { cells * 4 } else { 0 };
         let mut needed = vec![
             cells,
-            tiling.partial_bytes(cells),
+            squares_bytes(cells, self.density.classes()),
             tiling.stats_bytes(cells),
             cells * 4,
             relative,
@@ -119,16 +119,10 @@ impl DensityScores {
     ) -> Result<Vec<Step<'a>>> {
         let tiling = self.tiling(device, logits.batch, op)?;
         let buffer = |i: usize| self.buffers[i].all();
-        let [predicted, partial, stats] = [0, 1, 2].map(buffer);
+        let [predicted, squares, stats] = [0, 1, 2].map(buffer);
         let slice = |grid: Grid| buffer(GRIDS + grid.index);
         let relative = self.relative().then(|| slice(Grid::RELATIVE));
-        let out = Outputs {
-            density: slice(Grid::LOG_Q),
-            relative,
-            nearest: None,
-            partial: Some(partial),
-            stats,
-        };
+        let out = Outputs { density: slice(Grid::LOG_Q), relative, nearest: None, squares, stats };
         let gaussians = self.density.gaussians();
         let mut steps = vec![
             Step {

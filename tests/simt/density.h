@@ -1,4 +1,4 @@
-// What density.cu and density_hopper.cu share; they include a kernel and say how it wants W. Against an f64 loop in three
+// What density.cu and density_hopper.cu share; they include a source, and say which kernels of it to run and how they want W. Against an f64 loop in three
 // schedules, with several panels, early exit on and off. Prints the first fault; exit status 1 if there is one.
 #include <cstdio>
 #include <vector>
@@ -20,7 +20,7 @@ float uniform() {
 }
 
 // With 64 PANELS channels.
-int check(const int PANELS) {
+int check(const Kernel& kernel, const int PANELS) {
     const int D = PANELS * PANEL, PADDED = D, BLOCKS = PANELS * (PANELS + 1) / 2 * (PANEL / BK);  // of an item
     auto* z = allocate<half>(P * D);
     auto* weights = allocate<half>(size_t(ITEMS) * BLOCKS * 2 * PANEL * BK);
@@ -29,6 +29,7 @@ int check(const int PANELS) {
     auto* ids = allocate<int32_t>(C);
     auto* predicted = allocate<uint8_t>(P);
     auto* density = allocate<float>(P);
+    auto* squares = allocate<float>(ITEMS * P);
     auto* stats = allocate<int32_t>(ROOM / 32 * 2);
     for (int i = 0; i < P * D; ++i) z[i] = float_to_half(uniform());
     z[7] = half{0x7c00};
@@ -65,6 +66,7 @@ int check(const int PANELS) {
     p.ids = ids;
     p.predicted = predicted;
     p.density = density;
+    p.squares = squares;
     p.stats = stats;
     p.pixels = P;
     p.feature_stride = p.channels = D;
@@ -74,8 +76,9 @@ int check(const int PANELS) {
     for (uint32_t run = 0; run < 2 * (2 + SEEDS); ++run) {
         p.tau = run % 2 ? INFINITY : 20.0f;
         for (int i = 0; i < P; ++i) density[i] = NAN;
+        for (int i = 0; i < ITEMS * P; ++i) squares[i] = 0.0f;
         const uint32_t schedule = run / 2 < 2 ? run / 2 : 2;
-        if (!launch(KERNEL_NAME, p, {uint32_t(KERNEL_THREADS), uint64_t(KERNEL_SHARED), schedule, run})) return 1;
+        if (!launch(kernel.name, p, {uint32_t(kernel.threads), uint64_t(kernel.shared_bytes), schedule, run, kernel.blocks})) return 1;
         int wrong = 0;
         for (int pixel = 0; pixel < P; ++pixel) {
             double most = -INFINITY, terms[C];
@@ -100,7 +103,7 @@ int check(const int PANELS) {
         for (int i = 0; i < WORDS; ++i) done += stats[2 * i + 1];
         const int all = WORDS * C * PANELS * (PANELS + 1);
         if (wrong || (run % 2 ? done != all : done >= all)) {
-            std::printf("run %u: %d of %d values are wrong, %d of %d blocks done\n", run, wrong, P, done, all);
+            std::printf("%s, run %u: %d of %d values are wrong, %d of %d blocks done\n", kernel.name, run, wrong, P, done, all);
             return 1;
         }
     }
@@ -109,4 +112,9 @@ int check(const int PANELS) {
 
 }  // namespace
 
-int main() { return check(2) || check(3); }
+int main() {
+    for (const Kernel& kernel : KERNELS) {
+        if (check(kernel, 2) || check(kernel, 3)) return 1;
+    }
+    return 0;
+}

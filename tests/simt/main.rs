@@ -299,8 +299,9 @@ fn the_convolution_needs_each_of_its_barriers_and_waits() {
 
 #[test]
 fn the_density_needs_each_of_its_barriers_and_waits() {
-    let waits = ["cp_async_wait<STAGES - 2>();", "cp_async_wait<0>();"];
-    needs_each("density", &[&["sync_threads();", "sync_warp();"], &waits[..]].concat(), 9);
+    let waits =
+        ["cp_async_wait<STAGES - 1>();", "cp_async_wait<STAGES - 2>();", "cp_async_wait<0>();"];
+    needs_each("density", &[&["sync_threads();", "sync_warp();"], &waits[..]].concat(), 7);
 }
 
 #[test]
@@ -314,7 +315,7 @@ fn the_density_of_hopper_needs_each_of_its_barriers_and_waits() {
         "wgmma_wait<1>();",
         "wgmma_wait<0>(",
     ];
-    needs_each("density_hopper", &waits, 13);
+    needs_each("density_hopper", &waits, 14);
 }
 
 #[test]

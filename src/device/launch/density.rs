@@ -19,7 +19,7 @@ params! {
         relative: Address,
         nearest: Address,
         distance: Address,
-        partial: Address,
+        squares: Address,
         stats: Address,
         pixels: i32,
         feature_stride: i32,
@@ -51,8 +51,10 @@ pub(in crate::device) static HOPPER_SOURCE: Source = Source {
     file: "density_hopper",
     parameters: DensityParams::PARAMETERS,
     kernels: &[
-        DensityParams::kernel("density_hopper", "density_hopper", 384, 136832),
-        DensityParams::kernel("density_hopper_fast", "density_hopper", 384, 71296),
+        DensityParams::kernel("density_hopper", "density_hopper", 384, 137088),
+        DensityParams::kernel("density_hopper_192", "density_hopper", 512, 137216),
+        DensityParams::kernel("density_hopper_fast", "density_hopper", 384, 71552),
+        DensityParams::kernel("density_hopper_192_fast", "density_hopper", 512, 71680),
     ],
     constants: &[("BK", 2 * BLOCK), ("PANEL", PANEL)],
 };
@@ -113,7 +115,7 @@ pub struct DensityTile {
 }
 
 /// Grouped by packing, the largest first.
-pub const TILES: [DensityTile; 4] = [
+pub const TILES: [DensityTile; 5] = [
     DensityTile {
         pixels: 256,
         channels: 256,
@@ -141,6 +143,13 @@ pub const TILES: [DensityTile; 4] = [
         packing: Packing::Warpgroup,
         kernel: "density_hopper",
         fast: "density_hopper_fast",
+    },
+    DensityTile {
+        pixels: 192,
+        channels: 256,
+        packing: Packing::Warpgroup,
+        kernel: "density_hopper_192",
+        fast: "density_hopper_192_fast",
     },
 ];
 
@@ -181,9 +190,10 @@ impl DensityTiling {
         DensityTiling { tile, splits: classes.div_ceil(per_split), per_split }
     }
 
-    /// The largest tile that gives every multiprocessor a block; where none does, the largest that is
-    /// not mostly empty, with the classes split until all are busy. (A smaller tile would do that too,
-    /// but a block reads all of W, whatever its pixels.)
+    /// The division that takes the fewest pixels times classes of the busiest multiprocessor; of equal ones
+    /// the largest tile (a block reads all of W, whatever its pixels), then the fewest splits. Early exit
+    /// leaves 0.6 of the classes' work, less of it where a part knows its own classes' maximum alone
+    /// (`docs/performance.md`: 1 - 0.4 / splits), and a block's start takes as long as half a class.
     ///
     /// # Errors
     /// More channels than any tile holds.
@@ -200,31 +210,28 @@ impl DensityTiling {
         };
         // The smallest tile is for what the others cannot hold.
         let limit = TILES.iter().filter(holds).map(|t| t.channels).min().unwrap_or(0);
-        let fitting = || TILES.iter().filter(holds).filter(|t| t.channels == limit);
-        let blocks = |tile: &DensityTile| pixels.div_ceil(tile.pixels);
-        if let Some(tile) = fitting().find(|t| blocks(t) >= multiprocessors) {
-            return Ok(DensityTiling::new(*tile, classes, 1));
-        }
-        let full = fitting().find(|t| pixels > t.pixels / 2).or(fitting().next_back());
-        let Some(tile) = full else {
-            return Err(Error::invalid("density", "at most 512 channels", channels));
+        let fitting = TILES.iter().filter(holds).filter(|t| t.channels == limit);
+        let cost = |tiling: &DensityTiling| {
+            let DensityTiling { tile, splits, per_split } = *tiling;
+            let rounds = (pixels.div_ceil(tile.pixels) * splits).div_ceil(multiprocessors.max(1));
+            let classes = per_split as f64 * (1.0 - 0.4 / splits as f64) + 0.5;
+            (rounds * tile.pixels) as f64 * classes
         };
-        Ok(DensityTiling::new(
-            *tile,
-            classes,
-            (multiprocessors / blocks(tile).max(1)).clamp(1, classes),
-        ))
-    }
-
-    /// Bytes of the partial results that the splits store for the merge.
-    pub fn partial_bytes(&self, pixels: usize) -> usize {
-        if self.splits == 1 { 0 } else { self.splits * pixels * 16 }
+        fitting
+            .flat_map(|tile| (1..=classes).map(|splits| DensityTiling::new(*tile, classes, splits)))
+            .min_by(|a, b| cost(a).total_cmp(&cost(b)))
+            .ok_or_else(|| Error::invalid("density", "at most 512 channels", channels))
     }
 
     /// Bytes of the counters.
     pub fn stats_bytes(&self, pixels: usize) -> usize {
         self.splits * pixels.div_ceil(self.tile.pixels) * self.tile.pixels / 32 * 8
     }
+}
+
+/// Bytes of the squared distances that the scores are made of: those of every class and of the background.
+pub fn squares_bytes(pixels: usize, classes: usize) -> usize {
+    (classes + 1) * pixels * 4
 }
 
 /// Blocks of one class's W, those above the diagonal left out.
@@ -260,8 +267,8 @@ pub struct Outputs<'a> {
     pub relative: Option<Slice<'a>>,
     /// u8 and f32
     pub nearest: Option<(Slice<'a>, Slice<'a>)>,
-    /// [`DensityTiling::partial_bytes`]
-    pub partial: Option<Slice<'a>>,
+    /// [`squares_bytes`]; scratch
+    pub squares: Slice<'a>,
     /// [`DensityTiling::stats_bytes`]
     pub stats: Slice<'a>,
 }
@@ -296,8 +303,6 @@ pub fn density<'a>(
     let items = classes + 1;
     let padded = channels.next_multiple_of(PANEL);
     let block = precision.terms() * PANEL * BLOCK * 2;
-    require(what, splits == 1 || out.partial.is_some(), "memory for the splits", "none")?;
-    let partial = tiling.partial_bytes(pixels);
 
     let p = |value| param(what, value);
     p(pixels + tile.pixels)?;
@@ -314,7 +319,7 @@ pub fn density<'a>(
         relative: memory.optional("relative output", out.relative, pixels * 4)?,
         nearest: memory.optional("nearest classes", nearest, pixels)?,
         distance: memory.optional("distances", distance, pixels * 4)?,
-        partial: memory.optional("splits", out.partial, partial)?,
+        squares: memory.slice("squared distances", out.squares, squares_bytes(pixels, classes))?,
         stats: memory.slice("counters", out.stats, tiling.stats_bytes(pixels))?,
         pixels: p(pixels)?,
         feature_stride: p(features.stride)?,
@@ -339,9 +344,8 @@ pub fn density<'a>(
     let issued = precision.terms() * issued(channels) * tile.pixels * (per_split + background);
     // Nothing skipped by early exit: a triangle per pixel, class and term.
     let triangle = (pixels * evaluated * precision.terms()) as u64;
-    // The last split leaves the background where its difference will be.
-    let parts = partial + pixels * 4 * background;
-    let written = if splits == 1 { outputs } else { parts };
+    let squares = pixels * 4 * evaluated;
+    let written = squares + if splits == 1 { outputs } else { 0 };
     let work = Work {
         shape,
         flop: triangle * (channels * (channels + 1)) as u64,
@@ -354,7 +358,7 @@ pub fn density<'a>(
     let mut launches = vec![Launch::new(tile.source(), kernel, grid, &params, memory, work)?];
     if splits > 1 {
         let grid = [pixels.div_ceil(256), 1, 1];
-        let work = Work::moving(shape, parts + outputs);
+        let work = Work::moving(shape, squares + outputs);
         launches.push(Launch::new(&SOURCE, "density_merge", grid, &params, memory, work)?);
     }
     Ok(launches)

@@ -2,9 +2,11 @@
 
 mod bounds;
 
+use std::collections::BTreeMap;
+
 use ddu::density::{Covariance, Gaussians, Moments, Prior};
 use ddu::device::launch::density::{
-    DensityTile, DensityTiling, Outputs, Packing, Precision, TILES, density,
+    DensityTile, DensityTiling, Outputs, Packing, Precision, TILES, density, squares_bytes,
 };
 use ddu::device::{Device, Element};
 use ddu::gpu::density::{DeviceDensity, broken_pixels, multiplied_share};
@@ -99,14 +101,15 @@ fn evaluate(
     let out = |bytes: usize| output(device, bytes);
     let (density_out, relative_out) = (out(pixels * 4), out(pixels * 4));
     let (nearest_out, distance_out) = (out(pixels), out(pixels * 4));
-    let partial = device.alloc(tiling.partial_bytes(pixels).max(16)).unwrap();
+    let squares_bytes = squares_bytes(pixels, packed.classes());
+    let squares = out(squares_bytes);
     let stats_bytes = tiling.stats_bytes(pixels);
     let stats = out(stats_bytes);
     let outputs = Outputs {
         density: density_out.all(),
         relative: relative.then(|| relative_out.all()),
         nearest: nearest.then(|| (nearest_out.all(), distance_out.all())),
-        partial: Some(partial.all()),
+        squares: squares.all(),
         stats: stats.all(),
     };
     let features = layout.tensor(&features, Element::F16);
@@ -134,7 +137,8 @@ fn fit(scene: &Scene, classes: usize) -> Gaussians {
     Gaussians::new(&moments, Covariance::Full, Prior::Empirical).unwrap().0
 }
 
-/// Every tile and split, on shapes with tails: against f64 and the same bits under every schedule.
+/// Every tile and split, on shapes with tails: against f64 and the same bits under every schedule, of every tile that has W in
+/// the same packing and of every split.
 #[test]
 fn every_tile_and_split_against_f64() {
     for (channels, classes, pixels, beside) in [
@@ -155,6 +159,7 @@ fn every_tile_and_split_against_f64() {
         let scene = Scene::random(2, pixels, channels, classes);
         let fitted = gaussians.classes.len();
         let mut worst = [0f64; 2];
+        let mut of_any_tile = BTreeMap::new();
         for tile in TILES.into_iter().filter(|t| channels <= t.channels) {
             for (splits, nearest) in [(1, false), (2, true), (fitted, false)] {
                 for precision in [Precision::Exact, Precision::Fast] {
@@ -179,6 +184,11 @@ fn every_tile_and_split_against_f64() {
                         if first_of_its_kind(&name) {
                             let share =
                                 check_against_f64(&what, &gaussians, &scene, &found, precision);
+                            // Only some have distances.
+                            let bits = Found { distance: Vec::new(), ..found.clone() }.bits();
+                            let kind = (name, format!("{:?}, {precision:?}", tile.packing));
+                            let same = of_any_tile.entry(kind).or_insert_with(|| bits.clone());
+                            assert!(*same == bits, "{what}: other bits than another tile's");
                             let of = &mut worst[precision.terms() - 1];
                             *of = of.max(share);
                             assert_eq!((found.non_finite, found.work), (0, 1.0), "{what}");
@@ -288,10 +298,14 @@ fn one_pixel_keeps_its_class() {
     let device = device();
     for precision in [Precision::Exact, Precision::Fast] {
         for tile in each(&*device, precision) {
-            // A warp's 32 pixels, each in one of them; of a warpgroup's 128 one of each warp and half.
+            // A warp's 32 pixels, each in one of them; of a warpgroup's 128 (or 64) one of each warp and half.
+            let group = if tile.pixels == 192 { 64 } else { 128 };
             let alone = |p: usize| match tile.packing {
                 Packing::Warp => p % 32 == p / 32,
-                Packing::Warpgroup => p % 128 == p / 128 * 16 + p / 128 % 2 * 8 + p / 128,
+                Packing::Warpgroup => {
+                    let n = p / group;
+                    p % group == (n * 16 + n % 2 * 8 + n) % group
+                }
             };
             let tiling = DensityTiling::new(tile, 2, 1);
             let options = Options { precision, tau: TAU, ..PLAIN };
@@ -302,6 +316,66 @@ fn one_pixel_keeps_its_class() {
             assert_eq!(found.work, 1.0, "{what}");
             let found = evaluate(&*device, &gaussians, &without, tiling, options);
             assert!(found.work < 1.0, "{what}: nothing was skipped");
+        }
+    }
+}
+
+/// What a pixel gets does not depend on the pixels beside it, though they decide in which order its classes are visited and
+/// which of them are left. Three classes are alike, so that the order of a sum would show in its last bits.
+#[test]
+fn neighbours_change_no_bit() {
+    let (channels, pixels) = (80, 500);
+    let alike = |scene: &mut Scene| {
+        for (i, label) in scene.labels.iter_mut().enumerate().filter(|(_, label)| **label == 0) {
+            *label = [0, 4, 5][i % 3];
+        }
+    };
+    let mut train = Scene::random(81, 3000, channels, 4);
+    alike(&mut train);
+    let gaussians = fit(&train, 6);
+    let mut scene = Scene::random(82, pixels, channels, 4);
+    alike(&mut scene);
+    // By class, as in a picture; and shuffled behind some others.
+    let mut runs: Vec<usize> = (0..pixels).collect();
+    runs.sort_by_key(|p| scene.labels[*p]);
+    let shuffled: Vec<usize> = (0..pixels + 37).map(|i| i * 221 % pixels).collect();
+    let pick = |order: &[usize]| Scene {
+        channels,
+        features: order
+            .iter()
+            .flat_map(|p| scene.features[p * channels..][..channels].to_vec())
+            .collect(),
+        labels: order.iter().map(|p| scene.labels[*p]).collect(),
+    };
+    let scenes = [pick(&runs), pick(&shuffled)];
+    for (name, device) in devices() {
+        if !first_of_its_kind(&name) {
+            continue;
+        }
+        for precision in [Precision::Exact, Precision::Fast] {
+            for tile in each(&*device, precision) {
+                let mut known: Vec<Option<[u32; 4]>> = vec![None; pixels];
+                let mut works = Vec::new();
+                for splits in [1, 2] {
+                    let tiling = DensityTiling::new(tile, gaussians.classes.len(), splits);
+                    let options = Options { precision, nearest: true, tau: TAU, ..PLAIN };
+                    for (scene, order) in scenes.iter().zip([&runs, &shuffled]) {
+                        let found = evaluate(&*device, &gaussians, scene, tiling, options);
+                        works.push(found.work);
+                        for (i, pixel) in order.iter().enumerate() {
+                            let values = [
+                                found.density[i].to_bits(),
+                                found.relative[i].to_bits(),
+                                found.distance[i].to_bits(),
+                                u32::from(found.nearest[i]),
+                            ];
+                            let first = *known[*pixel].get_or_insert(values);
+                            assert_eq!(first, values, "{tiling:?} on {name}, pixel {pixel}");
+                        }
+                    }
+                }
+                assert!(works[0] < 1.0 && works[0] < works[1], "{tile:?}: {works:?}");
+            }
         }
     }
 }
@@ -509,12 +583,12 @@ fn real_features_of_camvid() {
         labels: scene.labels[first..first + pixels].to_vec(),
     };
     let tiles = each(&*device, Precision::Exact).into_iter();
-    for tile in tiles.filter(|tile| [TILES[0], TILES[3]].contains(tile)) {
+    for tile in tiles.filter(|tile| [TILES[0], TILES[3], TILES[4]].contains(tile)) {
         let tiling = DensityTiling::new(tile, gaussians.classes.len(), 1);
         let on = |precision, tau| {
             evaluate(&*device, &gaussians, &part, tiling, Options { precision, tau, ..PLAIN })
         };
-        let what = format!("CamVid, products of a {:?}", tile.packing);
+        let what = format!("CamVid, {}", tile.kernels()[0]);
         let exact = on(Precision::Exact, f32::INFINITY);
         let two = check_against_f64(&what, &gaussians, &part, &exact, Precision::Exact);
         let fast = on(Precision::Fast, f32::INFINITY);
@@ -546,7 +620,9 @@ fn tilings_fill_the_device() {
         (tiling.tile.pixels, tiling.splits)
     };
     let (h200, small) = (227 << 10, 99 << 10);
-    assert_eq!(choose(129 * 129, 256, 21, h200), (256, 2), "half of an H200 without a split");
+    assert_eq!(choose(129 * 129, 256, 21, h200), (128, 1), "131 blocks");
+    assert_eq!(choose(64 * 256, 256, 21, h200), (128, 1));
+    assert_eq!(choose(20 * 256, 256, 21, h200), (128, 3), "a third of an H200 without splits");
     assert_eq!(choose(16 * 129 * 129, 256, 21, h200), (256, 1));
     assert_eq!(choose(129 * 129, 256, 21, small), (128, 1));
     assert_eq!(choose(129 * 129, 512, 21, small), (64, 1));
@@ -558,7 +634,12 @@ fn tilings_fill_the_device() {
         let tiling = DensityTiling::choose(pixels, 256, 21, Packing::Warpgroup, 132, h200).unwrap();
         (tiling.tile.pixels, tiling.splits)
     };
-    assert_eq!(hopper(129 * 129), (256, 2));
+    assert_eq!(hopper(129 * 129), (256, 2), "66 blocks of 256");
+    assert_eq!(
+        hopper(132 * 132),
+        (192, 1),
+        "69 blocks of 256 are a few too many to be split in two"
+    );
     assert_eq!(hopper(16 * 129 * 129), (256, 1));
     let simt = ddu::device::simt::Simt::default();
     assert_eq!(Packing::of(&simt, 256), Packing::Warpgroup, "simt stands for an H200");
