@@ -39,7 +39,11 @@ impl DeviceImage {
         let size = match shape[..] {
             [h, w, 3] if h > 0 && w > 0 => Size::new(h as usize, w as usize),
             _ => {
-                return Err(invalid("image", "[H, W, 3], H and W at least 1", format!("{shape:?}")));
+                return Err(invalid(
+                    "image",
+                    "[H, W, 3], H and W at least 1",
+                    format!("{shape:?}"),
+                ));
             }
         };
         let buffer = py.detach(|| gpu.adopt(tensor, Kind::U8)).map_err(raised)?;
