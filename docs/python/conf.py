@@ -6,7 +6,7 @@ project = "ddu"
 version = release = ddu.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 # What is optional need not be here.
-autodoc_mock_imports = ["torch", "ray"]
+autodoc_mock_imports = ["torch", "pyarrow", "ray"]
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 html_theme = "alabaster"

@@ -84,10 +84,13 @@ impl Engine {
         let images: Vec<_> = images.iter().map(|image| image.0.clone()).collect();
         let found = py.detach(|| {
             let images: Vec<_> = images.iter().map(|image| &**image).collect();
-            let mut engine = self.lock();
-            let output = engine.run(&images)?;
-            let each = (0..images.len()).map(|at| on_host(&output, at, &self.scores));
-            each.collect::<ddu::Result<Vec<_>>>()
+            let engine = &mut *self.lock();
+            // Network and maps, in one visit to the pool. What waits for a lock does so before.
+            ddu::host::in_pool(|| {
+                let output = engine.run(&images)?;
+                let each = (0..images.len()).map(|at| on_host(&output, at, &self.scores));
+                each.collect::<ddu::Result<Vec<_>>>()
+            })
         });
         Ok(found.map_err(raised)?.into_iter().map(|found| Maps::new(py, found)).collect())
     }

@@ -67,10 +67,12 @@ impl Fit {
         self.map.apply(&mut mask.label);
         let hash = labelled.hash;
         let added = py.detach(|| {
-            let mut engine = engine.lock();
-            let output = engine.run(&[&image])?;
-            let mut fit = self.fit.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            fit.add(&output, &[Some(Annotation { hash, mask: &mask })])
+            let engine = &mut *engine.lock();
+            let fit = &mut *self.fit.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            ddu::host::in_pool(|| {
+                let output = engine.run(&[&image])?;
+                fit.add(&output, &[Some(Annotation { hash, mask: &mask })])
+            })
         });
         Ok(added.map_err(raised)?[0])
     }
