@@ -3,6 +3,9 @@
 //! depend on them.
 //!
 //! `RAYON_NUM_THREADS=2 cargo bench --bench cpu_ops -- [resnet18|resnet34|resnet50|resnet101] [HxW] [ROUNDS] [bf16]`
+//!
+//! An op's roof is the larger of its FLOP at the machine's rate and its bytes (operands and weights once) at the memory's; by
+//! Winograd's transform, which does a quarter of the products, it may do better. Ops run one by one here, never in bands.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,7 +13,7 @@ use std::time::Instant;
 use ddu::cpu::Runner;
 use ddu::model::{Backbone, ConcatOrder, Config, Decoder, Model, Tensor, config, units};
 use ddu::ops::Size;
-use ddu::plan::{Node, Op, Plan, compile};
+use ddu::plan::{ConvWeights, Node, Op, Plan, compile};
 
 /// segmentation-models-pytorch `DeepLabV3Plus(backbone, classes=9, encoder_output_stride=16)`.
 fn network(backbone: Backbone) -> Model {
@@ -100,6 +103,11 @@ struct Row {
 }
 
 fn main() {
+    // As in a run of the network: in the pool, so that no thread is woken for each op.
+    rayon::scope(|_| measure());
+}
+
+fn measure() {
     let words: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let backbone = Backbone::ALL.into_iter().find(|b| words.iter().any(|word| word == b.name()));
@@ -118,6 +126,7 @@ fn main() {
         false => Runner::new(),
     };
     let plan = compile(model.config(), 1, size).expect("the size is valid");
+    let plan = if bf16 { plan.in_bf16() } else { plan };
     runner.prepare(&plan, &model);
     let picture = vec![99; 3 * size.pixels()];
     runner.preprocess(&plan, &[&picture], size, config::IMAGENET_MEAN, config::IMAGENET_STD);
@@ -157,19 +166,72 @@ fn main() {
         plan.flops() as f64 / 1e9,
         plan.flops() as f64 / total / 1e6
     );
-    println!("{:>3} {:64} {:>8} {:>6} {:>8} {:>7}", "n", "op", "ms", "%", "GFLOP/s", "GB/s");
+    let [rate, memory] = roofs(bf16);
+    println!("roofs: {:.0} GFLOP/s, {:.1} GB/s", rate / 1e9, memory / 1e9);
+    let titles = ["ms", "%", "GFLOP/s", "GB/s", "roof ms", "bound by"];
+    let [ms, share, flops, bytes, roof, bound] = titles;
+    println!("{:>3} {:64} {ms:>8} {share:>6} {flops:>8} {bytes:>7} {roof:>8} {bound}", "n", "op");
     let mut rows: Vec<_> =
         rows.into_iter().map(|(name, mut row)| (median(&mut row.times[1..]), name, row)).collect();
     rows.sort_by(|a, b| b.0.total_cmp(&a.0));
     for (ms, name, row) in &rows {
+        let [products, traffic] = [row.flop as f64 / rate * 1e3, row.bytes as f64 / memory * 1e3];
         println!(
-            "{:>3} {name:64} {ms:8.3} {:6.1} {:8.0} {:7.1}",
+            "{:>3} {name:64} {ms:8.3} {:6.1} {:8.0} {:7.1} {:8.3} {}",
             row.count,
             100.0 * ms / total,
             row.flop as f64 / ms / 1e6,
-            row.bytes as f64 / ms / 1e6
+            row.bytes as f64 / ms / 1e6,
+            products.max(traffic),
+            if products > traffic { "products" } else { "memory" },
         );
     }
+}
+
+/// FLOP/s of products whose operands lie in the caches, and bytes/s of reading what does not: by all threads, best of many.
+fn roofs(bf16: bool) -> [f64; 2] {
+    use ddu::cpu::tensor::{Input, Output};
+    use ddu::cpu::{conv::Direct, pairs::Pairs};
+    use ddu::ops::Conv2d;
+    use half::bf16;
+    use rayon::prelude::*;
+
+    let (channels, size) = (128, Size::new(48, 48));
+    let conv = Conv2d::dense(channels, channels, 1);
+    let weight = vec![0.01; channels * channels];
+    let weights = ConvWeights { name: "roof".into(), conv, weight, bias: vec![0.0; channels] };
+    let (direct, x) = (Direct::new(&weights), vec![1.0; size.pixels() * channels]);
+    let mut y = x.clone();
+    let pairs =
+        bf16.then(|| (Pairs::new(&weights), vec![bf16::ONE; x.len()], vec![bf16::ONE; x.len()]));
+    let best = |run: &mut dyn FnMut()| {
+        let times = (0..200).map(|_| {
+            let start = Instant::now();
+            run();
+            start.elapsed().as_secs_f64()
+        });
+        times.fold(f64::INFINITY, f64::min)
+    };
+    let flop = conv.flops(1, size) as f64;
+    let seconds = match pairs {
+        None => best(&mut || {
+            let y = Output::contiguous(&mut y, 1, size, channels);
+            direct.run(Input::contiguous(&x, 1, size, channels), None, false, y);
+        }),
+        Some((pairs, x, mut y)) => best(&mut || {
+            let y = Output::contiguous(&mut y, 1, size, channels);
+            pairs.run(Input::contiguous(&x, 1, size, channels), None, false, y);
+        }),
+    };
+    let memory = vec![1u64; 32 << 20];
+    let read = || {
+        let sum: u64 = memory.par_chunks(1 << 16).map(|chunk| chunk.iter().sum::<u64>()).sum();
+        assert_eq!(sum, memory.len() as u64);
+    };
+    let start = Instant::now();
+    (0..4).for_each(|_| read());
+    let rate = 4.0 * size_of_val(&memory[..]) as f64 / start.elapsed().as_secs_f64();
+    [flop / seconds, rate]
 }
 
 fn bytes(plan: &Plan, node: &Node) -> u64 {
@@ -179,5 +241,5 @@ fn bytes(plan: &Plan, node: &Node) -> u64 {
         elements += conv.weight_shape().iter().product::<usize>();
         elements += residual.map_or(0, view);
     }
-    4 * elements as u64
+    (plan.element_bytes() * elements) as u64
 }
