@@ -337,8 +337,9 @@ fn require_memory(plan: &Plan, needed: u64, available: Option<u64>) -> Result<()
     let Some(available) = available.filter(|available| needed > *available) else {
         return Ok(());
     };
-    // Memory grows with the area; a tenth is left for everything else.
-    let scale = (0.9 * available as f64 / needed as f64).sqrt();
+    // Without bands, in which a smaller image may not run, memory grows with the area; a tenth is left for everything else.
+    let whole = needed + ((plan.whole_len - plan.arena_len) * plan.element_bytes()) as u64;
+    let scale = (0.9 * available as f64 / whole as f64).sqrt();
     let short = (plan.image.h.min(plan.image.w) as f64 * scale) as usize;
     let fix = match plan.batch {
         1 => format!("--resize {short} would fit"),

@@ -88,6 +88,7 @@ fn plan(config: &Config, batch: usize, image: Size, dropout: bool) -> Result<Pla
         bands: Vec::new(),
         bf16: false,
         arena_len: 0,
+        whole_len: 0,
         input,
         features,
         logits,
@@ -107,6 +108,9 @@ impl Plan {
             buffer.offset = offset;
         }
         self.arena_len = all;
+        if self.bands.is_empty() {
+            self.whole_len = all;
+        }
         Some(())
     }
 }

@@ -85,6 +85,8 @@ pub struct Plan {
     pub bf16: bool,
     /// Elements of the arena that holds all buffers.
     pub arena_len: usize,
+    /// The same without bands: it grows with the image's area, which `arena_len` does not where bands begin.
+    pub whole_len: usize,
     /// The normalised image, 3 channels.
     pub input: View,
     /// The D-dimensional features on the feature grid.
