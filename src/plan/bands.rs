@@ -31,7 +31,7 @@ pub enum Step {
 pub struct Limits {
     /// They do where each writes more bytes than this for an image.
     pub bytes: usize,
-    /// Bands become lower, from [`TALLEST`] rows on, until the windows take no more bytes than this.
+    /// Bands become lower, from 64 rows on, until the windows take no more bytes than this.
     pub window_bytes: usize,
     /// Fewest rows of a band in the smallest of the maps: enough that all threads have work.
     pub rows: usize,
