@@ -2,7 +2,8 @@
 #   docker build -t ddu .                            the CPU path
 #   docker build -t ddu:cuda --target cuda .         with the CUDA kernels; run it with --gpus all
 #   docker run --rm -v "$PWD:/data" ddu infer --model model.safetensors photos/ -o maps
-FROM rust:1.89-slim-bookworm AS tools
+# A compiler as new as can be had: Rust 1.89 compiles it too, to a slower density (docs/performance.md).
+FROM rust:1.95-slim-bookworm AS tools
 RUN apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
