@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each with its `Args` and `run`. This one parses,
 //! dispatches and turns an error into one line on stderr and an exit code.
 
+mod batch;
 mod compare;
 mod completions;
 mod convert;

@@ -10,15 +10,15 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::ControlFlow;
-use std::str::FromStr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use ddu::data::{Image, MAX_PIXELS};
 use ddu::engine::{Engine, Output};
 use ddu::ops::Size;
-use ddu::{Error, Result, profile};
+use ddu::{Error, Result};
 
+use super::batch::Batch;
 use super::scoring::{self, Precision};
 use super::{devices, interrupt};
 
@@ -27,9 +27,6 @@ use super::{devices, interrupt};
 const PICTURE_BYTES: u64 = 256 << 20;
 /// A picture of more pixels is decoded only once its plan is known to fit.
 const LARGE_PIXELS: u64 = 1 << 24;
-/// The largest batch.
-const MOST_TOGETHER: usize = 256;
-
 /// How a network runs over a list of images.
 #[derive(clap::Args)]
 #[group(skip)]
@@ -56,43 +53,6 @@ pub struct Args {
 impl Args {
     pub fn resize(&self) -> Option<usize> {
         self.resize.map(|short| short as usize)
-    }
-}
-
-/// How many images of one size run together.
-#[derive(Clone, Copy, Debug)]
-pub enum Batch {
-    UpTo(usize),
-    Auto,
-}
-
-impl FromStr for Batch {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = || text.parse().ok().filter(|n| (1..=MOST_TOGETHER).contains(n));
-        match text {
-            "auto" => Ok(Batch::Auto),
-            _ => number().map(Batch::UpTo).ok_or(format!("expected 1 to {MOST_TOGETHER}, or auto")),
-        }
-    }
-}
-
-impl Batch {
-    /// Whatever their size is.
-    fn most(self) -> usize {
-        match self {
-            Batch::UpTo(most) => most,
-            Batch::Auto => MOST_TOGETHER,
-        }
-    }
-
-    /// For images of this size, of which there are `images` at most.
-    pub fn of(self, engine: &mut Engine, size: Size, images: usize) -> usize {
-        match self {
-            Batch::UpTo(most) => most,
-            Batch::Auto => profile::paying_batch(engine, size, images.min(MOST_TOGETHER)),
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 const A100: [&str; 9] = [
     "ops::conv2d::",
     "ops::density::every_tile_and_split_against_f64",
-    "ops::density::far_and_broken_features_give_no_nan",
+    "ops::density::extremes::far_and_broken_features_give_no_nan",
     "ops::density::nearest_class_and_its_distance",
     "ops::density::real_features_of_camvid",
     "ops::density::the_low_terms_of_every_block_count",
@@ -34,6 +34,9 @@ fn with(sums: &str, cases: &[&str]) {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains(" 0 passed"), "{sums}: {said}");
+    for case in cases {
+        assert!(said.contains(&format!("test {case}")), "{sums}: no test is called {case}");
+    }
     said.lines().filter(|line| line.contains('%')).for_each(|line| println!("{sums}: {line}"));
 }
 

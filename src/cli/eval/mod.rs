@@ -31,7 +31,8 @@ use indicatif::ProgressBar;
 use self::predict::Seen;
 use self::read::Reader;
 use self::viewer::{Fared, Shown};
-use super::pipeline::{Batch, Event, List, behind, send};
+use super::batch::Batch;
+use super::pipeline::{Event, List, behind, send};
 use super::{
     exit, interrupt, labelled, methods, note, pipeline, prepare_folder, progress_bar, scoring, warn,
 };

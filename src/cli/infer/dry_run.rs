@@ -15,8 +15,8 @@ use super::files::Kind;
 use super::report::{Failed, MethodsReport, ModelReport, command};
 use super::run::map_size;
 use super::{Args, exit, warn};
+use crate::cli::batch::Batch;
 use crate::cli::devices::Device;
-use crate::cli::pipeline::Batch;
 
 #[derive(Serialize)]
 struct Report {

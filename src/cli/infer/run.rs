@@ -20,7 +20,8 @@ use super::attention::{Attention, Limits};
 use super::files::{Files, Segmented};
 use super::page::Gallery;
 use super::report::{Done, Failed, Stages, Written};
-use crate::cli::pipeline::{self, Batch, Event, Item, List, behind, send};
+use crate::cli::batch::Batch;
+use crate::cli::pipeline::{self, Event, Item, List, behind, send};
 use crate::cli::{methods, warn};
 
 /// What is run.
