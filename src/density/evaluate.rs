@@ -24,21 +24,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pulp::{Simd, WithSimd};
 
 use self::distances::{PackedGaussian, ROWS, distances};
-use self::tiles::{TILE, Tiles, transpose};
+use self::tiles::{QUAD, TILE, Tiles, transpose};
 use super::gaussian::{Covariance, Gaussians};
 use crate::cpu::elementary::{exp, ln};
 use crate::cpu::simd::arch;
 
 /// tau of the early exit, in nats, on every device.
 pub const TAU: f32 = 20.0;
-
-/// Tiles of a task, which share a scratch allocation, at most.
-const GROUP: usize = 8;
-
-/// Tiles of a task: fewer of a small map, so that every thread gets some and none is waited for long.
-fn group_len(tiles: usize) -> usize {
-    tiles.div_ceil(4 * rayon::current_num_threads()).clamp(1, GROUP)
-}
 
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -116,35 +108,25 @@ impl Evaluator {
         assert_eq!(features.len(), pixels * self.channels, "features are [pixels, D]");
         assert!(predicted.is_none_or(|p| p.len() == pixels), "a guess for each pixel");
         let nearest = if options.nearest { pixels } else { 0 };
-        let mut evaluation = Evaluation {
+        let evaluation = Evaluation {
             score: vec![0.0; pixels],
             nearest: vec![0; nearest],
             distance: vec![0.0; nearest],
             ..Evaluation::default()
         };
         let tiles = Tiles::new(pixels, options.columns);
-        let (arch, evaluator) = (arch(), self);
-        let group = group_len(tiles.count());
-        let next = AtomicUsize::new(0);
-        let found = Mutex::new((&mut evaluation, 0, 0));
+        let (next, found) = (AtomicUsize::new(0), Mutex::new((evaluation, Counts::default())));
+        let (arch, next, lock) = (arch(), &next, &found);
         let work = || {
-            loop {
-                let first = next.fetch_add(group, Ordering::Relaxed);
-                if first >= tiles.count() {
-                    return;
-                }
-                let group = first..tiles.count().min(first + group);
-                let task = Group { evaluator, options, tiles, group, features, predicted };
-                let (scores, counts) = arch.dispatch(task);
-                let mut found = found.lock().expect("nothing panics with it");
-                let (evaluation, done, all) = &mut *found;
-                for (tile, scores) in (first..).zip(scores) {
-                    evaluation.put(tiles.runs(tile), &scores);
-                }
-                evaluation.non_finite += counts.non_finite;
-                *done += counts.done;
-                *all += counts.all;
-            }
+            arch.dispatch(Work {
+                evaluator: self,
+                options,
+                tiles,
+                features,
+                predicted,
+                next,
+                found: lock,
+            });
         };
         // This thread works too: of two threads that are both to be woken, the system may put both on one core for longer
         // than a small map takes.
@@ -152,8 +134,8 @@ impl Evaluator {
             (1..rayon::current_num_threads()).for_each(|_| scope.spawn(|_| work()));
             work();
         });
-        let (_, done, all) = found.into_inner().expect("nothing panics with it");
-        evaluation.work = done as f64 / all.max(1) as f64;
+        let (mut evaluation, counts) = found.into_inner().expect("nothing panics with it");
+        evaluation.work = counts.done as f64 / counts.all.max(1) as f64;
         evaluation
     }
 }
@@ -178,31 +160,34 @@ struct Scores {
     distance: [f32; TILE],
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Counts {
-    non_finite: usize,
     /// Channels read by the row blocks computed, vector by vector of pixels, and by all of them.
     done: u64,
     all: u64,
 }
 
-/// The tiles of a task.
-struct Group<'a> {
+/// What one thread does: tiles, one after another, until none is left.
+struct Work<'a> {
     evaluator: &'a Evaluator,
     options: Options,
     tiles: Tiles,
-    group: Range<usize>,
     features: &'a [f32],
     predicted: Option<&'a [u8]>,
+    /// The first tile that no thread has taken.
+    next: &'a AtomicUsize,
+    found: &'a Mutex<(Evaluation, Counts)>,
 }
 
-impl WithSimd for Group<'_> {
-    type Output = (Vec<Scores>, Counts);
+impl WithSimd for Work<'_> {
+    type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
-        // 8 rows by 2 vectors of pixels: 16 accumulators of 32 registers; by 1: 8 of 16.
-        if S::REGISTER_COUNT >= 32 && TILE.is_multiple_of(2 * S::F32_LANES) {
+    fn with_simd<S: Simd>(self, simd: S) {
+        // 8 rows by 2 vectors of pixels: 16 accumulators of 32 registers; by 1: 8 of 16. Vectors of one lane by QUAD.
+        if S::F32_LANES == 1 {
+            self.run::<S, QUAD>(simd)
+        } else if S::REGISTER_COUNT >= 32 && TILE.is_multiple_of(2 * S::F32_LANES) {
             self.run::<S, 2>(simd)
         } else {
             self.run::<S, 1>(simd)
@@ -210,21 +195,24 @@ impl WithSimd for Group<'_> {
     }
 }
 
-impl Group<'_> {
+impl Work<'_> {
     #[inline(always)]
-    fn run<S: Simd, const VECTORS: usize>(self, simd: S) -> (Vec<Scores>, Counts) {
-        let Group { evaluator, options, tiles, group, features, predicted } = self;
+    fn run<S: Simd, const VECTORS: usize>(self, simd: S) {
+        let Work { evaluator, options, tiles, features, predicted, next, found } = self;
         let channels = evaluator.channels;
         let padded = channels.next_multiple_of(ROWS);
         let mut counts = Counts::default();
         // [group][k][VECTORS] vectors, where the lanes of all groups are the tile's pixels.
         let mut tile = vec![simd.splat_f32s(0.0); padded * TILE / S::F32_LANES];
         let mut centred = tile.clone();
-        let mut row = vec![0.0; channels];
-        let mut all = Vec::with_capacity(group.len());
-        for at in group {
+        let mut pairs = vec![0; 2 * channels];
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= tiles.count() {
+                break;
+            }
             let pixels = tiles.pixels(at);
-            let finite = transpose::<S, VECTORS>(features, &pixels, padded, &mut row, &mut tile);
+            let finite = transpose::<S, VECTORS>(features, &pixels, padded, &mut pairs, &mut tile);
             let mut state = State::new(options);
             for class in visiting_order(&evaluator.classes, predicted, &pixels) {
                 let packed = &evaluator.classes[class];
@@ -260,6 +248,7 @@ impl Group<'_> {
             }
             let mut scores =
                 Scores { score, nearest: state.nearest, distance: state.min_square.map(f32::sqrt) };
+            let mut non_finite = 0;
             for lane in 0..TILE {
                 // A feature so far away that f32 overflows gets the lowest value.
                 if !finite[lane] || !score[lane].is_finite() {
@@ -267,12 +256,16 @@ impl Group<'_> {
                 }
                 if !finite[lane] {
                     (scores.nearest[lane], scores.distance[lane]) = (super::VOID, f32::INFINITY);
-                    counts.non_finite += usize::from(pixels[lane].is_some());
+                    non_finite += usize::from(pixels[lane].is_some());
                 }
             }
-            all.push(scores);
+            let mut found = found.lock().expect("nothing panics with it");
+            found.0.put(tiles.runs(at), &scores);
+            found.0.non_finite += non_finite;
         }
-        (all, counts)
+        let mut found = found.lock().expect("nothing panics with it");
+        found.1.done += counts.done;
+        found.1.all += counts.all;
     }
 }
 
@@ -339,7 +332,8 @@ impl State {
             let rises = term > self.max[pixel];
             let (max, min) = if rises { (term, self.max[pixel]) } else { (self.max[pixel], term) };
             let (factor, old) = (exp(min - max), self.sum[pixel]);
-            let sum = if rises { old * factor + 1.0 } else { old + factor };
+            let sums = [old + factor, old * factor + 1.0];
+            let sum = if rises { sums[1] } else { sums[0] };
             // Of no term yet that is finite it would be NaN; of an overflow it is, which `exp` hides.
             let some = max > f32::NEG_INFINITY;
             let sum = if some { sum } else { self.sum[pixel] };
