@@ -17,7 +17,7 @@ use std::time::Duration;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
 
-use super::dlpack::{self, Kind, Managed};
+use super::dlpack::{self, Form, Kind, Managed};
 use super::gpus::{self, Gpu, words};
 use super::kernels::{self, Kernel};
 use super::{Buffer, Cost, Device, DeviceId, FATBINS, GET_NVCC, Launch, NVCC_RELEASE, Slice};
@@ -196,9 +196,15 @@ impl Cuda {
     ///
     /// # Errors
     /// A buffer of another device, or smaller than the tensor.
-    pub fn share(&self, buffer: Arc<Buffer>, kind: Kind, shape: &[usize]) -> Result<Managed> {
+    pub fn share(
+        &self,
+        buffer: Arc<Buffer>,
+        kind: Kind,
+        shape: &[usize],
+        form: Form,
+    ) -> Result<Managed> {
         self.id.require("shared tensor", buffer.device)?;
-        Managed::of(buffer, self.ordinal, kind, shape)
+        Managed::of(buffer, self.ordinal, kind, shape, form)
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ddu::Error;
 use ddu::data::Image;
 use ddu::device::cuda::Cuda;
-use ddu::device::dlpack::{Kind, Managed};
+use ddu::device::dlpack::{Form, Kind, Managed};
 use ddu::device::simt::Simt;
 use ddu::device::{Buffer, Device, Element, Launch, Tensor, launch};
 use ddu::engine::{Engine, Output};
@@ -103,13 +103,14 @@ fn a_picture_on_the_gpu_goes_in_and_maps_come_out_there() {
         let tensor = Arc::new(producer.alloc(image.rgb.len()).unwrap());
         let (mut stream, mut event) = (std::ptr::null_mut(), std::ptr::null_mut());
         let shape = [size.h, size.w, 3];
-        let share = || producer.share(tensor.clone(), Kind::U8, &shape).unwrap();
+        let share = |form| producer.share(tensor.clone(), Kind::U8, &shape, form).unwrap();
         let [from, to] = [&source, &tensor].map(|buffer| {
-            let raw = producer.share(buffer.clone(), Kind::U8, &shape).unwrap().into_raw();
+            let shared = producer.share(buffer.clone(), Kind::U8, &shape, Form::Unversioned);
+            let raw = shared.unwrap().into_raw();
             // SAFETY: a DLManagedTensor, which begins with its address, and is taken back.
             unsafe {
                 let address = *raw.cast::<u64>();
-                drop(Managed::from_raw(raw));
+                drop(Managed::from_raw(Form::Unversioned, raw));
                 address
             }
         });
@@ -123,7 +124,9 @@ fn a_picture_on_the_gpu_goes_in_and_maps_come_out_there() {
         }
 
         let before = calls().len();
-        let adopted = gpu.adopt(share(), Kind::U8).unwrap();
+        let [adopted, versioned] = [Form::Unversioned, Form::Versioned]
+            .map(|form| gpu.adopt(share(form), Kind::U8).unwrap());
+        drop(versioned);
         let output = engine.run_on_device(size, &[adopted.all()]).unwrap();
         let (label_there, maps_there) = output.scored_on_device(0, &scores).unwrap();
         device.synchronize().unwrap();
@@ -131,7 +134,14 @@ fn a_picture_on_the_gpu_goes_in_and_maps_come_out_there() {
         assert_eq!(count(new, "cuMemcpyDtoDAsync"), 1 + 3, "{new:?}");
         assert_eq!(count(new, "cuMemcpyHtoDAsync") + count(new, "cuMemcpyDtoHAsync"), 0, "{new:?}");
         drop(adopted);
-        assert_eq!(Arc::strong_count(&tensor), 1, "it was given back");
+        let later = share(Form::Versioned).into_raw();
+        // SAFETY: a DLManagedTensorVersioned, which begins with its major version.
+        unsafe {
+            assert_eq!(*later.cast::<[u32; 2]>(), [1, 0]);
+            *later.cast::<u32>() = 2;
+            assert!(Managed::from_raw(Form::Versioned, later).is_none(), "another structure");
+        }
+        assert_eq!(Arc::strong_count(&tensor), 1, "all were given back");
         // What was given away outlives the run.
         engine.run(&[&picture(size, 6)]).unwrap();
         let mut bytes = vec![0; size.pixels()];
@@ -144,13 +154,19 @@ fn a_picture_on_the_gpu_goes_in_and_maps_come_out_there() {
         }
 
         let refused = |tensor, kind| gpu.adopt(tensor, kind).err().unwrap().to_string();
-        expect(&refused(share(), Kind::F32), &["dense, row-major", "F32", "[35, 49, 3]"]);
+        expect(
+            &refused(share(Form::Versioned), Kind::F32),
+            &["dense, row-major", "F32", "[35, 49, 3]"],
+        );
         let elsewhere = open(1).unwrap();
         let other = Arc::new(elsewhere.alloc(64).unwrap());
-        let of_other = elsewhere.share(other.clone(), Kind::U8, &[64]).unwrap();
+        let of_other = elsewhere.share(other.clone(), Kind::U8, &[64], Form::Versioned).unwrap();
         expect(&refused(of_other, Kind::U8), &["on cuda:0", "device 2, index 1"]);
-        assert!(gpu.share(other.clone(), Kind::U8, &[64]).is_err(), "another device's buffer");
-        assert!(elsewhere.share(other, Kind::F32, &[17]).is_err(), "more than there is");
+        let no = |gpu: &Cuda, kind, len| {
+            gpu.share(other.clone(), kind, &[len], Form::Versioned).is_err()
+        };
+        assert!(no(gpu, Kind::U8, 64), "another device's buffer");
+        assert!(no(&elsewhere, Kind::F32, 17), "more than there is");
         let wrong = engine.run_on_device(Size::new(35, 50), &[tensor.all()]);
         assert!(wrong.is_err(), "memory of another device, of another size");
         let mut cpu = Engine::new(random_model(small(Backbone::Resnet18), 7));
