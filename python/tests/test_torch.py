@@ -157,5 +157,9 @@ def test_tensors_as_images():
     image = torch.randint(0, 256, (40, 48, 3), dtype=torch.uint8)
     assert np.array_equal(engine(image).entropy, engine(image.numpy()).entropy)
     assert len(engine(torch.stack([image, image]))) == 2
-    with pytest.raises(ddu.InvalidError, match="permute"):
-        engine(image.permute(2, 0, 1))
+    expected = engine(image).entropy
+    for given in (image.permute(2, 0, 1), image / 255, image.permute(2, 0, 1).contiguous() / 255):
+        assert np.array_equal(engine(given).entropy, expected)
+    for bad in (image.float(), (image / 255).bfloat16()):
+        with pytest.raises(ddu.InvalidError, match="from 0 to 1"):
+            engine(bad)
