@@ -104,7 +104,7 @@ impl Cuda {
             Error::invalid(&name, "room for a context", words(error)).fix(fix)
         };
         let context = Context::retain(ordinal).map_err(refuse)?;
-        context.make_current().map_err(refuse)?;
+        let _current = context.make_current().map_err(refuse)?;
         let attribute = |which| context.attribute(which).map_err(refuse);
         use CUdevice_attribute as A;
         let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
@@ -137,6 +137,7 @@ impl Cuda {
             inbound,
             functions,
             _modules: modules.into_iter().map(|(_, module)| module).collect(),
+            leaving: None,
             context,
             name,
         };

@@ -114,8 +114,10 @@ fn a_picture_on_the_gpu_goes_in_and_maps_come_out_there() {
                 address
             }
         });
+        let context = primary(0);
         // SAFETY: handles made here; both buffers have as many bytes; the inbound stream lives as long as the engine.
         unsafe {
+            sys::cuCtxSetCurrent(context).result().unwrap();
             sys::cuStreamCreate(&mut stream, 1).result().unwrap();
             sys::cuEventCreate(&mut event, 2).result().unwrap();
             sys::cuMemcpyDtoDAsync_v2(to, from, image.rgb.len(), stream).result().unwrap();
@@ -176,6 +178,56 @@ fn a_picture_on_the_gpu_goes_in_and_maps_come_out_there() {
         unsafe {
             sys::cuEventDestroy_v2(event).result().unwrap();
             sys::cuStreamDestroy_v2(stream).result().unwrap();
+            sys::cuCtxSetCurrent(std::ptr::null_mut()).result().unwrap();
+            sys::cuDevicePrimaryCtxRelease_v2(0).result().unwrap();
+        }
+    });
+}
+
+/// The primary context of a GPU, retained once more, as another library of the process does.
+#[allow(unsafe_code)]
+fn primary(ordinal: i32) -> cudarc::driver::sys::CUcontext {
+    let mut context = std::ptr::null_mut();
+    // SAFETY: one handle is written through a pointer that is valid for it.
+    let result = unsafe { cudarc::driver::sys::cuDevicePrimaryCtxRetain(&mut context, ordinal) };
+    result.result().unwrap();
+    context
+}
+
+/// PyTorch, which shares the thread, takes the current context for the GPU that is meant where none is named.
+#[test]
+#[allow(unsafe_code)]
+fn the_context_of_a_thread_stays_what_it_was() {
+    use cudarc::driver::sys;
+    on_stand_in("the_context_of_a_thread_stays_what_it_was", "devices=2", || {
+        let _first = open(0).unwrap();
+        let other = primary(1);
+        for expected in [std::ptr::null_mut(), other] {
+            // SAFETY: the context is retained; one handle is written through a pointer that is valid for it.
+            let current = |at: &str| unsafe {
+                let mut current = std::ptr::null_mut();
+                sys::cuCtxGetCurrent(&mut current).result().unwrap();
+                assert!(current == expected, "{at}");
+            };
+            // SAFETY: as above.
+            unsafe { sys::cuCtxSetCurrent(expected).result().unwrap() };
+            let device = open(0).unwrap();
+            current("after it was opened");
+            let [from, to] = [7, 8].map(|byte| filled(&device, byte));
+            device.run(&[copy(&from, &to), copy(&to, &from)]).unwrap();
+            assert_eq!(first(&device, &from), 7);
+            current("after work on it");
+            assert!(device.alloc(usize::MAX / 2).is_err());
+            current("after an error");
+            drop((from, to));
+            current("after its memory was freed");
+            drop(device);
+            current("after it was closed");
+        }
+        // SAFETY: as above; it is used no more.
+        unsafe {
+            sys::cuCtxSetCurrent(std::ptr::null_mut()).result().unwrap();
+            sys::cuDevicePrimaryCtxRelease_v2(1).result().unwrap();
         }
     });
 }
