@@ -178,13 +178,16 @@ impl DeviceMoments {
         let labels = match labels.extract::<PyReadonlyArray2<u8>>() {
             Ok(labels) => {
                 let values = labels.as_slice().map_err(|_| unequal("strides".into()))?;
-                let buffer = device.alloc(values.len()).map_err(raised)?;
-                device.write(buffer.all(), values).map_err(raised)?;
-                buffer
+                let uploaded = || {
+                    let buffer = device.alloc(values.len())?;
+                    device.write(buffer.all(), values)?;
+                    Ok(buffer)
+                };
+                py.detach(uploaded).map_err(raised)?
             }
             Err(_) => {
                 let tensor = dlpack::tensor_of(labels, gpu(&*device).inbound())?;
-                gpu(&*device).adopt(tensor, Kind::U8).map_err(raised)?
+                py.detach(|| gpu(&*device).adopt(tensor, Kind::U8)).map_err(raised)?
             }
         };
         if labels.all().bytes() != pixels || images == 0 || pixels % images != 0 {
