@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -102,7 +101,8 @@ class Density:
             Error: a GPU, driver or kernels that are not there, and channels that the kernels do not take: they take 16, 32, 48
                 .. 512.
         """
-        made = copy.copy(self)
+        made = Density.__new__(Density)
+        made._density = self._density
         made._there = None if device == "cpu" else _ddu.DeviceDensity(self._density, device)
         return made
 
