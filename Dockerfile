@@ -13,7 +13,9 @@ FROM tools AS build-cpu
 RUN cargo build --locked --release && /tools/bin/maturin build --locked --release -m python/Cargo.toml -o /wheels
 
 # The driver's library comes from the host when the container starts: nothing of CUDA is in the image but the kernels.
+# nvcc preprocesses by the C++ compiler, which the image of Rust does without.
 FROM tools AS build-cuda
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN /tools/bin/pip install -r .ci/nvcc.txt
 RUN NVCC=$(echo /tools/lib/python3*/site-packages/nvidia/cu*/bin/nvcc) && export NVCC && \
     cargo build --locked --release && /tools/bin/maturin build --locked --release -m python/Cargo.toml -o /wheels

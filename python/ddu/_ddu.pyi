@@ -66,11 +66,11 @@ class Maps:
         """Seconds from the network's output to the maps."""
 
 class DeviceArray:
-    """An array `[H, W]` on a GPU, for any library with DLPack: `torch.from_dlpack(array)`. What wrote to it has ended."""
+    """An array on a GPU, for any library with DLPack: `torch.from_dlpack(array)`. What wrote to it has ended."""
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width."""
+    def shape(self) -> tuple[int, ...]:
+        """Its extents; of a map height and width."""
     @property
     def dtype(self) -> str:
         """`"uint8"` or `"float32"`."""
@@ -119,6 +119,18 @@ class DeviceImage:
     def of(engine: Engine, tensor: Any) -> DeviceImage: ...
     @property
     def size(self) -> tuple[int, int]: ...
+
+class DeviceDensity:
+    def __init__(self, density: Density, device: str) -> None: ...
+    @property
+    def device(self) -> str: ...
+    def log_density(self, features: Any, shape: list[int], relative: bool) -> DeviceArray: ...
+    def nearest(self, features: Any, shape: list[int]) -> tuple[DeviceArray, DeviceArray]: ...
+
+class DeviceMoments:
+    def __init__(self, start: Moments, device: str) -> None: ...
+    def update(self, features: Any, labels: Any, images: int) -> None: ...
+    def moments(self) -> Moments: ...
 
 class Image:
     @staticmethod

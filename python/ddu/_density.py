@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from . import _ddu
+from . import _ddu, _gpu
 from ._arrays import Array, host, labels_of, shape_of
 from ._errors import DensityWarning, InvalidError
 
@@ -53,6 +53,9 @@ class Density:
     files hold the moments, so covariance, prior and condition can be changed later.
     """
 
+    #: On a GPU.
+    _there: _ddu.DeviceDensity | None = None
+
     def __init__(self, density: _ddu.Density) -> None:
         self._density = density
         for line in density.warnings:
@@ -87,6 +90,26 @@ class Density:
     ) -> Density:
         """The same moments, evaluated otherwise; arguments as of :meth:`load`."""
         return Density(self._density.with_options(covariance, prior, condition))
+
+    def to(self, device: str) -> Density:
+        """The same density on ``"cuda:N"``, or back on the ``"cpu"``.
+
+        On a GPU, features that lie there are evaluated there, after what their library still does to them, and scores come
+        as :class:`ddu.DeviceArray`; features elsewhere are evaluated on the host. Files and pickles do not say the device.
+
+        Raises:
+            Error: a GPU, driver or kernels that are not there, and channels that the kernels do not take: they take 16, 32, 48
+                .. 512.
+        """
+        made = Density.__new__(Density)
+        made._density = self._density
+        made._there = None if device == "cpu" else _ddu.DeviceDensity(self._density, device)
+        return made
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda:N"``."""
+        return "cpu" if self._there is None else self._there.device
 
     def save(self, path: Path) -> None:
         """Writes the file that ``ddu infer --density`` takes. It appears whole or not at all."""
@@ -155,32 +178,41 @@ class Density:
         names = ("mean", "covariance", "log_prior", "eps")
         return {index: dict(zip(names, values, strict=True)) for index, values in self._density.parameters()}
 
-    def __call__(self, features: Array, *, layout: Layout = "NCHW") -> npt.NDArray[np.float32]:
+    def __call__(self, features: Array, *, layout: Layout = "NCHW") -> Any:
         """log q(z) of each feature in nats; -inf for one that float16 cannot hold.
 
         Args:
             features: ``[N, D, H, W]``, ``[D, H, W]`` (or channels last, by ``layout``) or ``[P, D]``, of float32,
-                float16 or bfloat16: numpy, or anything with ``__dlpack__``. What lies on a GPU is copied to the
-                host. Features are rounded to float16.
+                float16 or bfloat16: numpy, or anything with ``__dlpack__``. What lies on another GPU than :meth:`to` named is
+                copied to the host. Features are rounded to float16.
             layout: where the channels are, if there are three axes or four.
 
         Returns:
-            ``[N, H, W]``, ``[H, W]`` or ``[P]``.
+            ``[N, H, W]``, ``[H, W]`` or ``[P]``: a numpy array, or where the features lie on the density's GPU a
+            :class:`ddu.DeviceArray`.
         """
-        pixels, bf16, shape = _pixels(features, layout)
-        return self._density.log_density(pixels, bf16, False).reshape(shape)
+        return self._log_density(features, layout, relative=False)
 
-    def relative(self, features: Array, *, layout: Layout = "NCHW") -> npt.NDArray[np.float32]:
+    def relative(self, features: Array, *, layout: Layout = "NCHW") -> Any:
         """log q(z) less the log-density of one Gaussian over all classes, in nats (Ren et al. 2021)."""
-        pixels, bf16, shape = _pixels(features, layout)
-        return self._density.log_density(pixels, bf16, True).reshape(shape)
+        return self._log_density(features, layout, relative=True)
 
-    def mahalanobis(self, features: Array, *, layout: Layout = "NCHW") -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    def _log_density(self, features: Array, layout: Layout, *, relative: bool) -> Any:
+        if self._there is not None and _gpu.lies_on(features, self.device):
+            rows, shape = _gpu.features(features, layout)
+            return self._there.log_density(rows, list(shape), relative)
+        pixels, bf16, shape = _pixels(features, layout)
+        return self._density.log_density(pixels, bf16, relative).reshape(shape)
+
+    def mahalanobis(self, features: Array, *, layout: Layout = "NCHW") -> tuple[Any, Any]:
         """The class of the least Mahalanobis distance (255: a feature that is not finite), and that distance.
 
         ``sqrt((z - mu_c)^T Sigma_c^-1 (z - mu_c))`` as Lee et al. 2018 have it but for the root; their tied
         covariance is ``covariance="tied"``.
         """
+        if self._there is not None and _gpu.lies_on(features, self.device):
+            rows, shape = _gpu.features(features, layout)
+            return self._there.nearest(rows, list(shape))
         pixels, bf16, shape = _pixels(features, layout)
         nearest, distance = self._density.nearest(pixels, bf16)
         return nearest.reshape(shape), distance.reshape(shape)
@@ -205,16 +237,48 @@ class Moments:
     do not show in the bits; the order of images does, in the last ones.
     """
 
+    #: Of :meth:`to`.
+    _device = "cpu"
+    #: On that GPU, with all that was folded in; None after it was read back.
+    _there: _ddu.DeviceMoments | None = None
+
     def __init__(self, classes: int | Sequence[str], channels: int) -> None:
         """No features yet; ``classes`` is their number or their names."""
         names = [f"class {c}" for c in range(classes)] if isinstance(classes, int) else list(classes)
-        self._moments = _ddu.Moments(names, channels)
+        self._host = _ddu.Moments(names, channels)
 
     @classmethod
     def _of(cls, moments: _ddu.Moments) -> Moments:
         made = cls.__new__(cls)
-        made._moments = moments
+        made._host = moments
         return made
+
+    @property
+    def _moments(self) -> _ddu.Moments:
+        """On the host, with all that was folded in."""
+        if self._there is not None:
+            self._host, self._there = self._there.moments(), None
+        return self._host
+
+    def to(self, device: str) -> Moments:
+        """These moments on ``"cuda:N"``, or back on the ``"cpu"``.
+
+        On a GPU, features that lie there are folded in there, after what their library still does to them; they come to the host
+        when something else is asked of them. The sums are those of another order and so differ in their last bits. Files
+        and pickles do not say the device.
+
+        Raises:
+            Error: as of :meth:`Density.to`.
+        """
+        made = Moments._of(self._moments)
+        if device != "cpu":
+            made._there, made._device = _ddu.DeviceMoments(made._host, device), device
+        return made
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda:N"``."""
+        return self._device
 
     @classmethod
     def load(cls, path: Path) -> Moments:
@@ -244,16 +308,27 @@ class Moments:
         """
         if non_finite not in ("raise", "skip"):
             raise InvalidError(f'non_finite: expected "raise" or "skip", found {non_finite!r}')
+        if _gpu.lies_on(features, self._device):
+            self._update_there(features, labels, layout, non_finite)
+            return self
         pixels, bf16, shape = _pixels(features, layout)
         found = labels_of(labels)
-        if found.shape != shape:
-            raise InvalidError(
-                f"labels: expected {list(shape)}, a label for each feature, found {list(found.shape)}; "
-                "ddu.sample_labels(mask, (H, W)) brings a mask to the features' grid"
-            )
+        _require_labels(found.shape, shape)
         flat = np.ascontiguousarray(found).reshape(pixels.shape[:2])
         self._moments.update(pixels, bf16, flat, non_finite == "skip")
         return self
+
+    def _update_there(self, features: Array, labels: Array, layout: Layout, non_finite: str) -> None:
+        rows, shape = _gpu.features(features, layout)
+        images = shape[0] if len(shape) == 3 else 1
+        if non_finite == "raise":
+            _gpu.require_finite(rows, images)
+        on_gpu = _gpu.lies_on(labels, self._device)
+        found = _gpu.labels(labels) if on_gpu else labels_of(labels)
+        _require_labels(tuple(found.shape), shape)
+        if self._there is None:
+            self._there = _ddu.DeviceMoments(self._host, self._device)
+        self._there.update(rows, found if on_gpu else np.ascontiguousarray(found).reshape(1, -1), images)
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both; Chan, Golub and LeVeque 1979."""
@@ -301,6 +376,14 @@ class Moments:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (self._moments.to_bytes(),)
+
+
+def _require_labels(found: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    if found != shape:
+        raise InvalidError(
+            f"labels: expected {list(shape)}, a label for each feature, found {list(found)}; "
+            "ddu.sample_labels(mask, (H, W)) brings a mask to the features' grid"
+        )
 
 
 def _unpickle(content: bytes) -> Moments:

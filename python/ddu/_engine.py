@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from . import _ddu
+from . import _ddu, _gpu
 from ._ddu import DeviceMaps, Maps, Model
 from ._density import Density, Path
 from ._errors import DensityWarning, InvalidError
-from ._images import ImageLike, device_image_of, image_of, is_one, on_gpu_of
+from ._images import ImageLike, image_of, is_one
 
 Device = str
 
@@ -76,6 +76,7 @@ class Engine:
     def __init__(self, engine: _ddu.Engine, density: Density | None) -> None:
         self._engine = engine
         self._density = density
+        self._device = engine.device
 
     @property
     def model(self) -> Model:
@@ -90,7 +91,7 @@ class Engine:
     @property
     def device(self) -> str:
         """``"cpu"`` or ``"cuda:N"``."""
-        return self._engine.device
+        return self._device
 
     @property
     def scores(self) -> list[str]:
@@ -101,8 +102,9 @@ class Engine:
         """Class and scores of every pixel.
 
         Args:
-            images: a path, a PIL image, or an array ``[H, W, 3]`` of uint8 RGB (numpy, or anything with
-                ``__dlpack__``); or several: a list of these, or an array ``[N, H, W, 3]``.
+            images: a path, a PIL image, or an array ``[H, W, 3]`` or ``[3, H, W]`` of RGB (numpy, or anything with
+                ``__dlpack__``), uint8 or floating point from 0 to 1, which is rounded to 255ths; or several: a list of these,
+                or an array of four axes.
             batch: up to so many consecutive images of one size run together.
             resize: scale the shorter side to so many pixels first; maps have the scaled size. Another than that of the
                 density's fit shifts scores, and is warned of.
@@ -132,8 +134,8 @@ class Engine:
         return maps + (self._run(waiting) if waiting else [])
 
     def _taken(self, image: ImageLike, resize: int | None) -> _ddu.Image | _ddu.DeviceImage:
-        if resize is None and on_gpu_of(self._engine, image):
-            return device_image_of(self._engine, image)
+        if resize is None and _gpu.lies_on(image, self._device):
+            return _ddu.DeviceImage.of(self._engine, _gpu.rgb(image))
         return image_of(image, resize)
 
     def _run(self, images: list[Any]) -> list[Any]:

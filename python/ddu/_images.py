@@ -9,37 +9,26 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _ddu
-from ._arrays import CUDA, host, shape_of
+from ._arrays import host, shape_of
 from ._errors import InvalidError
 
-#: A path, a PIL image, or an array ``[H, W, 3]`` of uint8 (numpy, or anything with ``__dlpack__``).
+#: A path, a PIL image, or an array ``[H, W, 3]`` or ``[3, H, W]`` of uint8, or of floating point from 0 to 1 (numpy, or anything
+#: with ``__dlpack__``).
 ImageLike = Any
-
-
-def on_gpu_of(engine: _ddu.Engine, image: ImageLike) -> bool:
-    """Whether an image is an array on the engine's GPU."""
-    kind, colon, ordinal = engine.device.partition(":")
-    if not colon or not hasattr(image, "__dlpack_device__"):
-        return False
-    return kind == "cuda" and tuple(image.__dlpack_device__()) == (CUDA, int(ordinal))
-
-
-def device_image_of(engine: _ddu.Engine, image: ImageLike) -> _ddu.DeviceImage:
-    """``[H, W, 3]`` of uint8, where it lies. Only one of other strides is copied, on the GPU, by its own library."""
-    if hasattr(image, "is_contiguous") and not image.is_contiguous():
-        image = image.contiguous()
-    return _ddu.DeviceImage.of(engine, image)
 
 
 def image_of(image: ImageLike, resize: int | None = None) -> _ddu.Image:
     """A path is decoded upright, as its EXIF data says; a PIL image is taken as it is."""
-    if isinstance(image, (str, os.PathLike)):
+    # Asked first: beside a small network each question is felt.
+    if not isinstance(image, np.ndarray) and isinstance(image, (str, os.PathLike)):
         return _ddu.Image.read(os.fspath(image), True, resize)
     return _ddu.Image.of(pixels_of(image), resize)
 
 
 def is_one(images: Any) -> bool:
     """Whether it is an image, not several."""
+    if isinstance(images, np.ndarray):
+        return images.ndim != 4
     if isinstance(images, (str, os.PathLike)) or _is_pil(images):
         return True
     if isinstance(images, (list, tuple)):
@@ -48,20 +37,43 @@ def is_one(images: Any) -> bool:
 
 
 def pixels_of(image: ImageLike) -> npt.NDArray[np.uint8]:
-    """``[H, W, 3]`` of uint8."""
+    """``[H, W, 3]`` of uint8. Floating point is rounded to 255ths, which those are that a library made of uint8."""
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 != image.shape[0]:
+        return image
     if _is_pil(image):
-        image = np.asarray(image.convert("RGB"))
-    found, _ = host(image, "image")
-    if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
-        fix = ""
-        if found.ndim == 2:
-            fix = "; repeat a gray image three times: np.stack([image] * 3, axis=-1)"
-        elif found.ndim == 3 and found.shape[0] == 3:
-            fix = "; move the channels to the end: permute(1, 2, 0)"
-        elif found.dtype != np.uint8:
-            fix = "; pictures before any normalisation: the model file has mean and standard deviation"
-        raise InvalidError(f"image: expected [H, W, 3] of uint8, found {shape_of(found)}{fix}")
-    return found
+        # Its channels are last, also where it has 3 rows.
+        return np.asarray(image.convert("RGB"))
+    found, bf16 = host(image, "image")
+    floats = found.dtype.kind == "f"
+    if found.ndim != 3 or 3 not in (found.shape[0], found.shape[2]) or bf16 or not (floats or found.dtype == np.uint8):
+        fix = "; repeat a gray image three times: np.stack([image] * 3, axis=-1)" if found.ndim == 2 else ""
+        expected = "[H, W, 3] or [3, H, W] of uint8, or of floating point from 0 to 1"
+        raise InvalidError(f"image: expected {expected}, found {shape_of(found)}{fix}")
+    if channels_first(found.shape):
+        found = found.transpose(1, 2, 0)
+    if floats and found.size:
+        require_unit(float(found.min()), float(found.max()))
+    return np.rint(found.astype(np.float32, copy=False) * 255).astype(np.uint8) if floats else found
+
+
+def channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether a picture is ``[3, H, W]``; where it may be that as well as ``[H, W, 3]`` it is refused."""
+    if len(shape) != 3 or shape[0] != 3:
+        return False
+    if shape[2] == 3:
+        raise InvalidError(
+            f"image: expected [H, W, 3] or [3, H, W], found {list(shape)}, which may be either; PIL.Image.fromarray makes one "
+            "whose channels are last"
+        )
+    return True
+
+
+def require_unit(low: float, high: float) -> None:
+    """Refuses a picture of floating point with other values than 0 to 1, NaN among them."""
+    if low >= 0 and high <= 1:
+        return
+    fix = "give one of 0 to 255 as uint8" if low >= 0 and high <= 255 else "give pictures before any normalisation"
+    raise InvalidError(f"image: expected floating point from 0 to 1, found {low:g} to {high:g}; {fix}")
 
 
 def _is_pil(image: Any) -> bool:

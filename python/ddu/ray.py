@@ -197,7 +197,7 @@ def infer(
     """Maps of every image, as a Ray Dataset: nothing runs until it is read, and memory stays bounded.
 
     Args:
-        dataset: paths, or a Ray Dataset with a column ``path`` or ``image`` (``[H, W, 3]`` of uint8).
+        dataset: paths, or a Ray Dataset with a column ``path`` or ``image`` (arrays as a call of :class:`ddu.Engine` takes them).
         model: as of :func:`ddu.load`.
         density: as of :func:`ddu.load`.
         scores: as of :func:`ddu.load`.

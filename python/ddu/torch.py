@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ._ddu import DeviceArray
 from ._density import Density, Moments, sample_labels
 from ._errors import InvalidError
 
@@ -33,8 +34,8 @@ class Uncertain(nn.Module):
     >>> logits, log_density = uncertain(images)
 
     A forward pre-hook reads the input of ``feature_layer``, in general the last convolution: the network itself runs as
-    before. Features on a GPU are copied to the host, where the density is evaluated; the score comes back on the
-    features' device. It carries no gradient.
+    before. Features on the density's GPU (:meth:`ddu.Density.to`) are evaluated there, others on the host; the score comes back
+    on the features' device. It carries no gradient.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class Uncertain(nn.Module):
             score = self.density.relative(features, layout=self._layout)
         else:
             score = self.density.mahalanobis(features, layout=self._layout)[1]
+        if isinstance(score, DeviceArray):
+            return torch.from_dlpack(score)
         return torch.from_numpy(score).to(features.device)
 
 
@@ -116,6 +119,7 @@ def fit(
     classes: int | list[str],
     layout: Literal["NCHW", "NHWC"] = "NCHW",
     align_corners: bool = False,
+    device: str = "cpu",
 ) -> Moments:
     """The moments of a network's features over labelled batches.
 
@@ -127,6 +131,7 @@ def fit(
         classes: their number, or names.
         layout: where the channels of the features are.
         align_corners: how the network lays the features' grid over the image.
+        device: where the moments are kept, as of :meth:`ddu.Moments.to`: features on that GPU never come to the host.
     """
     layer = _layer(model, feature_layer)
     training = model.training
@@ -141,7 +146,7 @@ def fit(
                 raise InvalidError(f"feature_layer: expected an input of four axes, found {list(features.shape)}")
             n, d, h, w = features.shape if layout == "NCHW" else features.permute(0, 3, 1, 2).shape
             if moments is None:
-                moments = Moments(classes, d)
+                moments = Moments(classes, d).to(device)
             grid = np.stack([sample_labels(mask, (h, w), align_corners=align_corners) for mask in labels])
             if len(grid) != n:
                 raise InvalidError(f"labels: expected {n}, one for each image, found {len(grid)}")

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use ddu::device::dlpack::Kind;
+use ddu::device::dlpack::{Form, Kind};
 use ddu::device::{Buffer, Device};
 use ddu::ops::Size;
 use ddu::score::Score;
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::engine::Engine;
 use crate::fork::threads_started;
@@ -31,10 +32,7 @@ impl DeviceImage {
         let there = device.as_deref().and_then(|device| device.cuda());
         let gpu =
             there.ok_or_else(|| invalid("image", "an engine on its GPU", "one on the CPU"))?;
-        let arguments = pyo3::types::PyDict::new(py);
-        arguments.set_item("stream", gpu.inbound())?;
-        let capsule = tensor.call_method("__dlpack__", (), Some(&arguments))?;
-        let tensor = dlpack::taken(&capsule)?;
+        let tensor = dlpack::tensor_of(tensor, gpu.inbound())?;
         let shape = tensor.shape();
         let size = match shape[..] {
             [h, w, 3] if h > 0 && w > 0 => Size::new(h as usize, w as usize),
@@ -56,26 +54,41 @@ impl DeviceImage {
     }
 }
 
-/// An array `[H, W]` on a GPU; see `ddu.DeviceArray` in the stubs.
+/// An array on a GPU; see `ddu.DeviceArray` in the stubs.
 #[pyclass(frozen, module = "ddu")]
 pub struct DeviceArray {
     buffer: Arc<Buffer>,
     device: Arc<dyn Device>,
-    size: Size,
+    shape: Vec<usize>,
     kind: Kind,
+}
+
+impl DeviceArray {
+    /// What writes to the buffer has ended.
+    pub fn new(
+        py: Python,
+        device: &Arc<dyn Device>,
+        buffer: Buffer,
+        shape: &[usize],
+        kind: Kind,
+    ) -> PyResult<Py<Self>> {
+        let (buffer, device) = (Arc::new(buffer), device.clone());
+        Py::new(py, DeviceArray { buffer, device, shape: shape.to_vec(), kind })
+    }
 }
 
 #[pymethods]
 impl DeviceArray {
     #[getter]
-    fn shape(&self) -> (usize, usize) {
-        (self.size.h, self.size.w)
+    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.shape)
     }
 
     #[getter]
     fn dtype(&self) -> &'static str {
         match self.kind {
             Kind::U8 => "uint8",
+            Kind::F16 => "float16",
             Kind::F32 => "float32",
         }
     }
@@ -86,21 +99,24 @@ impl DeviceArray {
         &self,
         py: Python<'py>,
         stream: Option<Bound<'py, PyAny>>,
-        max_version: Option<Bound<'py, PyAny>>,
+        max_version: Option<(u32, u32)>,
         dl_device: Option<(i32, i32)>,
         copy: Option<bool>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        // The structure of version 0 is what every library takes.
-        let (_, _) = (stream, max_version);
+        let _ = stream;
         let here = self.__dlpack_device__();
         if dl_device.is_some_and(|device| device != here) || copy == Some(true) {
             return Err(PyBufferError::new_err(format!(
                 "ddu.DeviceArray: expected no copy, and DLPack's device {here:?}, where it lies"
             )));
         }
+        let form = match max_version {
+            Some((1.., _)) => Form::Versioned,
+            _ => Form::Unversioned,
+        };
         let gpu = self.device.cuda().expect("made on a GPU");
-        let shape = [self.size.h, self.size.w];
-        dlpack::given(py, gpu.share(self.buffer.clone(), self.kind, &shape).map_err(raised)?)
+        let tensor = gpu.share(self.buffer.clone(), self.kind, &self.shape, form);
+        dlpack::given(py, tensor.map_err(raised)?, form)
     }
 
     fn __dlpack_device__(&self) -> (i32, i32) {
@@ -109,13 +125,7 @@ impl DeviceArray {
     }
 
     fn __repr__(&self) -> String {
-        format!(
-            "<ddu.DeviceArray [{}, {}] of {}, {}>",
-            self.size.h,
-            self.size.w,
-            self.dtype(),
-            self.device.name()
-        )
+        format!("<ddu.DeviceArray {:?} of {}, {}>", self.shape, self.dtype(), self.device.name())
     }
 }
 
@@ -141,11 +151,7 @@ impl DeviceMaps {
         found: Found<Buffer, Buffer>,
     ) -> PyResult<Self> {
         let Found { size, label, scores, non_finite, network_s, maps_s } = found;
-        let array = |buffer, kind| {
-            let array =
-                DeviceArray { buffer: Arc::new(buffer), device: device.clone(), size, kind };
-            Py::new(py, array)
-        };
+        let array = |buffer, kind| DeviceArray::new(py, device, buffer, &[size.h, size.w], kind);
         let score = |(score, map)| Ok((score, array(map, Kind::F32)?));
         let scores = scores.into_iter().map(score).collect::<PyResult<_>>()?;
         let label = array(label, Kind::U8)?;

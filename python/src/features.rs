@@ -154,8 +154,8 @@ fn rows<T: Copy + Send + Sync>(
 #[pyclass(module = "ddu._ddu")]
 #[derive(Clone)]
 pub struct Moments {
-    moments: ddu::density::Moments,
-    tally: Tally,
+    pub moments: ddu::density::Moments,
+    pub tally: Tally,
     names: Vec<String>,
 }
 

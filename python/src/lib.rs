@@ -9,6 +9,7 @@ mod data;
 mod demo;
 mod density;
 mod device;
+mod device_features;
 mod dlpack;
 mod engine;
 mod evaluate;
@@ -31,6 +32,8 @@ mod _ddu {
     use super::density::Density;
     #[pymodule_export]
     use super::device::{DeviceArray, DeviceImage, DeviceMaps};
+    #[pymodule_export]
+    use super::device_features::{DeviceDensity, DeviceMoments};
     #[pymodule_export]
     use super::engine::Engine;
     #[pymodule_export]

@@ -56,13 +56,17 @@ def test_ways_to_name_an_image(engine, maps, image, scenes):
     wide = np.zeros((image.shape[0], 2 * image.shape[1], 3), np.uint8)
     wide[:, ::2] = image
     backwards = np.ascontiguousarray(image[::-1])[::-1]
-    for given in (path, str(path), PIL.open(path), read_only, wide[:, ::2], backwards, Exported(image)):
+    first = np.ascontiguousarray(image.transpose(2, 0, 1))
+    floats = [(image / 255).astype(kind) for kind in (np.float16, np.float32, np.float64, ">f4")]
+    arrays = [read_only, wide[:, ::2], backwards, Exported(image), first, first.astype(np.float32) / 255, *floats]
+    for given in (path, str(path), PIL.open(path), *arrays):
         assert same(engine(given), maps)
     for batch in (1, 2, 3):
         several = engine([path, image, read_only], batch=batch)
         assert len(several) == 3
         assert all(same(one, maps) for one in several)
-    assert all(same(one, maps) for one in engine(np.stack([image, image]), batch=2))
+    for stack in (np.stack([image, image]), np.stack([first, first])):
+        assert all(same(one, maps) for one in engine(stack, batch=2))
     small = image[:40, :56]
     sizes = [one.shape for one in engine([image, small, image], batch=8)]
     assert sizes == [image.shape[:2], (40, 56), image.shape[:2]]
@@ -85,6 +89,14 @@ class Exported:
         return self.array.__dlpack_device__()
 
 
+def test_three_rows_are_told_by_pil(engine):
+    PIL = pytest.importorskip("PIL.Image")
+    rows = np.random.default_rng(0).integers(0, 256, (3, 40, 3), np.uint8)
+    assert engine(PIL.fromarray(rows)).shape == (3, 40)
+    with pytest.raises(ddu.InvalidError, match="either"):
+        engine(rows)
+
+
 def test_features_and_resize(engine, image):
     features = engine.features(image)
     assert features.ndim == 3
@@ -98,8 +110,12 @@ def test_features_and_resize(engine, image):
     ("bad", "says"),
     [
         (np.zeros((8, 8), np.uint8), "repeat a gray image"),
-        (np.zeros((3, 8, 8), np.uint8), "permute"),
-        (np.zeros((8, 8, 3), np.float32), "before any normalisation"),
+        (np.zeros((3, 8, 3), np.uint8), "may be either; PIL"),
+        (np.full((8, 8, 3), -0.5, np.float32), "found -0.5 to -0.5; give pictures before any normalisation"),
+        (np.full((8, 8, 3), np.nan, np.float32), "found nan to nan"),
+        (np.full((3, 8, 8), 255, np.float64), "found 255 to 255; give one of 0 to 255 as uint8"),
+        (np.zeros((8, 8, 3), np.int64), "of int64"),
+        (np.zeros((3, 0, 8), np.uint8), "at least 1"),
         (np.zeros((8, 8, 4), np.uint8), r"\[8, 8, 4\] of uint8"),
         (np.zeros((0, 8, 3), np.uint8), "at least 1"),
         (np.zeros(5, np.uint8), r"\[5\]"),

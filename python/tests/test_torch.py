@@ -5,6 +5,7 @@ import pytest
 from reference import log_density
 
 import ddu
+from ddu import _gpu
 
 torch = pytest.importorskip("torch", reason="no PyTorch here: its tests are skipped")
 from networks import NETWORKS, labelled, made, pictures
@@ -53,6 +54,46 @@ def test_equal_to_multivariate_normal(fitted, record_property):
     assert np.array_equal(found, density(features.permute(0, 2, 3, 1), layout="NHWC"))
     for narrow in (features.half(), features.bfloat16()):
         assert np.array_equal(density(narrow), density(narrow.float()))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_what_lies_on_a_gpu_is_brought_to_the_form_of_its_kernels(dtype, layout):
+    """By PyTorch alone, on any device of its: here on the CPU."""
+    features = (100 * torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(1))).to(getattr(torch, dtype))
+    for given, shape in ((features, (2, 6, 7)), (features[1], (6, 7)), (features[:, :, ::2], (2, 3, 7))):
+        last = given.movedim(-3, -1)
+        rows, found = _gpu.features(given if layout == "NCHW" else last, layout)
+        assert (found, rows.dtype, rows.is_contiguous()) == (shape, torch.float16, True)
+        assert np.array_equal(rows.numpy(), last.float().numpy().astype(np.float16))
+        _gpu.require_finite(rows, 2)
+    rows[1, 2, 4, 3] = float("nan")
+    with pytest.raises(ddu.InvalidError, match=r"pixel 18 of image 1; non_finite=\"skip\""):
+        _gpu.require_finite(rows, 2)
+
+
+def test_images_and_labels_on_a_gpu_too():
+    image = torch.randint(0, 256, (9, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    first = image.permute(2, 0, 1)
+    for given in (image, first, first / 255, (image / 255).half(), (image.double() / 255)):
+        found = _gpu.rgb(given)
+        assert found.is_contiguous()
+        assert torch.equal(found, image)
+    for bad, says in (
+        (image.float(), "as uint8"),
+        (image / 255 - 0.5, "before any normalisation"),
+        (image * torch.nan, "found nan"),
+        (first[:, :, :3], "may be either"),
+    ):
+        with pytest.raises(ddu.InvalidError, match=says):
+            _gpu.rgb(bad)
+    labels = torch.tensor([[0, 3], [255, 7]])
+    assert torch.equal(_gpu.labels(labels), labels.to(torch.uint8))
+    for bad, says in ((labels - 100, "-100 to 155"), (labels.float(), "expected integers")):
+        with pytest.raises(ddu.InvalidError, match=says):
+            _gpu.labels(bad)
+    with pytest.raises(ddu.Error):
+        ddu.torch.fit(torch.nn.Conv2d(3, 16, 1), "", [(torch.zeros(1, 3, 4, 4), labels[None])], classes=4, device="cuda:99")
 
 
 def test_uncertain_leaves_the_network_as_it_was(fitted):
@@ -116,5 +157,9 @@ def test_tensors_as_images():
     image = torch.randint(0, 256, (40, 48, 3), dtype=torch.uint8)
     assert np.array_equal(engine(image).entropy, engine(image.numpy()).entropy)
     assert len(engine(torch.stack([image, image]))) == 2
-    with pytest.raises(ddu.InvalidError, match="permute"):
-        engine(image.permute(2, 0, 1))
+    expected = engine(image).entropy
+    for given in (image.permute(2, 0, 1), image / 255, image.permute(2, 0, 1).contiguous() / 255):
+        assert np.array_equal(engine(given).entropy, expected)
+    for bad in (image.float(), (image / 255).bfloat16()):
+        with pytest.raises(ddu.InvalidError, match="from 0 to 1"):
+            engine(bad)

@@ -11,6 +11,8 @@ pub mod gemm;
 pub mod head;
 pub mod lanes;
 pub mod mixture;
+// Other CPUs have no such products: there it is made by nobody.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports))]
 pub mod pairs;
 pub mod pool;
 pub mod preprocess;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
 
-use super::dlpack::{self, Kind, Managed};
+use super::dlpack::{self, Form, Kind, Managed};
 use super::gpus::{self, Gpu, words};
 use super::kernels::{self, Kernel};
 use super::{Buffer, Cost, Device, DeviceId, FATBINS, GET_NVCC, Launch, NVCC_RELEASE, Slice};
@@ -104,7 +104,7 @@ impl Cuda {
             Error::invalid(&name, "room for a context", words(error)).fix(fix)
         };
         let context = Context::retain(ordinal).map_err(refuse)?;
-        context.make_current().map_err(refuse)?;
+        let _current = context.make_current().map_err(refuse)?;
         let attribute = |which| context.attribute(which).map_err(refuse);
         use CUdevice_attribute as A;
         let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
@@ -137,6 +137,7 @@ impl Cuda {
             inbound,
             functions,
             _modules: modules.into_iter().map(|(_, module)| module).collect(),
+            leaving: None,
             context,
             name,
         };
@@ -196,9 +197,15 @@ impl Cuda {
     ///
     /// # Errors
     /// A buffer of another device, or smaller than the tensor.
-    pub fn share(&self, buffer: Arc<Buffer>, kind: Kind, shape: &[usize]) -> Result<Managed> {
+    pub fn share(
+        &self,
+        buffer: Arc<Buffer>,
+        kind: Kind,
+        shape: &[usize],
+        form: Form,
+    ) -> Result<Managed> {
         self.id.require("shared tensor", buffer.device)?;
-        Managed::of(buffer, self.ordinal, kind, shape)
+        Managed::of(buffer, self.ordinal, kind, shape, form)
     }
 }
 

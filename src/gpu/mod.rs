@@ -3,6 +3,7 @@
 
 pub mod density;
 pub mod density_scores;
+pub mod evaluator;
 pub mod logit_scores;
 pub mod mixture;
 pub mod moments;

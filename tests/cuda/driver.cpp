@@ -161,6 +161,8 @@ struct Device {
 std::recursive_mutex mutex;
 Device devices[8];
 thread_local int current = -1;
+// Those that were current before the pushes.
+thread_local std::vector<int> below;
 std::map<uint64_t, Memory> memory;
 std::map<uint64_t, Pinned> pinned;
 // A handle is the address of one of these.
@@ -380,6 +382,28 @@ EXPORT int cuCtxSetCurrent(void* context) {
     const int device = context ? int(static_cast<Device*>(context) - devices) : -1;
     if (device >= 0 && !devices[device].retained) violation("cuCtxSetCurrent of a context that was released");
     current = device;
+    return SUCCESS;
+}
+
+EXPORT int cuCtxPushCurrent_v2(void* context) {
+    std::lock_guard lock(mutex);
+    if (!context) violation("cuCtxPushCurrent of no context");
+    below.push_back(current);
+    return cuCtxSetCurrent(context);
+}
+
+EXPORT int cuCtxPopCurrent_v2(void** context) {
+    std::lock_guard lock(mutex);
+    if (below.empty()) violation("cuCtxPopCurrent without a push");
+    *context = current < 0 ? nullptr : &devices[current];
+    current = below.back();
+    below.pop_back();
+    return SUCCESS;
+}
+
+EXPORT int cuCtxGetCurrent(void** context) {
+    std::lock_guard lock(mutex);
+    *context = current < 0 ? nullptr : &devices[current];
     return SUCCESS;
 }
 

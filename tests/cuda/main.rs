@@ -4,24 +4,21 @@
 
 mod command;
 mod first_contact;
+mod libraries;
 #[path = "../common/models.rs"]
 mod models;
 #[path = "../common/standin.rs"]
 mod standin;
 
-use std::sync::Arc;
-
 use ddu::Error;
 use ddu::data::Image;
 use ddu::device::cuda::Cuda;
-use ddu::device::dlpack::{Kind, Managed};
 use ddu::device::simt::Simt;
 use ddu::device::{Buffer, Device, Element, Launch, Tensor, launch};
 use ddu::engine::{Engine, Output};
 use ddu::model::Backbone;
 use ddu::ops::{MaxPool, Size};
 use ddu::profile;
-use ddu::score::Score;
 use models::{Rng, random_model, small};
 use standin::{calls, count, on_stand_in, open};
 
@@ -79,96 +76,6 @@ fn a_network_gives_the_bits_of_simt_and_is_replayed() {
             before = now;
         }
     });
-}
-
-/// As PyTorch hands a tensor over: a stream of its own writes it when somebody waits, and the device's inbound stream is made
-/// to wait for that one.
-#[test]
-#[allow(unsafe_code)]
-fn a_picture_on_the_gpu_goes_in_and_maps_come_out_there() {
-    use cudarc::driver::sys;
-    let name = "a_picture_on_the_gpu_goes_in_and_maps_come_out_there";
-    on_stand_in(name, "devices=2", || {
-        let (size, scores) = (Size::new(35, 49), [Score::Entropy, Score::Energy]);
-        let image = picture(size, 5);
-        let model = random_model(small(Backbone::Resnet18), 7);
-        let mut engine = Engine::on(model, Box::new(open(0).unwrap())).unwrap();
-        engine.score_logits(&scores);
-        let (label, maps) = engine.run(&[&image]).unwrap().scored(0, &scores).unwrap();
-        let device = engine.device().unwrap();
-        let gpu = device.cuda().unwrap();
-
-        let producer = open(0).unwrap();
-        let source = filled_with(&producer, &image.rgb);
-        let tensor = Arc::new(producer.alloc(image.rgb.len()).unwrap());
-        let (mut stream, mut event) = (std::ptr::null_mut(), std::ptr::null_mut());
-        let shape = [size.h, size.w, 3];
-        let share = || producer.share(tensor.clone(), Kind::U8, &shape).unwrap();
-        let [from, to] = [&source, &tensor].map(|buffer| {
-            let raw = producer.share(buffer.clone(), Kind::U8, &shape).unwrap().into_raw();
-            // SAFETY: a DLManagedTensor, which begins with its address, and is taken back.
-            unsafe {
-                let address = *raw.cast::<u64>();
-                drop(Managed::from_raw(raw));
-                address
-            }
-        });
-        // SAFETY: handles made here; both buffers have as many bytes; the inbound stream lives as long as the engine.
-        unsafe {
-            sys::cuStreamCreate(&mut stream, 1).result().unwrap();
-            sys::cuEventCreate(&mut event, 2).result().unwrap();
-            sys::cuMemcpyDtoDAsync_v2(to, from, image.rgb.len(), stream).result().unwrap();
-            sys::cuEventRecord(event, stream).result().unwrap();
-            sys::cuStreamWaitEvent(gpu.inbound() as sys::CUstream, event, 0).result().unwrap();
-        }
-
-        let before = calls().len();
-        let adopted = gpu.adopt(share(), Kind::U8).unwrap();
-        let output = engine.run_on_device(size, &[adopted.all()]).unwrap();
-        let (label_there, maps_there) = output.scored_on_device(0, &scores).unwrap();
-        device.synchronize().unwrap();
-        let new = &calls()[before..];
-        assert_eq!(count(new, "cuMemcpyDtoDAsync"), 1 + 3, "{new:?}");
-        assert_eq!(count(new, "cuMemcpyHtoDAsync") + count(new, "cuMemcpyDtoHAsync"), 0, "{new:?}");
-        drop(adopted);
-        assert_eq!(Arc::strong_count(&tensor), 1, "it was given back");
-        // What was given away outlives the run.
-        engine.run(&[&picture(size, 6)]).unwrap();
-        let mut bytes = vec![0; size.pixels()];
-        device.read(label_there.all(), &mut bytes).unwrap();
-        assert!(bytes == label);
-        for (there, here) in maps_there.into_iter().zip(&maps) {
-            let mut values = vec![0f32; size.pixels()];
-            device.read(there.values.all(), bytemuck::cast_slice_mut(&mut values)).unwrap();
-            assert_eq!(bits(&values), bits(&here.values));
-        }
-
-        let refused = |tensor, kind| gpu.adopt(tensor, kind).err().unwrap().to_string();
-        expect(&refused(share(), Kind::F32), &["dense, row-major", "F32", "[35, 49, 3]"]);
-        let elsewhere = open(1).unwrap();
-        let other = Arc::new(elsewhere.alloc(64).unwrap());
-        let of_other = elsewhere.share(other.clone(), Kind::U8, &[64]).unwrap();
-        expect(&refused(of_other, Kind::U8), &["on cuda:0", "device 2, index 1"]);
-        assert!(gpu.share(other.clone(), Kind::U8, &[64]).is_err(), "another device's buffer");
-        assert!(elsewhere.share(other, Kind::F32, &[17]).is_err(), "more than there is");
-        let wrong = engine.run_on_device(Size::new(35, 50), &[tensor.all()]);
-        assert!(wrong.is_err(), "memory of another device, of another size");
-        let mut cpu = Engine::new(random_model(small(Backbone::Resnet18), 7));
-        let message = cpu.run_on_device(size, &[tensor.all()]).err().unwrap().to_string();
-        expect(&message, &["host's memory"]);
-        // SAFETY: made above, used no more; the context is current on this thread.
-        unsafe {
-            sys::cuEventDestroy_v2(event).result().unwrap();
-            sys::cuStreamDestroy_v2(stream).result().unwrap();
-        }
-    });
-}
-
-fn filled_with(device: &Cuda, bytes: &[u8]) -> Arc<Buffer> {
-    let buffer = device.alloc(bytes.len()).unwrap();
-    device.write(buffer.all(), bytes).unwrap();
-    device.synchronize().unwrap();
-    Arc::new(buffer)
 }
 
 /// The stand-in runs what a graph leaves open in orders of its own: without a join it computes something else.

@@ -37,9 +37,12 @@ impl Context {
         Ok(Context { device, context })
     }
 
-    pub fn make_current(&self) -> Result<()> {
+    /// Makes it current on this thread, until what is returned is dropped there: then the one before is so again. A library that
+    /// shares the thread (PyTorch) may take the current context for its choice of a GPU.
+    pub fn make_current(&self) -> Result<Current> {
         // SAFETY: the context is retained until `self` is dropped.
-        unsafe { sys::cuCtxSetCurrent(self.context) }.result()
+        unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result()?;
+        Ok(Current(()))
     }
 
     pub fn attribute(&self, attribute: sys::CUdevice_attribute) -> Result<usize> {
@@ -52,11 +55,23 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: retained once by `retain`, released once here, after every handle made in it (the last
-        // field of its owner). A context that is released must not stay current.
+        // SAFETY: retained once by `retain`, released once here, after every handle made in it and after it was current (the
+        // last field of its owner).
         unsafe {
-            let _ = sys::cuCtxSetCurrent(null_mut());
             let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
+        }
+    }
+}
+
+/// A context that is current on the thread that made it so, which drops this.
+pub struct Current(());
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        let mut ours = null_mut();
+        // SAFETY: one handle is written through a pointer that is valid for it.
+        unsafe {
+            let _ = sys::cuCtxPopCurrent_v2(&mut ours);
         }
     }
 }

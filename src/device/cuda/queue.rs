@@ -1,11 +1,14 @@
 //! The stream of a cuda device, and the graphs that lists of launches become.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
 
-use super::driver::{self, Context, Event, Function, Graph, Grid, Module, Stream, Template};
+use super::driver::{
+    self, Context, Current, Event, Function, Graph, Grid, Module, Stream, Template,
+};
 use super::staging::Staging;
 use crate::device::Launch;
 use crate::device::gpus::words;
@@ -26,7 +29,29 @@ pub struct Queue {
     /// In the order of [`kernels::all`].
     pub functions: Vec<Function>,
     pub _modules: Vec<Module>,
+    /// While the fields above are dropped.
+    pub leaving: Option<Current>,
     pub context: Context,
+}
+
+/// The stream's state, locked, with the context current.
+pub struct Entered<'a> {
+    work: MutexGuard<'a, StreamState>,
+    _current: Current,
+}
+
+impl Deref for Entered<'_> {
+    type Target = StreamState;
+
+    fn deref(&self) -> &StreamState {
+        &self.work
+    }
+}
+
+impl DerefMut for Entered<'_> {
+    fn deref_mut(&mut self) -> &mut StreamState {
+        &mut self.work
+    }
 }
 
 /// Locked by each user of the stream, whose work is in the order in which it is given.
@@ -54,10 +79,11 @@ fn key(launches: &[Launch]) -> Box<[u64]> {
 
 impl Queue {
     /// The stream, for this thread alone, with the context current.
-    pub fn enter(&self) -> Result<MutexGuard<'_, StreamState>> {
+    pub fn enter(&self) -> Result<Entered<'_>> {
         let work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        self.context.make_current().map_err(|error| self.fault("the context", error))?;
-        Ok(work)
+        let current = self.context.make_current();
+        let current = current.map_err(|error| self.fault("the context", error))?;
+        Ok(Entered { work, _current: current })
     }
 
     /// The function of a launch, its grid and parameters.
@@ -171,7 +197,7 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         // The fields' own drops need the context, and nothing under way.
-        let _ = self.context.make_current();
+        self.leaving = self.context.make_current().ok();
         let _ = self.inbound.wait();
         let _ = self.stream.wait();
     }

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod extremes;
+mod features;
 
 use std::collections::BTreeMap;
 
