@@ -479,11 +479,15 @@ fn tilings_fill_the_device() {
     for packing in [Packing::Warp, Packing::Warpgroup] {
         assert!(DensityTiling::choose(100, 1024, 5, packing, 132, h200).is_err());
     }
-    let hopper = |pixels| {
-        let tiling = DensityTiling::choose(pixels, 256, 21, Packing::Warpgroup, 132, h200).unwrap();
+    let of_classes = |classes, pixels| {
+        let packing = Packing::Warpgroup;
+        let tiling = DensityTiling::choose(pixels, 256, classes, packing, 132, h200).unwrap();
         (tiling.tile.pixels, tiling.splits)
     };
+    let hopper = |pixels| of_classes(21, pixels);
     assert_eq!(hopper(129 * 129), (256, 2), "66 blocks of 256");
+    assert_eq!(of_classes(9, 129 * 129), (256, 2), "a tile's classes in one block take longer");
+    assert_eq!(of_classes(9, 92 * 120), (256, 3), "44 blocks of 256");
     assert_eq!(
         hopper(132 * 132),
         (192, 1),
