@@ -13,28 +13,38 @@
 // adds a part of the tile in the same order, from the shared memory of all. Such a block takes one tile: where its sums lie was
 // the ring. No bit depends on the number of blocks, nor on which of the two joins the splits.
 //
-// A row of the product lies in one quad's registers, two channels a thread; the quad exchanges them so that each thread has eight
-// channels of a row, and stores 16 bytes at once.
+// Where nothing is split and fp16 goes out, a tile ends in the ring: for every 64 channels of it a stage that the residual was copied
+// to, as if it were one more block of the input. Each thread adds its sums and bias to it in place, and tensor copies take the results
+// from there, 16 rows of a warp each; rows and channels outside the tensor they leave out.
+//
+// Elsewhere (f32, or sums of a split): a row of the product lies in one quad's registers, two channels a thread; the quad exchanges
+// them so that each thread has eight channels of a row, and stores 16 bytes at once.
+#include "common/division.cuh"
 #include "common/epilogue.cuh"
 #include "common/hopper.cuh"
 
 struct Conv2dHopperParams {
     TensorMap input;   // im2col, or tiled [M, 1, C]
     TensorMap weight;  // tiled [out_c, kernel kernel, in_c]
+    TensorMap added;   // the residual: tiled [M, 1, out_c], boxes of BM rows; unless through_ring and a residual, another map
+    TensorMap stored;  // the output: the same in boxes of 16 rows; unless through_ring, another map
     const float* bias;
     const half* residual;  // or null
     void* output;          // half, or float where output_f32
     float* partial;        // [splits, M, out_c] where splits > 1, unless in_cluster
-    int32_t pixels, out_h, out_w, out_c, out_stride, residual_stride;
-    int32_t kernel, stride, dilation, padding;
+    Divisor out_h, out_w, kernel;
+    Divisor tiles_m, tiles_n;  // of the product
+    Divisor c_blocks;          // blocks of BK channels of a filter position
+    Divisor splits;
+    int32_t pixels, out_c, out_stride, residual_stride;
+    int32_t stride, dilation, padding;
     int32_t relu, output_f32;
-    int32_t tiled;             // the input's map
-    int32_t tiles_m, tiles_n;  // of the product
-    int32_t c_blocks;          // blocks of BK channels of a filter position
-    int32_t all_blocks;        // of the reduction
-    int32_t splits, k_blocks;  // blocks in each split
-    int32_t in_cluster;        // the grid: clusters of `splits` blocks, one for each tile
-    int32_t reserved[4];       // to a multiple of the maps' alignment
+    int32_t tiled;         // the input's map
+    int32_t all_blocks;    // of the reduction
+    int32_t k_blocks;      // of each split
+    int32_t in_cluster;    // the grid: clusters of `splits` blocks, one for each tile
+    int32_t through_ring;  // residual and output: where nothing is split and fp16 goes out
+    int32_t reserved[5];   // to a multiple of the maps' alignment
 };
 
 #if HOPPER
@@ -42,6 +52,7 @@ namespace {
 
 constexpr int BK = 64;
 constexpr int GROUPS = 2, CONSUMERS = GROUPS * 128;  // and a warpgroup that copies
+constexpr int STORED_ROWS = 16;                      // of a copy to the output
 
 template <int BM_, int BN_, int STAGES_> struct Tile {
     static constexpr int BM = BM_, BN = BN_, STAGES = STAGES_;
@@ -75,30 +86,38 @@ DEVICE Work work_of(const Conv2dHopperParams& p, int tile) {
     Work w;
     w.split = 0;
     if (p.in_cluster) {
-        w.split = tile % p.splits;
-        tile /= p.splits;
+        const int cluster = quotient(tile, p.splits);
+        w.split = tile - cluster * p.splits.divisor;
+        tile = cluster;
     }
-    w.n = tile % p.tiles_n;
-    tile /= p.tiles_n;
-    w.m = tile % p.tiles_m;
-    w.split += tile / p.tiles_m;
+    const int row = quotient(tile, p.tiles_n), split = quotient(row, p.tiles_m);
+    w.n = tile - row * p.tiles_n.divisor;
+    w.m = row - split * p.tiles_m.divisor;
+    w.split += split;
     w.first = w.split * p.k_blocks;
     w.blocks = p.all_blocks - w.first < p.k_blocks ? p.all_blocks - w.first : p.k_blocks;
     return w;
 }
 
+// Stages in which a tile ends: 64 channels each.
+template <class T> DEVICE int parts_of(const Conv2dHopperParams& p, const Work& w) {
+    const int left = (p.out_c - w.n * T::BN + BK - 1) / BK;
+    return !p.through_ring ? 0 : left < T::BN / BK ? left : T::BN / BK;
+}
+
 // One thread: each stage once all consumers have freed it.
 template <class T> DEVICE void produce(const Conv2dHopperParams& p, int tiles) {
     const Shared<MBarrier> full = smem<MBarrier>(T::FULL_AT), empty = smem<MBarrier>(T::EMPTY_AT);
+    if (p.through_ring) prefetch_map(p.stored);
     Ring at;
 #pragma unroll 1
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         const Work w = work_of(p, tile);
-        const int pixel = w.m * T::BM, rest = pixel / p.out_w;
-        const int image = rest / p.out_h;
-        const int y = rest % p.out_h * p.stride - p.padding, x = pixel % p.out_w * p.stride - p.padding;
-        int tap = w.first / p.c_blocks, c = w.first % p.c_blocks;
-        int r = tap / p.kernel, s = tap % p.kernel;
+        const int pixel = w.m * T::BM;
+        const Place at_pixel = place(pixel, p.out_h, p.out_w);
+        const int image = at_pixel.image, y = at_pixel.y * p.stride - p.padding, x = at_pixel.x * p.stride - p.padding;
+        int tap = quotient(w.first, p.c_blocks), c = w.first - tap * p.c_blocks.divisor;
+        int r = quotient(tap, p.kernel), s = tap - r * p.kernel.divisor;
 #pragma unroll 1
         for (int block = 0; block < w.blocks; ++block) {
             mbarrier_wait(empty + at.stage, at.phase ^ 1);
@@ -111,14 +130,22 @@ template <class T> DEVICE void produce(const Conv2dHopperParams& p, int tiles) {
             }
             tensor_copy(b, p.weight, c * BK, tap, w.n * T::BN, full + at.stage);
             at.advance<T::STAGES>();
-            if (++c == p.c_blocks) {
+            if (++c == p.c_blocks.divisor) {
                 c = 0;
                 ++tap;
-                if (++s == p.kernel) {
+                if (++s == p.kernel.divisor) {
                     s = 0;
                     ++r;
                 }
             }
+        }
+        const int parts = parts_of<T>(p, w);
+#pragma unroll 1
+        for (int part = 0; part < parts; ++part) {
+            mbarrier_wait(empty + at.stage, at.phase ^ 1);
+            mbarrier_arrive_expect(full + at.stage, p.residual ? T::B_AT : 0);
+            if (p.residual) tensor_copy(smem<half>(at.stage * T::STAGE), p.added, w.n * T::BN + part * BK, 0, pixel, full + at.stage);
+            at.advance<T::STAGES>();
         }
     }
 }
@@ -160,14 +187,14 @@ template <class T> DEVICE void join(const Conv2dHopperParams& p, const Epilogue&
     using I = Item<T>;
     const int warp = uniform(threadIdx.x / 32), lane = threadIdx.x % 32;
 #pragma unroll 1
-    for (int unit = warp * p.splits + w.split; unit < I::ITEMS * (CONSUMERS / 32); unit += CONSUMERS / 32 * p.splits) {
+    for (int unit = warp * p.splits.divisor + w.split; unit < I::ITEMS * (CONSUMERS / 32); unit += CONSUMERS / 32 * p.splits.divisor) {
         const int item = unit / (CONSUMERS / 32), from = unit % (CONSUMERS / 32);
         const int pixel = I::pixel(w, item, from, lane), c = I::channel(w, item, lane);
         if (pixel >= p.pixels || c >= p.out_c) continue;
         const Shared<Float4> at = smem<Float4>(0) + (2 * item * CONSUMERS + from * 32 + lane);
         float v[8] = {};
 #pragma unroll 4
-        for (int split = 0; split < p.splits; ++split) {
+        for (int split = 0; split < p.splits.divisor; ++split) {
             const Float4 low = cluster_load16(at, split), high = cluster_load16(at + CONSUMERS, split);
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
@@ -177,6 +204,45 @@ template <class T> DEVICE void join(const Conv2dHopperParams& p, const Epilogue&
         }
         store(e, pixel, c, v);
     }
+}
+
+// The end of a tile in the ring: 64 channels of the warp's rows, from sums to copies under way. Of a row each thread of the quad has
+// two channels in eights; rows lie as the 128-byte swizzle has them, so that a warp's words are in 32 banks.
+template <class T, bool RESIDUAL> DEVICE void finish(const Conv2dHopperParams& p, const Work& w, AccumulatorOf<T::BN> (&sum)[T::ROWS / 64],
+                                                     int part, int stage, const Float2 (&bias)[8]) {
+    const int warp = uniform(threadIdx.x / 32), lane = threadIdx.x % 32, row = lane / 4, t = lane % 4;
+    const int row0 = warp / 4 * T::ROWS + warp % 4 * STORED_ROWS;
+    const float least = p.relu ? 0.0f : -INFINITY;
+#pragma unroll
+    for (int i = 0; i < T::ROWS / 64; ++i) {
+        const Shared<uint32_t> words = smem<uint32_t>(stage * T::STAGE) + (row0 + i * 64 + row) * (BK / 2) + t;
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const int at = h * 8 * (BK / 2) + (j ^ row) * 4, value = 4 * (8 * part + j) + 2 * h;
+                float v[2] = {sum[i][value] + bias[j].v[0], sum[i][value + 1] + bias[j].v[1]};
+                if (RESIDUAL) {
+                    const Float2 r = unpack(words[at]);
+                    v[0] += r.v[0];
+                    v[1] += r.v[1];
+                }
+#pragma unroll
+                for (int k = 0; k < 2; ++k) v[k] = v[k] < least ? least : v[k];  // NaN stays NaN
+                words[at] = pack(v[0], v[1]);
+            }
+        }
+    }
+    fence_proxy_async();
+    sync_warp();
+    if (lane != 0) return;
+#pragma unroll
+    for (int i = 0; i < T::ROWS / 64; ++i) {
+        const int pixel = w.m * T::BM + row0 + i * 64;
+        if (pixel >= p.pixels) continue;
+        tensor_store(p.stored, w.n * T::BN + part * BK, 0, pixel, smem<half>(stage * T::STAGE) + (row0 + i * 64) * BK);
+    }
+    store_commit();
 }
 
 template <class T> DEVICE void consume(const Conv2dHopperParams& p, int tiles) {
@@ -221,6 +287,35 @@ template <class T> DEVICE void consume(const Conv2dHopperParams& p, int tiles) {
         }
         release(last);
 
+        const int parts = parts_of<T>(p, w);
+        if (parts > 0) {
+            int stages[T::BN / BK];
+#pragma unroll
+            for (int part = 0; part < T::BN / BK; ++part) {
+                if (part >= parts) continue;
+                Float2 bias[8];
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+                    const int c = w.n * T::BN + part * BK + 8 * j + 2 * t;
+                    bias[j] = c < p.out_c ? *reinterpret_cast<const Float2*>(p.bias + c) : Float2{};
+                }
+                mbarrier_wait(full + at.stage, at.phase);
+                if (p.residual) {
+                    finish<T, true>(p, w, sum, part, at.stage, bias);
+                } else {
+                    finish<T, false>(p, w, sum, part, at.stage, bias);
+                }
+                stages[part] = at.stage;
+                at.advance<T::STAGES>();
+            }
+            store_wait_read<0>();
+#pragma unroll
+            for (int part = 0; part < T::BN / BK; ++part) {
+                if (part < parts) release(stages[part]);
+            }
+            continue;
+        }
+
         // The sums of the cluster come into the ring, which the other warpgroup's products have to have read.
         if (p.in_cluster) barrier_sync(1, CONSUMERS);
         using I = Item<T>;
@@ -244,7 +339,7 @@ template <class T> DEVICE void consume(const Conv2dHopperParams& p, int tiles) {
                 const Shared<Float4> at = smem<Float4>(0) + (2 * item * CONSUMERS + thread);
                 at[0] = low;
                 at[CONSUMERS] = high;
-            } else if (p.splits > 1) {
+            } else if (p.splits.divisor > 1) {
                 float* partial = p.partial + (int64_t(w.split) * p.pixels + pixel) * p.out_c + c;
                 store16(partial, low);
                 store16(partial + 4, high);
@@ -261,7 +356,7 @@ template <class T> DEVICE void consume(const Conv2dHopperParams& p, int tiles) {
 }
 
 template <class T> DEVICE void conv2d_hopper(const Conv2dHopperParams& p) {
-    const int thread = threadIdx.x, tiles = p.tiles_m * p.tiles_n * p.splits;
+    const int thread = threadIdx.x, tiles = p.tiles_m.divisor * p.tiles_n.divisor * p.splits.divisor;
     if (thread < T::STAGES) {
         mbarrier_init(smem<MBarrier>(T::FULL_AT) + thread, 1);
         mbarrier_init(smem<MBarrier>(T::EMPTY_AT) + thread, CONSUMERS / 32);

@@ -257,7 +257,7 @@ fn a_changed_field_is_noticed() {
             "i64" => format!("int64_t {};", field.name),
             "f32" => format!("float {};", field.name),
             "[f32; 3]" => format!("float {}[3];", field.name),
-            "[i32; 4]" => format!("int32_t {}[4];", field.name),
+            "[i32; 5]" => format!("int32_t {}[5];", field.name),
             other => format!("{other} {};", field.name),
         };
         let with = |lines: &[String]| {

@@ -169,6 +169,38 @@ DEVICE void tensor_copy_im2col(Shared<half> destination, const TensorMap& map, i
 #endif
 }
 
+// The other way: the box that starts at (x, y, z) becomes what lies at `source`, which must not change before a wait. Of the box
+// only what lies inside the tensor is written. What the block's threads have stored at `source` needs a fence_proxy_async of each,
+// and an order.
+DEVICE void tensor_store(const TensorMap& map, int x, int y, int z, Shared<half> source SITE) {
+#if defined(__CUDACC__)
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(&map), "r"(x), "r"(y), "r"(z),
+                 "r"(shared_address(source))
+                 : "memory");
+#else
+    simt::tensor_store(map, 3, {x, y, z, 0}, source.get(), site);
+#endif
+}
+
+// Makes a group of the thread's copies to tensors since the last.
+DEVICE void store_commit() {
+#if defined(__CUDACC__)
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+#else
+    simt::store_commit();
+#endif
+}
+
+// Waits until at most PENDING of the thread's groups have something to read from shared memory. The kernel's end waits for what
+// they write.
+template <int PENDING> DEVICE void store_wait_read() {
+#if defined(__CUDACC__)
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+#else
+    simt::store_wait_read(PENDING);
+#endif
+}
+
 // Orders the thread's own reads and writes of shared memory, and those it knows of, before accesses of bulk copies and warpgroup
 // products (the async proxy) by whom it lets go on: an mbarrier alone does not (PTX ISA, "Async proxy"). What a copy has written may be
 // read after its mbarrier's wait without one.

@@ -28,6 +28,11 @@ void bulk_copy(void* destination, const void* source, int bytes, void* barrier, 
 void tensor_copy(void* destination, const TensorMap& map, unsigned rank, bool im2col, const int32_t (&at)[4], const uint16_t (&offsets)[2],
                  void* barrier, Site site);
 
+// The other way (tensor.cpp): what lies at `source` is written to the tensor at the wait for it, and must not have changed until then.
+void tensor_store(const TensorMap& map, unsigned rank, const int32_t (&at)[4], const void* source, Site site);
+void store_commit();
+void store_wait_read(unsigned pending);
+
 // Clusters (cluster.cpp). All threads of a cluster's blocks that have not ended.
 void cluster_sync(Site site);
 // Where block `rank` of the cluster has what lies at `p` here; ends the launch where nobody has written it, or the block has ended.

@@ -101,6 +101,7 @@ void thread_main() {
     edge_acquire(&w.start);
     w.launch->kernel->run(w.launch->params);
     if (t.uncommitted || !t.groups.empty()) fail("the thread ends with a cp.async that was never waited for");
+    if (!t.stores.empty()) fail("the thread ends with a tensor store that was never waited for");
     if (!t.products.empty()) fail("the thread ends with a wgmma that was never waited for");
     edge_release(&w.end);
     t.done = true;

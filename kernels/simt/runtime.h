@@ -28,6 +28,22 @@ struct Product {
     Site site;
 };
 
+// Which box of a tensor a copy takes.
+struct TensorCopy {
+    const TensorMap* map = nullptr;
+    int32_t at[4] = {};
+    uint16_t offsets[2] = {};
+};
+
+// A copy to a tensor in flight.
+struct TensorStore {
+    TensorCopy to;
+    const char* source;
+    uint32_t bytes;
+    uint64_t checksum;
+    Site site;
+};
+
 // What a thread waits for; the site says where in the kernel.
 struct Wait {
     const char* what = nullptr;
@@ -47,7 +63,10 @@ struct Thread {
     std::vector<Product> products;  // as for the copies
     std::vector<uint32_t> product_groups;
     uint32_t open_products = 0;
-    uint64_t fences = 0;  // wgmma.fence so far
+    uint64_t fences = 0;              // wgmma.fence so far
+    std::vector<TensorStore> stores;  // as for the copies
+    std::vector<uint32_t> store_groups;
+    uint32_t open_stores = 0;
 };
 
 struct Barrier {
@@ -75,13 +94,6 @@ struct Warpgroup {
     const char* what = nullptr;
     Site site;
     void* operand[128] = {};
-};
-
-// Which box of a tensor a copy takes.
-struct TensorCopy {
-    const TensorMap* map = nullptr;
-    int32_t at[4] = {};
-    uint16_t offsets[2] = {};
 };
 
 // A bulk copy in flight; without a source a tensor copy.

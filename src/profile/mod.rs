@@ -37,6 +37,8 @@ pub use tiles::{CSV_HEADER, TimedTiling, tilings};
 /// Dense fp16 FLOP/s and bytes/s of an H200 (SXM).
 const PEAK_FLOPS: f64 = 989e12;
 const PEAK_BYTES: f64 = 4.8e12;
+/// Of a launch at a smaller share of its roof `bound` says what the rest goes to.
+const FAR_FROM_ROOF: f64 = 0.4;
 
 /// One launch.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -59,7 +61,7 @@ pub struct Row {
     pub h200_predicted_us: f64,
     /// Time at the roof (FLOP or bytes) over the predicted time, in percent.
     pub h200_predicted_roof_percent: f64,
-    /// What most of the predicted time goes to.
+    /// What most of the predicted time goes to; below 40 % of the roof, most of what the roof does not need.
     pub h200_bound: Bound,
     pub measured: Option<Measured>,
 }
@@ -161,15 +163,21 @@ fn row(op: &str, launch: &Launch) -> Row {
     let memory = bytes as f64 / PEAK_BYTES;
     let roof = (flop as f64 / PEAK_FLOPS).max(memory);
     let busiest = (blocks as f64 / MULTIPROCESSORS as f64).ceil();
-    let at_peak = Modelled {
-        seconds: busiest * block_flop * MULTIPROCESSORS as f64 / PEAK_FLOPS,
-        bound: Bound::Tensor,
-    };
-    let Modelled { seconds, bound } = modelled.unwrap_or(at_peak);
+    let at_peak = busiest * block_flop * MULTIPROCESSORS as f64 / PEAK_FLOPS;
+    let idle = at_peak - blocks as f64 * block_flop / PEAK_FLOPS;
+    let at_peak = Modelled { seconds: at_peak, bound: Bound::Tensor, loss: (idle, Bound::Idle) };
+    let Modelled { seconds, bound, loss } = modelled.unwrap_or(at_peak);
     let (working, bound) =
         if seconds > memory { (seconds, bound) } else { (memory, Bound::Memory) };
     let bound = if LAUNCH_SECONDS > working { Bound::Launch } else { bound };
     let predicted = working + LAUNCH_SECONDS;
+    // What its roof needs is no answer to why it is far from it.
+    let far = roof < FAR_FROM_ROOF * predicted && matches!(bound, Bound::Tensor | Bound::Memory);
+    let bound = match loss {
+        _ if !far => bound,
+        (seconds, _) if LAUNCH_SECONDS > seconds => Bound::Launch,
+        (_, why) => why,
+    };
     Row {
         op: op.into(),
         kernel: kernel.name,

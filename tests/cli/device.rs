@@ -29,6 +29,16 @@ fn profile_on_paper() {
         let roof = launch["h200_predicted_roof_percent"].as_f64().unwrap();
         assert!((0.0..=100.0).contains(&roof) && launch["measured"].is_null(), "{launch}");
     }
+    // Far from its roof a launch says what it needs beside it.
+    for more in ["", " --size 513x513", " --size 513x513 --batch 16"] {
+        let paper = format!("profile -m model.safetensors --dry-run --json -{more}");
+        let report: serde_json::Value = serde_json::from_str(&run(&bench, &paper).stdout).unwrap();
+        for launch in report["launches"].as_array().unwrap() {
+            let far = launch["h200_predicted_roof_percent"].as_f64().unwrap() < 40.0;
+            let bound = launch["h200_bound"].as_str().unwrap();
+            assert!(!far || !["tensor", "memory"].contains(&bound), "{more}: {launch}");
+        }
+    }
     // The ASPP's branches overlap: less than one after another, and no less than the longest.
     let us: Vec<f64> =
         launches.iter().map(|launch| launch["h200_predicted_us"].as_f64().unwrap()).collect();

@@ -234,8 +234,8 @@ fn every_kernel_is_inside_its_bounds_on_every_architecture() {
         assert!(f.hmma > 0 || !bound.hmma, "{what}: no HMMA");
         // Where ptxas cannot keep warpgroup products in flight it ends their group, and waits, after each of them.
         assert!(f.groups * 4 <= f.hgmma, "{what}: serialised warpgroup products");
-        // As tiles and in im2col mode.
-        for copy in ["UTMALDG.3D", "UTMALDG.4D.IM2COL"] {
+        // As tiles and in im2col mode; results by tensor copies.
+        for copy in ["UTMALDG.3D", "UTMALDG.4D.IM2COL", "UTMASTG.3D"] {
             let needed = f.hgmma > 0 && bound.kernel.starts_with("conv2d");
             assert!(f.sass.contains(copy) || !needed, "{what}: no {copy}");
         }

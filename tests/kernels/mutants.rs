@@ -304,6 +304,33 @@ fn every_kernel_has_cases() {
     ddu::device::kernels::all().for_each(|kernel| assert!(!row(kernel.name).2.is_empty()));
 }
 
+/// The survivors that are explained (tests/ptx/survivors.md) are told by kernel and source, which must still be there: what was
+/// rewritten has to be tried again.
+#[test]
+fn every_survivor_is_still_in_the_source() {
+    let read = |path: &str| std::fs::read_to_string(ptx::project().join(path)).unwrap();
+    let text = read("tests/ptx/survivors.md");
+    let headers = ptx::files(&ptx::project().join("kernels/common"), &["cuh"]);
+    let headers: String =
+        headers.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let (_, section) = text.split_once("\n## Survivors").expect("the section of survivors");
+    let mut quotes = 0;
+    for row in section.lines().filter(|line| line.starts_with("| ") && line.contains('`')) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        for name in cells[1].split(", ") {
+            let kernel = ddu::device::kernels::all().find(|kernel| kernel.name == name);
+            let kernel = kernel.unwrap_or_else(|| panic!("no kernel {name}: {row}"));
+            let source = read(&format!("kernels/{}.cu", kernel.file));
+            for quote in cells[2].split('`').skip(1).step_by(2) {
+                let there = source.contains(quote) || headers.contains(quote);
+                assert!(there, "{name}: no `{quote}` in its source: {row}");
+                quotes += 1;
+            }
+        }
+    }
+    assert!(quotes > 20, "{quotes} quotes");
+}
+
 /// Of the cheapest kernels, so that the check itself is checked.
 #[test]
 fn a_handful_of_mutants() {

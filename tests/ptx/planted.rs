@@ -157,6 +157,27 @@ fn tensor() -> Kernel {
     Kernel { text: include_str!("tensor.ptx"), threads: 128, shared: 16512, input, expected }
 }
 
+/// Of 21 rows of 40 channels, 48 apart, the last row without what lies behind its channels; see the kernel.
+fn store() -> Kernel {
+    let (rows, c, stride) = (21, 40, 48);
+    let sizes = [c as u32, 1, rows as u32];
+    let pitch = stride as u64 * 2;
+    let boxes = [[64, 1, 8, 0], [1, 1, 1, 0]];
+    let mut input = map(1 << 63, 1, &sizes, &[pitch, pitch], boxes, [0; 4]);
+    input.extend(halves((0..2 * 8 * 64).map(number)));
+    let mut out = vec![0xeeee_u16; (rows - 1) * stride + c];
+    for (of, first) in [(0, 16), (1, 3)] {
+        for row in (0..8).filter(|row| first + row < rows) {
+            for k in 0..c {
+                let at = of * 512 + row * 64 + ((k / 8) ^ row) * 8 + k % 8;
+                out[(first + row) * stride + k] = half::f16::from_f32(number(at)).to_bits();
+            }
+        }
+    }
+    let expected = out.chunks(2).map(|w| u32::from(w[1]) << 16 | u32::from(w[0])).collect();
+    Kernel { text: include_str!("store.ptx"), threads: 32, shared: 1024, input, expected }
+}
+
 fn registers() -> Kernel {
     let (text, expected) = (include_str!("registers.ptx"), vec![1; 384]);
     Kernel { text, threads: 384, shared: 0, input: vec![0; 16], expected }
@@ -382,7 +403,13 @@ fn faults_between_proxies() {
 }
 
 /// Instructions that `faults_of_tensor_copies` holds, beside what `edges` has cases for.
-pub const HELD: [&str; 2] = ["cp.async.bulk.tensor", "prefetch.tensormap"];
+pub const HELD: [&str; 5] = [
+    "cp.async.bulk.tensor",
+    "cp.async.bulk.tensor.store",
+    "cp.async.bulk.commit_group",
+    "cp.async.bulk.wait_group.read",
+    "prefetch.tensormap",
+];
 
 #[test]
 fn faults_of_tensor_copies() {
@@ -470,6 +497,82 @@ fn faults_of_tensor_copies() {
         said(word(0, 56, 128), "is under way to"),
         "a box of more channels than there is room for"
     );
+}
+
+#[test]
+fn faults_of_a_tensor_store() {
+    let under_way = || Said("that a wgmma.mma_async or a tensor store under way reads");
+    let faults = [
+        fault(
+            "stores that no fence comes after",
+            "fence.proxy.async.shared::cta;\n",
+            "\n",
+            Said("reads what a store wrote, no fence.proxy.async between"),
+        ),
+        fault("the same, of the second", "fence.proxy.async.shared::cta; // second", "", {
+            Said("reads what a store wrote, no fence.proxy.async between")
+        }),
+        fault("no barrier before it", "bar.warp.sync -1;\n", "\n", {
+            Said("RACE: reads what another thread wrote")
+        }),
+        fault("none before the second", "bar.warp.sync -1; // second", "", {
+            Said("RACE: reads what another thread wrote")
+        }),
+        fault("none before what it read changes", "bar.warp.sync -1; // first", "", {
+            Said("RACE: writes what another thread read")
+        }),
+        fault("no wait", "cp.async.bulk.wait_group.read 0; // first", "", under_way()),
+        fault("a wait for too few", "read 0; // first", "read 1; // first", under_way()),
+        fault("without a group", "cp.async.bulk.commit_group; // first", "", under_way()),
+        fault(
+            "not waited for at the end",
+            "cp.async.bulk.wait_group.read 0;\n",
+            "\n",
+            Said("a thread ends with a store of a tensor's box under way"),
+        ),
+        fault(
+            "no group at the end",
+            "cp.async.bulk.commit_group;\n",
+            "\n",
+            Said("a thread ends with a store of a tensor's box under way"),
+        ),
+        fault("another row", "mov.u32 %r7, 3;", "mov.u32 %r7, 4;", Values),
+        fault("beyond the last row", "mov.u32 %r6, 16;", "mov.u32 %r6, 21;", Values),
+        fault("before the first", "mov.u32 %r7, 3;", "mov.u32 %r7, -2;", Values),
+        fault("another channel", "mov.u32 %r5, 0;", "mov.u32 %r5, 8;", Values),
+        fault("a misaligned source", "{%r5, %r5, %r7}], [%r2]", "{%r5, %r5, %r7}], [%r4+64]", {
+            Said("an offset")
+        }),
+        fault(
+            "beyond shared memory",
+            "mov.u32 %r7, 3;",
+            "mov.u32 %r7, 3;\n\tadd.s32 %r2, %r2, 128;",
+            Said("shared address 128 of 1024 bytes"),
+        ),
+        fault(
+            "a source that is no multiple of 128",
+            "mov.u32 %r7, 3;",
+            "mov.u32 %r7, 3;\n\tadd.s32 %r2, %r2, 64;",
+            Said("misaligned shared address"),
+        ),
+        fault("two coordinates", "{%r5, %r5, %r6}", "{%r5, %r6}", Said("coordinates of")),
+    ];
+    let sound = store();
+    check(&sound, &faults);
+    // Of the map itself: a word of the input.
+    let word = |field: usize, value: u32| {
+        let mut input = sound.input.clone();
+        input[field..][..4].copy_from_slice(&value.to_le_bytes());
+        Kernel { input, expected: sound.expected.clone(), ..sound }.run(sound.text, None)
+    };
+    let values = |run: Result<Vec<u32>, String>| run.is_ok_and(|values| values != sound.expected);
+    let said = |run: Result<Vec<u32>, String>, words| run.is_err_and(|said| said.contains(words));
+    assert!(values(word(104, 0)), "no swizzle");
+    assert!(values(word(40, 32)), "eight channels less");
+    assert!(said(word(48, 22), "of a buffer of"), "a row more than there is");
+    assert!(said(word(8, 2), "of the other mode"), "an im2col map");
+    assert!(said(word(12, 4), "of another rank"), "a map of another rank");
+    assert!(said(word(8, 0), "no tensor map there"), "no map");
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //   program instructions                          all others: as decode.cpp calls them
 //   program run FILE THREADS SHARED OUT IN [SEED]  the file's first kernel on one block, or one cluster, its parameter two addresses: OUT words
 //                                                 to write, and what the file IN holds. Where the parameter is larger, tensor maps
-//                                                 come first in it, and first in IN, with addresses from the start of the rest.
+//                                                 come first in it, and first in IN, with addresses from the start of the rest
+//                                                 or, where bit 63 is set, from that of the words to write.
 //
 // Prints the words in hexadecimal; then a line "note ..." for each thing that the ISA leaves undefined; or the error, and
 // fails. With a seed it looks for races too.
@@ -40,7 +41,8 @@ int run(char** argument, bool seeded) {
     ptx::Launch launch{&kernels.at(0), {1, 1, 1}, uint32_t(std::atoi(argument[1])), uint32_t(std::atoi(argument[2])), {}, {}};
     for (size_t i = 0; i < maps_bytes; i += sizeof(simt::TensorMap)) {
         auto* map = reinterpret_cast<simt::TensorMap*>(maps.data() + i);
-        map->address += addresses[1];
+        const uint64_t of_out = uint64_t(1) << 63;
+        map->address = (map->address & of_out ? addresses[0] : addresses[1]) + (map->address & ~of_out);
     }
     launch.cluster = launch.grid[0] = kernels.at(0).cluster;
     launch.params = std::move(maps);

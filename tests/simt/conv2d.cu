@@ -4,14 +4,8 @@
 
 #include <cstdio>
 
+#include "divisor.h"
 #include "launch.h"
-
-// ceil(log2 d) and ceil(2^(31 + l) / d), as common/division.cuh says.
-static Divisor divisor(int32_t d) {
-    int shift = 0;
-    while (1 << shift < d) ++shift;
-    return {d, int32_t(uint32_t(((uint64_t(1) << (31 + shift)) + uint64_t(d) - 1) / uint64_t(d))), shift};
-}
 
 int main() {
     constexpr int H = 9, W = 8, C = 64, K = 40, PIXELS = H * W;

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 
+#include "divisor.h"
 #include "launch.h"
 #include "maps.h"
 
@@ -28,18 +29,25 @@ template <class T> int check(const char* kernel, int splits = 1) {
     p.bias = bias;
     p.output = y;
     p.pixels = PIXELS;
-    p.out_h = H;
-    p.out_w = W;
+    p.out_h = divisor(H);
+    p.out_w = divisor(W);
     p.out_c = p.out_stride = K;
-    p.kernel = 3;
-    p.stride = p.dilation = p.padding = p.tiles_n = 1;
-    p.splits = splits;
+    p.kernel = divisor(3);
+    p.tiles_n = divisor(1);
+    p.stride = p.dilation = p.padding = 1;
+    p.splits = divisor(splits);
     p.in_cluster = splits > 1;
-    p.tiles_m = (PIXELS + T::BM - 1) / T::BM;
-    p.c_blocks = 2;
+    p.through_ring = splits == 1;
+    p.added = tiled(x, {K, 1, PIXELS}, {C, C}, T::BM, 1);
+    p.stored = tiled(y, {K, 1, PIXELS}, {K, K}, STORED_ROWS, 1);
+    // The input's first channels.
+    p.residual = splits == 1 ? x : nullptr;
+    const int tiles = (PIXELS + T::BM - 1) / T::BM;
+    p.tiles_m = divisor(tiles);
+    p.c_blocks = divisor(2);
     p.all_blocks = 18;
     p.k_blocks = (18 + splits - 1) / splits;
-    const uint32_t blocks = splits > 1 ? uint32_t(p.tiles_m * splits) : 1;
+    const uint32_t blocks = splits > 1 ? uint32_t(tiles * splits) : 1;
     for (uint32_t run = 0; run < 5; ++run) {
         const uint32_t schedule = run < 2 ? run : 2;
         for (int i = 0; i < PIXELS * K; ++i) y[i] = half{0x7fff};
@@ -47,7 +55,7 @@ template <class T> int check(const char* kernel, int splits = 1) {
         int wrong = 0;
         for (int i = 0; i < PIXELS * K; ++i) {
             const int m = i / K, k = i % K;
-            double sum = bias[k];
+            double sum = bias[k] + (splits == 1 ? half_to_float(x[m * C + k]) : 0.0);
             for (int tap = 0; tap < 9; ++tap) {
                 const int row = m / W % H + tap / 3 - 1, column = m % W + tap % 3 - 1;
                 if (row < 0 || column < 0 || row >= H || column >= W) continue;

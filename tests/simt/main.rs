@@ -255,6 +255,12 @@ fn tensor_copies_bring_what_their_maps_say() {
         ("no_map", ["by what is no tensor map", "tensor.cu"]),
         ("other_mode", ["a tensor map of the other mode", "tensor.cu"]),
         ("left_overwritten", ["overwritten under a wgmma in flight", "tensor.cu"]),
+        ("stored_too_early", ["of shared memory that nobody has written", "missing barrier"]),
+        ("stored_unaligned", ["shared memory that is no multiple of 128", "tensor.cu"]),
+        ("stored_overwritten", ["overwritten under a tensor store in flight", "tensor.cu"]),
+        ("stored_not_awaited", ["a tensor store that was never waited for", "thread"]),
+        ("stored_elsewhere", ["out-of-bounds access to global memory", "past the end of a buffer"]),
+        ("stored_by_im2col", ["a tensor store by a tensor map of the other mode", "tensor.cu"]),
     ] {
         for schedule in SCHEDULES {
             let at = format!("{kernel}, block (0, 0, 0), thread ");
@@ -365,8 +371,10 @@ fn the_convolution_of_hopper_needs_each_of_its_barriers_and_waits() {
         "wgmma_wait<0>(",
         "barrier_sync(",
         "cluster_sync();",
+        "sync_warp();",
+        "store_wait_read<0>();",
     ];
-    needs_each("conv2d_hopper", &waits, 10);
+    needs_each("conv2d_hopper", &waits, 14);
 }
 
 #[test]

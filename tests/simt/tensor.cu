@@ -2,6 +2,7 @@
 // shapes, each in three schedules; prints the first fault. `PROGRAM KERNEL SCHEDULE`: one planted fault, or its sound twin.
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <vector>
 
 #include "../../kernels/common/hopper.cuh"
@@ -130,6 +131,39 @@ template <bool SOUND> DEVICE void left_overwritten(const Params& p) {
     p.out[threadIdx.x] = sum[0];
 }
 
+// Rows of 64 of a pattern to the box at p.at; `p.out` counts nothing.
+DEVICE float pattern(int i, int k) { return float((i * 64 + k) % 1021 - 510); }
+template <int ALIGNED, bool ORDERED, bool AWAITED, bool KEPT> DEVICE void stored(const Params& p, const TensorMap& map) {
+    const int at = ALIGNED ? 0 : 64;
+    for (int i = threadIdx.x; i < p.rows * 64; i += THREADS) {
+        const int row = i / 64, k = i % 64;
+        smem<half>(at + row * 128)[((k / 8) ^ (row % 8)) * 8 + k % 8] = float_to_half(pattern(row, k));
+    }
+    fence_proxy_async();
+    if (ORDERED) sync_threads();
+    // In no order of the threads the last.
+    if (threadIdx.x == THREADS / 2) {
+        tensor_store(map, p.at[0], p.at[1], p.at[2], smem<half>(at));
+        store_commit();
+        if (!KEPT) smem<half>(at)[0] = float_to_half(-1.0f);
+        if (AWAITED) store_wait_read<0>();
+    }
+}
+DEVICE void box_stored(const Params& p) { stored<true, true, true, true>(p, p.map); }
+KERNEL(box_stored, Params, THREADS, box_stored)
+template <bool SOUND> DEVICE void stored_too_early(const Params& p) { stored<true, SOUND, true, true>(p, p.other); }
+template <bool SOUND> DEVICE void stored_unaligned(const Params& p) { stored<SOUND, true, true, true>(p, p.other); }
+template <bool SOUND> DEVICE void stored_overwritten(const Params& p) { stored<true, true, true, SOUND>(p, p.other); }
+template <bool SOUND> DEVICE void stored_not_awaited(const Params& p) { stored<true, true, SOUND, true>(p, p.other); }
+template <bool SOUND> DEVICE void stored_elsewhere(const Params& p) {
+    TensorMap map = p.other;
+    // As if the tensor had more rows.
+    if (!SOUND) map.sizes[2] += 1024;
+    if (!SOUND) map.address += uint64_t(map.strides[1]) * 1024;
+    stored<true, true, true, true>(p, map);
+}
+template <bool SOUND> DEVICE void stored_by_im2col(const Params& p) { stored<true, true, true, true>(p, SOUND ? p.other : p.map); }
+
 #define BOTH(NAME)                             \
     KERNEL(NAME, Params, THREADS, NAME<false>) \
     KERNEL(NAME##_sound, Params, THREADS, NAME<true>)
@@ -142,6 +176,12 @@ BOTH(far_offset)
 BOTH(no_map)
 BOTH(other_mode)
 BOTH(left_overwritten)
+BOTH(stored_too_early)
+BOTH(stored_unaligned)
+BOTH(stored_overwritten)
+BOTH(stored_not_awaited)
+BOTH(stored_elsewhere)
+BOTH(stored_by_im2col)
 
 // --- the host ---------------------------------------------------------------------------------------------------------
 
@@ -226,6 +266,27 @@ bool box(const Image& x, int rows, int columns, int c, int w, int h) {
     return same("tiled", expected, "whole", p);
 }
 
+// Nothing but what lies inside the tensor changes.
+bool stored(int rows, int c, int w, int h) {
+    constexpr uint16_t BEFORE = 0x7e5a;
+    for (uint32_t schedule = 0; schedule < 3; ++schedule) {
+        const Image x(1, 21, 1, 40, 48);
+        const int elements = (x.h - 1) * x.stride + x.c;
+        for (int i = 0; i < elements; ++i) x.data[i] = half{BEFORE};
+        Params p = {tiled(x, rows, 1), {}, nullptr, {c, w, h}, {}, rows, 0};
+        if (!launch("box_stored", p, {THREADS, SHARED_BYTES, schedule, 5})) return false;
+        int wrong = 0;
+        for (int i = 0; i < elements; ++i) {
+            const int row = i / x.stride - h, k = i % x.stride - c;
+            const bool inside = w == 0 && row >= 0 && row < rows && i % x.stride < x.c && k >= 0 && k < 64;
+            wrong += inside ? half_to_float(x.data[i]) != pattern(row, k) : x.data[i].bits != BEFORE;
+        }
+        if (wrong) std::printf("a store of %d rows at %d, %d, %d, schedule %u: %d values are wrong\n", rows, c, w, h, schedule, wrong);
+        if (wrong) return false;
+    }
+    return true;
+}
+
 template <int N> bool products(const char* kernel) {
     // Small whole numbers: their sums are exact.
     const Image a(1, 64, 1, 64, 72), b(1, N, 1, 56, 56);
@@ -247,7 +308,14 @@ template <int N> bool products(const char* kernel) {
 int main(int count, char** argument) {
     if (count > 2) {
         const Image x(2, 5, 7, 40, 40);
+        const Image y(1, 21, 1, 40, 48);
         Params p = {im2col(x, 1, 2, 2, 64), {}, fresh(64 * 64), {0, -1, -1, 0}, {2, 2}, 64, 64 * 128};
+        if (std::string(argument[1]).rfind("stored", 0) == 0) {
+            p.other = tiled(y, 16, 1);
+            p.at[1] = 0;
+            p.at[2] = 8;
+            p.rows = 16;
+        }
         const bool ended = launch(argument[1], p, {THREADS, SHARED_BYTES, uint32_t(atoi(argument[2]))});
         ddu_simt_free(p.out);
         return !ended;
@@ -256,7 +324,8 @@ int main(int count, char** argument) {
     const bool sound = convolution(odd, 3, 1, 1, 1, 32) && convolution(odd, 3, 2, 1, 1, 16) && convolution(odd, 3, 1, 6, 6, 64) &&
                        convolution(odd, 1, 2, 1, 0, 8) && convolution(small, 5, 1, 1, 2, 128) && convolution(small, 3, 3, 1, 0, 8) &&
                        box(odd, 8, 1, 0, 3, 0) && box(odd, 3, 4, 64, -1, 4) && box(odd, 2, 8, 8, 5, -1) && products<64>("product_64") &&
-                       products<128>("product_128");
+                       products<128>("product_128") && stored(16, 0, 0, 0) && stored(16, 0, 0, 8) && stored(8, 32, 0, -3) &&
+                       stored(32, 0, 0, 20) && stored(16, 0, 1, 0);
     if (sound) std::printf("ok\n");
     return !sound;
 }

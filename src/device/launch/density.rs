@@ -191,9 +191,10 @@ impl DensityTiling {
     }
 
     /// The division that takes the fewest pixels times classes of the busiest multiprocessor; of equal ones
-    /// the largest tile (a block reads all of W, whatever its pixels), then the fewest splits. Early exit
-    /// leaves 0.6 of the classes' work, less of it where a part knows its own classes' maximum alone
-    /// (`docs/performance.md`: 1 - 0.4 / splits), and a block's start takes as long as half a class.
+    /// the largest tile (a block reads all of W, whatever its pixels), then the fewest splits. A part knows its own
+    /// classes' maximum alone: of 9 classes early exit leaves the busiest block of a round 0.83 where they are one part, 0.91 where
+    /// they are two and all where they are three (`docs/performance.md`), which is some 0.72 and 0.75 of each class; a block's
+    /// start takes as long as half a class.
     ///
     /// # Errors
     /// More channels than any tile holds.
@@ -214,7 +215,8 @@ impl DensityTiling {
         let cost = |tiling: &DensityTiling| {
             let DensityTiling { tile, splits, per_split } = *tiling;
             let rounds = (pixels.div_ceil(tile.pixels) * splits).div_ceil(multiprocessors.max(1));
-            let classes = per_split as f64 * (1.0 - 0.4 / splits as f64) + 0.5;
+            let all = per_split as f64;
+            let classes = all.min(0.75 * all + 0.72) + 0.5;
             (rounds * tile.pixels) as f64 * classes
         };
         fitting

@@ -174,7 +174,10 @@ pub struct Work {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Modelled {
     pub seconds: f64,
+    /// What most of it goes to.
     pub bound: Bound,
+    /// What most of it goes to that its FLOP do not need, and how long that takes.
+    pub loss: (f64, Bound),
 }
 
 /// What most of a launch's time goes to.
@@ -191,6 +194,8 @@ pub enum Bound {
     L2,
     /// The way from L2 to the products: too little is in flight on a multiprocessor.
     Latency,
+    /// Blocks that fill a part of the multiprocessors, or of their last round.
+    Idle,
     /// Prologue and epilogue.
     Edges,
     /// The sums of a split reduction, on their way between the blocks of a cluster.
@@ -209,6 +214,7 @@ impl std::fmt::Display for Bound {
             Bound::Shared => "shared memory",
             Bound::L2 => "L2",
             Bound::Latency => "latency",
+            Bound::Idle => "idle multiprocessors",
             Bound::Edges => "prologue and epilogue",
             Bound::Exchange => "sums within clusters",
             Bound::Memory => "memory",

@@ -43,7 +43,7 @@ impl TensorMap {
 
     /// Copies of `rows` pixels, row after row as they lie in memory: a tensor `[pixels, 1, channels]`.
     pub(super) fn pixels(memory: &mut Addresses, x: &Tensor, rows: usize) -> Result<Self> {
-        let address = Self::input(memory, x)?;
+        let address = Self::fp16(memory, x)?;
         let stride = x.stride as u64 * 2;
         Self::tiled(memory.kernel(), address, [x.channels, 1, x.pixels()], [stride, stride], rows)
     }
@@ -79,7 +79,7 @@ impl TensorMap {
             "a filter that an im2col tensor map can walk over",
             format!("{conv:?}"),
         )?;
-        let address = Self::input(memory, x)?;
+        let address = Self::fp16(memory, x)?;
         let pixel = x.stride as u64 * 2;
         let row = pixel * x.size.w as u64;
         let lower = -(conv.padding as i32);
@@ -101,9 +101,9 @@ impl TensorMap {
         })
     }
 
-    fn input(memory: &mut Addresses, x: &Tensor) -> Result<Address> {
+    fn fp16(memory: &mut Addresses, x: &Tensor) -> Result<Address> {
         let what = memory.kernel();
-        require(what, x.element == Element::F16, "fp16 input", format!("{:?}", x.element))?;
+        require(what, x.element == Element::F16, "an fp16 tensor", format!("{:?}", x.element))?;
         memory.tensor(x)
     }
 

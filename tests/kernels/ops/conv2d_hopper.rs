@@ -27,7 +27,12 @@ fn cases() -> Vec<Case> {
             residual: true,
             ..case("batch 3, channel slices, tiles across images", dense(16, 136, 3), 10, 11)
         },
-        case("stride 2", dense(72, 72, 3).stride(2), 21, 34),
+        case(
+            "stride 2, a full tile of channels without a residual",
+            dense(72, 128, 3).stride(2),
+            21,
+            34,
+        ),
         case(
             "dilation 36 on 23 x 30: only the centre tap or a rim",
             dense(24, 40, 3).dilation(36),

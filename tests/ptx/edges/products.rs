@@ -381,7 +381,7 @@ fn order() -> Vec<Case> {
             "none, b is written",
             format!("{FENCE}{product}{COMMIT}st.shared.u32 [%w70], 0;\n{WAIT}"),
         )
-        .says("st writes shared memory that a wgmma.mma_async under way reads"),
+        .says("st writes shared memory that a wgmma.mma_async or a tensor store under way reads"),
         wait("none, to the end", format!("{FENCE}{product}{COMMIT}bra.uni $end;\n"))
             .says("wgmma.mma_async under way"),
     ]

@@ -179,6 +179,8 @@ void Block::begin(uint32_t x, uint32_t y, uint32_t z, uint64_t number) {
         for (int l = 0; l < 32; ++l) {
             w.copies[l].clear();
             w.commits[l].clear();
+            w.stores[l].clear();
+            w.store_commits[l].clear();
         }
         for (const auto& [name, row] : k.specials) {
             w.defined[row] = FULL;
@@ -277,7 +279,9 @@ bool Block::step(Warp& w, int quantum) {
             w.alive &= ~mask;
             w.mask &= ~mask;
             for (int l = 0; l < 32; ++l) {
-                if (mask >> l & 1 && !w.copies[l].empty()) note(ins, "a thread ends with cp.async under way");
+                if (!(mask >> l & 1)) continue;
+                if (!w.copies[l].empty()) note(ins, "a thread ends with cp.async under way");
+                if (!w.stores[l].empty()) note(ins, "a thread ends with a store of a tensor's box under way");
             }
             if (!w.products.empty()) note(ins, "a warp ends with wgmma.mma_async under way");
             if (w.cluster_phase) note(ins, "a thread ends between its arrival and its wait at the cluster's barrier");

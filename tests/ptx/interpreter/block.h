@@ -80,6 +80,11 @@ struct MBarrier {
     uint32_t initialised_by = 0;
     bool visible = false;  // to bulk copies
 };
+struct Store {  // of a box, from shared memory
+    Box box;
+    uint32_t from, bytes;
+    const Instruction* ins;
+};
 struct Product {  // wgmma.mma_async
     const Instruction* ins;
     uint64_t a, b;  // descriptors; a 0: in registers
@@ -114,6 +119,8 @@ struct Warp {
 
     std::vector<Copy> copies[32];       // by lane: issued, in order
     std::vector<uint32_t> commits[32];  // ends of the committed groups in `copies`
+    std::vector<Store> stores[32];      // the same
+    std::vector<uint32_t> store_commits[32];
 
     std::vector<Product> products;
     uint32_t group = 0, waited = 0;  // groups committed, groups complete
@@ -152,7 +159,7 @@ struct Block {
     std::map<uint32_t, MBarrier> mbarriers;
     std::vector<Bulk> bulks;
     std::vector<std::array<uint64_t, 3>> products[32];  // by warpgroup: instruction, descriptors, in order
-    std::vector<uint16_t> readers;                      // by shared byte / 16: products in flight that read it
+    std::vector<uint16_t> readers;                      // by shared byte / 16: products and stores in flight that read it
     int64_t free_registers = 0;
     bool traps = false;  // the kernel may: its waits end without result where nothing else can go on
     std::array<Range, 64> recent{};

@@ -131,6 +131,14 @@ bool Builder::decode_asynchronous(Draft& draft, const std::string& op, const std
         address(ins, s, c, slot);
         if (ins.imm) bad("an offset");
     };
+    // [map, {coordinates}]
+    auto tensor = [&](const std::string& s) {
+        if (s.size() < 2 || s[0] != '[') bad("no tensor: " + s);
+        const std::vector<std::string> place = split(s.substr(1, s.size() - 2));
+        need(place, 2);
+        ins.s[1] = operand('d', place[0]);
+        for (const std::string& v : braced(place[1])) ins.list.push_back(operand('w', v));
+    };
     if (op == "cp.async.cg.shared.global") {
         plain(o[0], 'w', 0);
         address(ins, o[1], 'd', 1);
@@ -138,7 +146,7 @@ bool Builder::decode_asynchronous(Draft& draft, const std::string& op, const std
         if (ins.bytes != 16) bad("cp.async.cg of other than 16 bytes");
         ins.s[2] = o.size() > 3 ? operand('w', o[3]) : constant('w', ins.bytes);
         ins.run = special(op);
-    } else if (op == "cp.async.wait_group" || op == "wgmma.wait_group.sync.aligned") {
+    } else if (op == "cp.async.wait_group" || op == "cp.async.bulk.wait_group.read" || op == "wgmma.wait_group.sync.aligned") {
         ins.imm = std::stoi(o[0]);
         ins.run = special(op);
     } else if (op == "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes") {
@@ -147,6 +155,12 @@ bool Builder::decode_asynchronous(Draft& draft, const std::string& op, const std
         ins.s[2] = operand('w', o[2]);
         plain(o[3], 'w', 3);
         ins.run = special("cp.async.bulk");
+    } else if (op == "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group") {
+        need(o, 2);
+        tensor(o[0]);
+        plain(o[1], 'w', 0);
+        if (ins.list.size() != 3) bad("coordinates of " + op);
+        ins.run = special("cp.async.bulk.tensor.store");
     } else if (starts(op, "cp.async.bulk.tensor.")) {
         const std::vector<std::string> parts = split(op, '.');
         const size_t rank = size_t(parts[4][0] - '0');
@@ -155,11 +169,7 @@ bool Builder::decode_asynchronous(Draft& draft, const std::string& op, const std
         if (op != "cp.async.bulk.tensor." + parts[4] + ".shared::cluster.global." + form + ".mbarrier::complete_tx::bytes") bad(op);
         need(o, ins.is_signed ? 4 : 3);
         plain(o[0], 'w', 0);
-        if (o[1].size() < 2 || o[1][0] != '[') bad("no tensor: " + o[1]);
-        const std::vector<std::string> place = split(o[1].substr(1, o[1].size() - 2));
-        need(place, 2);
-        ins.s[1] = operand('d', place[0]);
-        for (const std::string& v : braced(place[1])) ins.list.push_back(operand('w', v));
+        tensor(o[1]);
         plain(o[2], 'w', 3);
         if (ins.is_signed) {
             for (const std::string& v : braced(o[3])) ins.list2.push_back(operand('w', v));

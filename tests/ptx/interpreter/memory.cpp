@@ -40,8 +40,8 @@ void check_write(Block& block, const Instruction& ins, uint32_t offset, uint32_t
     if (seen & BARRIER) block.fail(ins, std::string(who) + " writes an mbarrier");
     for (uint32_t i = offset / 16; i <= (offset + bytes - 1) / 16; ++i) {
         if (block.readers[i])
-            block.fail(ins,
-                       std::string(who) + " writes shared memory that a wgmma.mma_async under way reads, byte " + std::to_string(offset));
+            block.fail(ins, std::string(who) + " writes shared memory that a wgmma.mma_async or a tensor store under way reads, byte " +
+                                std::to_string(offset));
     }
 }
 

@@ -1,4 +1,4 @@
-// Tensor copies: the box of a tensor in global memory that a map and coordinates name, to shared memory (PTX ISA, "Tensors",
+// Tensor copies: the box of a tensor in global memory that a map and coordinates name, to shared memory, or from there (PTX ISA, "Tensors",
 // "cp.async.bulk.tensor"). It walks the box as the ISA draws it, element of the outer dimensions by element. Maps are those of
 // kernels/simt/tensor_map.h.
 #include <cstring>
@@ -109,6 +109,69 @@ bool tensor(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
     return true;
 }
 
+// To a tensor. It reads shared memory and writes at the wait for its group.
+bool store(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
+    uint32_t defined = w.defined[ins.s[0]];
+    for (uint32_t row : ins.list) defined &= w.defined[row];
+    if (mask & ~defined) block.fail(ins, "an undefined operand");
+    for (int l = 0; l < 32; ++l) {
+        if (!(mask >> l & 1)) continue;
+        Box box{map_of(block, w, ins, ins.s[1], l), {}, {}};
+        const TensorMap& m = box.map;
+        if (m.mode != TensorMap::TILED) block.fail(ins, "a tensor map of the other mode");
+        if (m.rank != ins.list.size()) block.fail(ins, "a tensor map of another rank");
+        for (size_t i = 0; i < ins.list.size(); ++i) box.at[i] = int32_t(w.row(ins.list[i])[l]);
+        const uint32_t bytes = bytes_of(m), from = block.at(w.row(ins.s[0])[l], bytes, 128, ins);
+        uint8_t seen = 0;
+        for (uint32_t i = 0; i < bytes; ++i) seen |= block.shadow[from + i];
+        if (seen & ARRIVING) block.fail(ins, "reads shared memory that an asynchronous copy is under way to");
+        if (seen & BARRIER) block.fail(ins, "reads an mbarrier");
+        if (seen & UNDEFINED) block.note(ins, "stores an undefined value");
+        for_rows(box, [&](uint32_t, uint64_t to, uint32_t inside) {
+            if (inside) block.global(to, inside, 16, ins);
+        });
+        for (uint32_t i = 0; i < bytes; i += 16) ++block.readers[(from + i) / 16];
+        block.touch(ins, false, true, w.index * 32 + uint32_t(l), from, bytes, ASYNC);
+        w.stores[l].push_back({box, from, bytes, &ins});
+    }
+    return true;
+}
+
+bool store_commit(Block&, Warp& w, const Instruction&, uint32_t mask) {
+    for (int l = 0; l < 32; ++l) {
+        if (mask >> l & 1) w.store_commits[l].push_back(uint32_t(w.stores[l].size()));
+    }
+    return true;
+}
+
+void leave(Block& block, const Store& s, uint32_t thread) {
+    const TensorMap& m = s.box.map;
+    block.touch(*s.ins, false, true, thread, s.from, s.bytes, ASYNC);
+    for_rows(s.box, [&](uint32_t number, uint64_t to, uint32_t inside) {
+        if (inside) block.touch(*s.ins, true, false, thread, to, inside);
+        for (uint32_t i = 0; i < inside; ++i) {
+            uint32_t at = block.base + s.from + number * m.box[0] * 2 + i;
+            if (m.swizzle == TensorMap::BYTES_128) at ^= (at >> 7 & 7) << 4;
+            reinterpret_cast<uint8_t*>(to)[i] = block.shared[at - block.base];
+        }
+    });
+    for (uint32_t i = 0; i < s.bytes; i += 16) --block.readers[(s.from + i) / 16];
+}
+
+bool store_wait(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
+    for (int l = 0; l < 32; ++l) {
+        auto& ends = w.store_commits[l];
+        if (!(mask >> l & 1) || ends.size() <= size_t(ins.imm)) continue;
+        const size_t done = ends.size() - size_t(ins.imm);
+        const uint32_t n = ends[done - 1];
+        for (uint32_t i = 0; i < n; ++i) leave(block, w.stores[l][i], w.index * 32 + uint32_t(l));
+        w.stores[l].erase(w.stores[l].begin(), w.stores[l].begin() + n);
+        ends.erase(ends.begin(), ends.begin() + int64_t(done));
+        for (uint32_t& end : ends) end -= n;
+    }
+    return true;
+}
+
 }  // namespace
 
 void land_box(Block& block, const Bulk& b) {
@@ -126,6 +189,9 @@ void land_box(Block& block, const Bulk& b) {
 void tensor_handlers(Handlers& h) {
     h["prefetch.tensormap"] = &prefetch;
     h["cp.async.bulk.tensor"] = &tensor;
+    h["cp.async.bulk.tensor.store"] = &store;
+    h["cp.async.bulk.commit_group"] = &store_commit;
+    h["cp.async.bulk.wait_group.read"] = &store_wait;
 }
 
 }  // namespace ptx

@@ -15,12 +15,13 @@
 //! Each adds the exchange: a tile's sums written to shared memory and, but for the block's own part, read from the other blocks',
 //! and two barriers of the cluster.
 
-use super::tiling::{EDGE_LATENCY, EPILOGUE_INSTRUCTIONS, L2_LATENCY, PORT, SHARED};
+use super::tiling::{EDGE_LATENCY, EPILOGUE_INSTRUCTIONS, L2_LATENCY, PORT, SHARED, idle, useful};
 use super::{ConvCost, ConvTile, ConvTiling, Operands, padded};
 use crate::device::kernels::Source;
+use crate::device::launch::divisor::Divisor;
 use crate::device::launch::tensor_map::{CHANNELS, TensorMap, fits};
 use crate::device::launch::{Address, Addresses, Bound, Launch, Work, param, param_product};
-use crate::device::{Device, Element};
+use crate::device::{Device, Element, Tensor};
 use crate::error::Result;
 use crate::ops::Conv2d;
 
@@ -29,31 +30,34 @@ params! {
     Conv2dHopperParams {
         input: TensorMap,
         weight: TensorMap,
+        added: TensorMap,
+        stored: TensorMap,
         bias: Address,
         residual: Address,
         output: Address,
         partial: Address,
+        out_h: Divisor,
+        out_w: Divisor,
+        kernel: Divisor,
+        tiles_m: Divisor,
+        tiles_n: Divisor,
+        c_blocks: Divisor,
+        splits: Divisor,
         pixels: i32,
-        out_h: i32,
-        out_w: i32,
         out_c: i32,
         out_stride: i32,
         residual_stride: i32,
-        kernel: i32,
         stride: i32,
         dilation: i32,
         padding: i32,
         relu: i32,
         output_f32: i32,
         tiled: i32,
-        tiles_m: i32,
-        tiles_n: i32,
-        c_blocks: i32,
         all_blocks: i32,
-        splits: i32,
         k_blocks: i32,
         in_cluster: i32,
-        reserved: [i32; 4],
+        through_ring: i32,
+        reserved: [i32; 5],
     }
 }
 
@@ -65,18 +69,21 @@ pub(in crate::device) static SOURCE: Source = Source {
         Conv2dHopperParams::kernel("conv2d_hopper_128x128", "conv2d_hopper", 384, 196736),
         Conv2dHopperParams::kernel("conv2d_hopper_256x64", "conv2d_hopper", 384, 204928),
     ],
-    constants: &[("BK", K_BLOCK)],
+    constants: &[("BK", K_BLOCK), ("STORED_ROWS", STORED_ROWS)],
 };
 
 /// Largest first.
 pub const HOPPER_TILES: [ConvTile; 3] = [
-    ConvTile::of_hopper("conv2d_hopper_256x128", 256, 128, 4, 98),
+    ConvTile::of_hopper("conv2d_hopper_256x128", 256, 128, 4, 103),
     ConvTile::of_hopper("conv2d_hopper_128x128", 128, 128, 6, 73),
     ConvTile::of_hopper("conv2d_hopper_256x64", 256, 64, 5, 102),
 ];
 
 /// Values of the reduction per step of the main loop (`BK`).
 pub(super) const K_BLOCK: usize = CHANNELS;
+
+/// Pixels of a copy to the output.
+const STORED_ROWS: usize = 16;
 
 /// Blocks of the reduction: of [`CHANNELS`] channels of a filter position.
 pub(super) fn blocks(conv: &Conv2d) -> usize {
@@ -99,6 +106,7 @@ pub(super) fn launch<'a>(
     let what = "conv2d_hopper";
     let ConvTile { pixels: m, channels: n, kernel, .. } = tiling.tile;
     let p = |value| param(what, value);
+    let divisor = |value| Divisor::new(what, value);
     let mut memory = Addresses::new(what);
     let tiled = (conv.kernel, conv.stride, conv.padding) == (1, 1, 0);
     let input = if tiled {
@@ -114,34 +122,43 @@ pub(super) fn launch<'a>(
     p(pixels + m)?;
     p(count.saturating_add(o.multiprocessors))?;
     p(o.y.size.h.max(o.y.size.w).saturating_mul(conv.stride))?;
+    let through_ring = tiling.splits == 1 && o.y.element == Element::F16;
+    // The driver makes every map of the parameter, those that the kernel will not use too.
+    let map = |memory: &mut Addresses, tensor: Option<&Tensor>, rows| match tensor {
+        Some(tensor) if through_ring => TensorMap::pixels(memory, tensor, rows),
+        _ => Ok(input),
+    };
     let params = Conv2dHopperParams {
         input,
         weight: TensorMap::filters(&mut memory, o.weight, filters, n)?,
+        added: map(&mut memory, o.residual.as_ref(), m)?,
+        stored: map(&mut memory, Some(&o.y), STORED_ROWS)?,
         bias: memory.slice("bias", o.bias, channels * 4)?,
         residual: o.residual.map_or(Ok(Address::NULL), |r| memory.tensor(&r))?,
         output: memory.tensor(&o.y)?,
         partial: memory.optional("partial sums", o.partial, tiling.partial_bytes(conv, pixels))?,
         pixels: p(pixels)?,
-        out_h: p(o.y.size.h)?,
-        out_w: p(o.y.size.w)?,
+        out_h: divisor(o.y.size.h)?,
+        out_w: divisor(o.y.size.w)?,
         out_c: p(channels)?,
         out_stride: p(o.y.stride)?,
         residual_stride: p(o.residual.map_or(0, |r| r.stride))?,
-        kernel: p(conv.kernel)?,
+        kernel: divisor(conv.kernel)?,
         stride: p(conv.stride)?,
         dilation: p(conv.dilation)?,
         padding: p(conv.padding)?,
         relu: o.relu.into(),
         output_f32: (o.y.element == Element::F32).into(),
         tiled: tiled.into(),
-        tiles_m: p(tiles[0])?,
-        tiles_n: p(tiles[1])?,
-        c_blocks: p(conv.in_channels.div_ceil(CHANNELS))?,
+        tiles_m: divisor(tiles[0])?,
+        tiles_n: divisor(tiles[1])?,
+        c_blocks: divisor(conv.in_channels.div_ceil(CHANNELS))?,
         all_blocks: p(blocks(conv))?,
-        splits: p(tiling.splits)?,
+        splits: divisor(tiling.splits)?,
         k_blocks: p(tiling.k_blocks)?,
         in_cluster: tiling.cluster.into(),
-        reserved: [0; 4],
+        through_ring: through_ring.into(),
+        reserved: [0; 5],
     };
     // In clusters a block takes one tile.
     let blocks = if tiling.cluster { count } else { count.min(o.multiprocessors.max(1)) };
@@ -169,6 +186,8 @@ const CLUSTER_LATENCY: f64 = 200.0;
 const CLUSTER_BARRIER: f64 = 2.0 * CLUSTER_LATENCY + L2_LATENCY;
 /// Instructions that add eight values of one split.
 const JOIN_INSTRUCTIONS: f64 = 14.0;
+/// Instructions for eight values of a tile that ends in the ring, of sm_90a: 57 with a residual, 38 without.
+const RING_INSTRUCTIONS: f64 = 48.0;
 /// Groups of multiprocessors that a cluster does not reach beyond.
 const GPCS: usize = 8;
 
@@ -203,7 +222,7 @@ pub(super) fn cost(
     .expect("four bounds");
     // Eights of values a thread; two of the eight warps on each scheduler.
     let eights = 2.0 * (tile.pixels * tile.channels / 8 / 256) as f64;
-    let epilogue = eights * EPILOGUE_INSTRUCTIONS;
+    let epilogue = eights * if splits == 1 { RING_INSTRUCTIONS } else { EPILOGUE_INSTRUCTIONS };
     let l2 = (tiles * splits * k_blocks) as f64 * bytes / (L2_SHARE * multiprocessors as f64);
     let (rounds, edges, exchange) = if cluster {
         let rounds = tiles.div_ceil(resident_clusters(multiprocessors, splits)) as f64;
@@ -216,5 +235,8 @@ pub(super) fn cost(
         let busiest = (tiles * splits).div_ceil(multiprocessors) as f64;
         (busiest, EDGE_LATENCY + busiest * (epilogue + L2_LATENCY), 0.0)
     };
-    ConvCost { steps: rounds * k_blocks as f64 * step, bound, edges, exchange, l2, join }
+    let steps = rounds * k_blocks as f64 * step;
+    let useful = useful(conv, pixels, multiprocessors);
+    let idle = idle(steps, tiles * splits, rounds as usize * multiprocessors);
+    ConvCost { steps, bound, useful, idle, edges, exchange, l2, join }
 }

@@ -225,6 +225,10 @@ pub struct ConvCost {
     /// Of the busiest multiprocessor: its steps, by what bounds them.
     pub steps: f64,
     pub bound: Bound,
+    /// The part of these steps that its share of the FLOP takes at the tensor cores' peak, without padding.
+    pub useful: f64,
+    /// The part in which multiprocessors without a block, or without as many as the busiest, wait for it.
+    pub idle: f64,
     /// Prologues and epilogues of its blocks.
     pub edges: f64,
     /// Sums exchanged in clusters.
@@ -249,6 +253,8 @@ impl ConvCost {
         let mut cost = ConvCost {
             steps: 0.0,
             bound: Bound::Latency,
+            useful: useful(conv, pixels, multiprocessors),
+            idle: 0.0,
             edges: 0.0,
             exchange: 0.0,
             l2: 0.0,
@@ -263,6 +269,7 @@ impl ConvCost {
                 cost.edges += groups as f64 * edges(tile, together as f64);
             }
         }
+        cost.idle = idle(cost.steps, blocks, busiest * multiprocessors.max(1));
         let bytes = blocks as f64 * steps * operand_bytes(tile);
         cost.l2 = bytes / (L2_SHARE * multiprocessors.max(1) as f64);
         cost.join = join(conv, pixels, multiprocessors, tiling);
@@ -282,20 +289,35 @@ impl ConvCost {
     /// The first kernel, for `ddu profile`.
     pub(super) fn modelled(&self) -> Modelled {
         let parts = [
-            (self.steps, self.bound),
+            ((self.steps - self.useful - self.idle).max(0.0), self.bound),
+            (self.idle, Bound::Idle),
             (self.edges, Bound::Edges),
             (self.exchange, Bound::Exchange),
         ];
-        let most = parts.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("three parts");
-        let bound = if self.l2 >= self.main() { Bound::L2 } else { most.1 };
-        Modelled { seconds: self.main() / CLOCK_HZ, bound }
+        let most = parts.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("four parts");
+        let by_l2 = self.l2 >= self.main();
+        let loss = if by_l2 { (self.l2 - self.useful, Bound::L2) } else { most };
+        let bound = if self.useful > loss.0 { Bound::Tensor } else { loss.1 };
+        let seconds = |clocks: f64| clocks / CLOCK_HZ;
+        Modelled { seconds: seconds(self.main()), bound, loss: (seconds(loss.0), loss.1) }
     }
 
     /// The second kernel, where the reduction is split.
     pub(super) fn modelled_join(&self) -> Modelled {
         let seconds = (self.join / CLOCK_HZ - LAUNCH_SECONDS).max(0.0);
-        Modelled { seconds, bound: Bound::L2 }
+        Modelled { seconds, bound: Bound::L2, loss: (seconds, Bound::L2) }
     }
+}
+
+/// [`ConvCost::useful`], by `wgmma`'s peak, which is the roof of both kernels.
+pub(super) fn useful(conv: &Conv2d, pixels: usize, multiprocessors: usize) -> f64 {
+    let products = pixels as f64 * conv.out_channels as f64 * reduction(conv) as f64;
+    2.0 * products / (4096.0 * multiprocessors.max(1) as f64)
+}
+
+/// [`ConvCost::idle`], where `blocks` fill so many of `places`.
+pub(super) fn idle(steps: f64, blocks: usize, places: usize) -> f64 {
+    steps * (1.0 - blocks as f64 / places as f64).max(0.0)
 }
 
 /// Clocks of the second kernel and its launch; 0 where there is none.
