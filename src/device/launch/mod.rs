@@ -113,11 +113,12 @@ pub static SOURCES: [&Source; 19] = [
     &mixture::SOURCE,
 ];
 
-/// Structs of `kernels/common/` that the parameters of several kernels hold, and a file that includes each.
-pub static NESTED: [(&str, &Parameters); 3] = [
+/// Structs that parameters hold, and a `.cu` that has or includes each.
+pub static NESTED: [(&str, &Parameters); 4] = [
     ("resize", &divisor::Divisor::PARAMETERS),
     ("resize", &bilinear::Axis::PARAMETERS),
     ("head", &bilinear::Upsampling::PARAMETERS),
+    ("label_grid", &label_grid::Sampling::PARAMETERS),
 ];
 
 /// The launch of an op without weights.

@@ -64,6 +64,9 @@ fn maps_are_upsampled_as_on_the_cpu_and_infinities_survive() {
         (2, (6, 8), (24, 32), (23, 30)),
         (1, (1, 5), (4, 20), (3, 19)),
         (1, (5, 6), (5, 6), (5, 6)),
+        // Fewer columns than a thread has, rows that skip rows of the grid.
+        (2, (3, 2), (17, 3), (17, 2)),
+        (1, (40, 30), (13, 9), (12, 9)),
     ] {
         let size = |(h, w)| Size::new(h, w);
         let (grid, padded, crop) = (size(grid), size(padded), size(crop));
