@@ -19,7 +19,7 @@ use crate::device::dry_run::{MULTIPROCESSORS, Paper, SHARED_BYTES};
 use crate::device::launch::conv2d::LAUNCH_SECONDS;
 use crate::device::launch::density::Precision;
 use crate::device::launch::{Bound, Modelled};
-use crate::device::{Launch, Work};
+use crate::device::{Launch, Speed, Work};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::gpu::moments::DeviceMoments;
@@ -34,9 +34,8 @@ pub use ceilings::{Ceilings, Clocks};
 pub use measure::{Measured, Settings, profile};
 pub use tiles::{CSV_HEADER, TimedTiling, tilings};
 
-/// Dense fp16 FLOP/s and bytes/s of an H200 (SXM).
+/// Dense fp16 FLOP/s of an H200 (SXM).
 const PEAK_FLOPS: f64 = 989e12;
-const PEAK_BYTES: f64 = 4.8e12;
 
 /// One launch.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -150,6 +149,23 @@ fn network(engine: &mut Engine) -> Result<&mut Network> {
     engine.network_mut().ok_or(cpu)
 }
 
+/// Seconds of a launch on a device, without the launch itself, and what bounds it. A multiprocessor is taken to do in a clock what an
+/// H200's does.
+fn working(launch: &Launch, multiprocessors: usize, speed: Speed) -> (f64, Bound) {
+    let Work { bytes, block_flop, modelled, .. } = *launch.work();
+    let blocks: f64 = launch.grid().iter().map(|&n| f64::from(n)).product();
+    let busiest = (blocks / multiprocessors as f64).ceil();
+    let at_peak = busiest * block_flop * MULTIPROCESSORS as f64 / PEAK_FLOPS;
+    let at_peak = Modelled { seconds: at_peak, here: at_peak, bound: Bound::Tensor };
+    let Modelled { seconds, here, bound } = modelled.unwrap_or(at_peak);
+    let seconds = if multiprocessors == MULTIPROCESSORS { seconds } else { here };
+    let seconds = seconds * Speed::H200.clock_hz / speed.clock_hz;
+    let memory = bytes as f64 / speed.bytes_per_s;
+    let (working, bound) =
+        if seconds > memory { (seconds, bound) } else { (memory, Bound::Memory) };
+    (working, if LAUNCH_SECONDS > working { Bound::Launch } else { bound })
+}
+
 fn row(op: &str, launch: &Launch) -> Row {
     let kernel = launch.kernel();
     let blocks: u64 = launch.grid().iter().map(|&n| u64::from(n)).product();
@@ -157,18 +173,9 @@ fn row(op: &str, launch: &Launch) -> Row {
         0 => usize::MAX,
         bytes => SHARED_BYTES / (bytes + 1024),
     });
-    let Work { shape, flop, bytes, splits, block_flop, modelled } = *launch.work();
-    let memory = bytes as f64 / PEAK_BYTES;
-    let roof = (flop as f64 / PEAK_FLOPS).max(memory);
-    let busiest = (blocks as f64 / MULTIPROCESSORS as f64).ceil();
-    let at_peak = Modelled {
-        seconds: busiest * block_flop * MULTIPROCESSORS as f64 / PEAK_FLOPS,
-        bound: Bound::Tensor,
-    };
-    let Modelled { seconds, bound } = modelled.unwrap_or(at_peak);
-    let (working, bound) =
-        if seconds > memory { (seconds, bound) } else { (memory, Bound::Memory) };
-    let bound = if LAUNCH_SECONDS > working { Bound::Launch } else { bound };
+    let Work { shape, flop, bytes, splits, .. } = *launch.work();
+    let (working, bound) = working(launch, MULTIPROCESSORS, Speed::H200);
+    let roof = (flop as f64 / PEAK_FLOPS).max(bytes as f64 / Speed::H200.bytes_per_s);
     let predicted = working + LAUNCH_SECONDS;
     Row {
         op: op.into(),

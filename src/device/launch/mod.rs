@@ -175,6 +175,8 @@ pub struct Work {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Modelled {
     pub seconds: f64,
+    /// The same on as many multiprocessors as the launch's device has.
+    pub here: f64,
     pub bound: Bound,
 }
 

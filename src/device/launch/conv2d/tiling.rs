@@ -288,13 +288,14 @@ impl ConvCost {
         ];
         let most = parts.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("three parts");
         let bound = if self.l2 >= self.main() { Bound::L2 } else { most.1 };
-        Modelled { seconds: self.main() / CLOCK_HZ, bound }
+        let seconds = self.main() / CLOCK_HZ;
+        Modelled { seconds, here: seconds, bound }
     }
 
     /// The second kernel, where the reduction is split.
     pub(super) fn modelled_join(&self) -> Modelled {
         let seconds = (self.join / CLOCK_HZ - LAUNCH_SECONDS).max(0.0);
-        Modelled { seconds, bound: Bound::L2 }
+        Modelled { seconds, here: seconds, bound: Bound::L2 }
     }
 }
 
