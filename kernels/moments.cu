@@ -177,6 +177,9 @@ static_assert(ROOTS_AT + CHUNK * 4 == 21504, "as in the launch file (tests/twins
 
 DEVICE int x_at(int pixel, int chunk) { return pixel * BLOCK + ((chunk ^ (pixel & 7)) << 3); }
 
+// Of channel j of a group of eight: two of every group of a panel side by side, so that a warp that reads 16 bytes meets each bank once.
+DEVICE int shift_at(int panel, int group, int j) { return panel * BLOCK + j / 2 * 16 + group * 2 + j % 2; }
+
 DEVICE void add(float (&to)[2][4][4], const float (&from)[2][4][4]) {
 #pragma unroll
     for (int i = 0; i < 32; ++i) to[i / 16][i / 4 % 4][i % 4] += from[i / 16][i / 4 % 4][i % 4];
@@ -203,7 +206,8 @@ DEVICE void syrk(const MomentsParams& p) {
     {
         const int channel = (thread < BLOCK ? row_panel : column_panel) * BLOCK + thread % BLOCK;
         const float* from = p.shifts + ((image * p.classes + c) * p.channels + channel) * 2;
-        shifts[thread] = channel < p.channels ? Float2{{from[1], -from[0] * from[1]}} : Float2{};
+        shifts[shift_at(thread / BLOCK, thread % BLOCK / 8, thread % 8)] =
+            channel < p.channels ? Float2{{from[1], -from[0] * from[1]}} : Float2{};
     }
     sync_threads();
 
@@ -230,7 +234,7 @@ DEVICE void syrk(const MomentsParams& p) {
     auto convert = [&](int first, int panel) {
         Float2 shift[8];
 #pragma unroll
-        for (int j = 0; j < 8; ++j) shift[j] = shifts[panel * BLOCK + group * 8 + j];
+        for (int j = 0; j < 8; ++j) shift[j] = shifts[shift_at(panel, group, j)];
         const Shared<Half8> to = smem<Half8>((panel * 2 * TILE + own) * 2);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -346,13 +350,23 @@ DEVICE void syrk(const MomentsParams& p) {
 struct Running {
     double n, mean;
 
-    // An image's mean minus the running one, before it is folded in.
+    // An image's part of the count, with it; its mean minus the running one, before it is folded in.
+    DEVICE double share(double image_n) const { return image_n / (n + image_n); }
     DEVICE double mean_delta(double image_mean) const { return image_mean - mean; }
-    DEVICE void fold(double image_n, double image_mean) {
-        mean = n > 0.0 ? mean + (image_mean - mean) * (image_n / (n + image_n)) : image_mean;
+    DEVICE void fold(double image_n, double image_mean, double share) {
+        mean = n > 0.0 ? mean + (image_mean - mean) * share : image_mean;
         n += image_n;
     }
 };
+
+// 1 / x of a power of two, exact.
+DEVICE float reciprocal(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    bits = 0x7f000000u - bits;
+    memcpy(&x, &bits, 4);
+    return x;
+}
 
 // By a block of 256, for a class: its mean, count and weights; by that of class 0 the counts of the pixels that have no class as well.
 DEVICE void fold_means(const MomentsParams& p, int64_t c) {
@@ -363,7 +377,10 @@ DEVICE void fold_means(const MomentsParams& p, int64_t c) {
         for (int64_t image = 0; image < p.batch; ++image) {
             const int pixels = p.totals[image * 3 * KEYS + c];
             const int64_t at = image * p.classes + c;
-            if (pixels) running.fold(p.weighted ? p.image_weights[at * 2] : double(pixels), p.image_mean[at * p.channels + i]);
+            if (pixels) {
+                const double mean = p.image_mean[at * p.channels + i], n = p.weighted ? p.image_weights[at * 2] : double(pixels);
+                running.fold(n, mean, running.share(n));
+            }
         }
         p.mean[c * p.channels + i] = running.mean;
     }
@@ -410,12 +427,13 @@ DEVICE void fold(const MomentsParams& p) {
         const double mean_i = p.image_mean[at + i], mean_j = p.image_mean[at + j];
         const float *shift_i = p.shifts + (at + i) * 2, *shift_j = p.shifts + (at + j) * 2;
         // About the image's mean: the shift is that mean rounded to f32.
-        products =
-            products / (double(shift_i[1]) * double(shift_j[1])) - n_image * (mean_i - double(shift_i[0])) * (mean_j - double(shift_j[0]));
-        if (row.n > 0.0) products += row.mean_delta(mean_i) * column.mean_delta(mean_j) * (row.n * (n_image / (row.n + n_image)));
+        products = products * (double(reciprocal(shift_i[1])) * double(reciprocal(shift_j[1]))) -
+                   n_image * (mean_i - double(shift_i[0])) * (mean_j - double(shift_j[0]));
+        const double share = row.share(n_image);
+        if (row.n > 0.0) products += row.mean_delta(mean_i) * column.mean_delta(mean_j) * (row.n * share);
         scatter += products;
-        row.fold(n_image, mean_i);
-        column.fold(n_image, mean_j);
+        row.fold(n_image, mean_i, share);
+        column.fold(n_image, mean_j, share);
     }
     *out = scatter;
 }

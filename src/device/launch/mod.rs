@@ -117,7 +117,7 @@ pub static SOURCES: [&Source; 19] = [
 pub static NESTED: [(&str, &Parameters); 4] = [
     ("resize", &divisor::Divisor::PARAMETERS),
     ("resize", &bilinear::Axis::PARAMETERS),
-    ("head", &bilinear::Upsampling::PARAMETERS),
+    ("mixture", &bilinear::Upsampling::PARAMETERS),
     ("label_grid", &label_grid::Sampling::PARAMETERS),
 ];
 
