@@ -338,7 +338,7 @@ EXPORT int cuDeviceTotalMem_v2(size_t* bytes, int) {
 EXPORT int cuDeviceGetAttribute(int* value, int attribute, int) {
     const int capability = int(number("capability", 90));
     switch (attribute) {
-        case 13: *value = int(number("clock", 1980000)); break;   // kHz
+        case 13: *value = int(number("clock", 1980000)); break;  // kHz
         case 16: *value = int(number("multiprocessors", 132)); break;
         case 33: *value = 0x17; break;  // PCI bus, device, domain
         case 34:
