@@ -177,6 +177,9 @@ static_assert(ROOTS_AT + CHUNK * 4 == 21504, "as in the launch file (tests/twins
 
 DEVICE int x_at(int pixel, int chunk) { return pixel * BLOCK + ((chunk ^ (pixel & 7)) << 3); }
 
+// Of channel j of a group of eight: two of every group of a panel side by side, so that a warp that reads 16 bytes meets each bank once.
+DEVICE int shift_at(int panel, int group, int j) { return panel * BLOCK + j / 2 * 16 + group * 2 + j % 2; }
+
 DEVICE void add(float (&to)[2][4][4], const float (&from)[2][4][4]) {
 #pragma unroll
     for (int i = 0; i < 32; ++i) to[i / 16][i / 4 % 4][i % 4] += from[i / 16][i / 4 % 4][i % 4];
@@ -203,82 +206,101 @@ DEVICE void syrk(const MomentsParams& p) {
     {
         const int channel = (thread < BLOCK ? row_panel : column_panel) * BLOCK + thread % BLOCK;
         const float* from = p.shifts + ((image * p.classes + c) * p.channels + channel) * 2;
-        shifts[thread] = channel < p.channels ? Float2{{from[1], -from[0] * from[1]}} : Float2{};
+        shifts[shift_at(thread / BLOCK, thread % BLOCK / 8, thread % 8)] =
+            channel < p.channels ? Float2{{from[1], -from[0] * from[1]}} : Float2{};
     }
     sync_threads();
 
     // This thread brings chunk `group` of pixels thread / 8, + 16 of the rows, then of the columns.
-    const int group = thread % 8, pixel = thread / 8;
-    const int passes = diagonal ? 2 : 4;
-    const half* features = p.features + image * p.cells * p.feature_stride;
-    Half8 raw[4];
+    const int group = thread % 8, pixel = thread / 8, own = x_at(pixel, group);
+    const int channel[2] = {row_panel * BLOCK + group * 8, column_panel * BLOCK + group * 8};
+    const bool live[2] = {channel[0] < p.channels, !diagonal && channel[1] < p.channels};
+    // Addresses as numbers: the compiler would take these sums apart and make them anew for each load.
+    const uint64_t image_at = reinterpret_cast<uint64_t>(p.features + image * p.cells * p.feature_stride);
+    const uint64_t from[2] = {image_at + (live[0] ? channel[0] : 0) * 2, image_at + (live[1] ? channel[1] : 0) * 2};
+    const uint32_t stride = p.feature_stride * 2;
+    Half8 raw[2][2];
+    // No branch but a block's: behind the last pixel or channel it again, which `convert` leaves out.
     auto load = [&](int first) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const int at = first + pixel + i % 2 * 16, channel = (i < 2 ? row_panel : column_panel) * BLOCK + group * 8;
-            if (i < passes && at < n && channel < p.channels) {
-                raw[i] = load16<Half8>(features + int64_t(cells[at]) * p.feature_stride + channel);
+        for (int i = 0; i < 2; ++i) {
+            const int at = first + pixel + i * 16;
+            const uint32_t cell = cells[at < n ? at : n - 1];
+            raw[0][i] = load16<Half8>(reinterpret_cast<const void*>(from[0] + uint64_t(cell) * stride));
+            if (!diagonal) raw[1][i] = load16<Half8>(reinterpret_cast<const void*>(from[1] + uint64_t(cell) * stride));
+        }
+    };
+    // Both pixels of a panel, whose shifts are read once.
+    auto convert = [&](int first, int panel) {
+        Float2 shift[8];
+#pragma unroll
+        for (int j = 0; j < 8; ++j) shift[j] = shifts[shift_at(panel, group, j)];
+        const Shared<Half8> to = smem<Half8>((panel * 2 * TILE + own) * 2);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int at = first + pixel + i * 16;
+            float x[8], rounded[8];
+            unpack(raw[panel][i], x);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) x[j] = fmaf(x[j], shift[j].v[0], shift[j].v[1]);
+            if (p.weighted) {
+                const float root = roots[at < n ? at : n - 1];
+#pragma unroll
+                for (int j = 0; j < 8; ++j) x[j] *= root;
+            }
+            const Half8 high = pack(x);
+            unpack(high, rounded);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) x[j] -= rounded[j];
+            // 16 pixels are a multiple of 8: the same permutation.
+            to[i * 16 * BLOCK / 8] = high;
+            to[(TILE + i * 16 * BLOCK) / 8] = pack(x);
+            if (at >= n) {
+                to[i * 16 * BLOCK / 8] = Half8{};
+                to[(TILE + i * 16 * BLOCK) / 8] = Half8{};
             }
         }
     };
-    auto convert = [&](int first) {
+    // Channels behind the last stay 0.
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            if (i >= passes) continue;
-            const int row = pixel + i % 2 * 16, channel = (i < 2 ? row_panel : column_panel) * BLOCK + group * 8;
-            Half8 high = {}, low = {};
-            if (first + row < n && channel < p.channels) {
-                float x[8], rounded[8];
-                unpack(raw[i], x);
+    for (int panel = 0; panel < 2; ++panel) {
+        if (live[panel] || (panel == 1 && diagonal)) continue;
+        const Shared<Half8> to = smem<Half8>((panel * 2 * TILE + own) * 2);
 #pragma unroll
-                for (int j = 0; j < 8; ++j) {
-                    const Float2 shift = shifts[i / 2 * BLOCK + group * 8 + j];
-                    x[j] = fmaf(x[j], shift.v[0], shift.v[1]);
-                }
-                if (p.weighted) {
-                    const float root = roots[first + row];
-#pragma unroll
-                    for (int j = 0; j < 8; ++j) x[j] *= root;
-                }
-                high = pack(x);
-                unpack(high, rounded);
-#pragma unroll
-                for (int j = 0; j < 8; ++j) x[j] -= rounded[j];
-                low = pack(x);
-            }
-            const Shared<Half8> to = smem<Half8>(i / 2 * 2 * TILE * 2);
-            to[x_at(row, group) / 8] = high;
-            to[(TILE + x_at(row, group)) / 8] = low;
-        }
-    };
+        for (int i = 0; i < 4; ++i) to[i * 16 * BLOCK / 8] = Half8{};
+    }
 
     const int wm = warp / 2 * 32, wn = warp % 2 * 32;
     const bool above = diagonal && wn > wm;
-    const Shared<half> rows = smem<half>(0), columns = smem<half>(diagonal ? 0 : 2 * TILE * 2);
+    // Of a lane's rows of the matrices that it loads: 16 pixels are a multiple of 8, so that a step moves them without permuting.
+    const Shared<half> tile = smem<half>(0);
+    int rows_at[2], columns_at[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        rows_at[i] = x_at(lane / 16 * 8 + lane % 8, wm / 8 + i * 2 + lane / 8 % 2);
+        columns_at[i] = (diagonal ? 0 : 2 * TILE) + x_at(lane / 8 % 2 * 8 + lane % 8, wn / 8 + i * 2 + lane / 16);
+    }
     float middle[2][4][4] = {}, total[2][4][4] = {};  // over 64 pixels, over all
     load(0);
     for (int first = 0; first < n; first += STEP) {
-        convert(first);
+        if (live[0]) convert(first, 0);
+        if (live[1]) convert(first, 1);
         sync_threads();
         load(first + STEP);
         if (!above) {
-#pragma unroll 1  // for the registers
-            for (int step = 0; step < STEP / 16; ++step) {
+#pragma unroll
+            for (int step = 0; step < STEP * BLOCK; step += 16 * BLOCK) {
                 float sum[2][4][4] = {};
                 uint32_t a[2][4], b[2][4][2];  // one term of the rows, both of the columns
                 auto read_rows = [&](int term) {
 #pragma unroll
-                    for (int i = 0; i < 2; ++i) {
-                        const int at = x_at(step * 16 + lane / 16 * 8 + lane % 8, wm / 8 + i * 2 + lane / 8 % 2);
-                        ldmatrix_x4_transposed(a[i], rows + (term * TILE + at));
-                    }
+                    for (int i = 0; i < 2; ++i) ldmatrix_x4_transposed(a[i], tile + (rows_at[i] + step) + term * TILE);
                 };
                 auto read_columns = [&](int term) {
 #pragma unroll
                     for (int j = 0; j < 4; j += 2) {
                         uint32_t two[4];
-                        const int at = x_at(step * 16 + lane / 8 % 2 * 8 + lane % 8, wn / 8 + j + lane / 16);
-                        ldmatrix_x4_transposed(two, columns + (term * TILE + at));
+                        ldmatrix_x4_transposed(two, tile + (columns_at[j / 2] + step) + term * TILE);
                         b[term][j][0] = two[0];
                         b[term][j][1] = two[1];
                         b[term][j + 1][0] = two[2];
@@ -328,13 +350,23 @@ DEVICE void syrk(const MomentsParams& p) {
 struct Running {
     double n, mean;
 
-    // An image's mean minus the running one, before it is folded in.
+    // An image's part of the count, with it; its mean minus the running one, before it is folded in.
+    DEVICE double share(double image_n) const { return image_n / (n + image_n); }
     DEVICE double mean_delta(double image_mean) const { return image_mean - mean; }
-    DEVICE void fold(double image_n, double image_mean) {
-        mean = n > 0.0 ? mean + (image_mean - mean) * (image_n / (n + image_n)) : image_mean;
+    DEVICE void fold(double image_n, double image_mean, double share) {
+        mean = n > 0.0 ? mean + (image_mean - mean) * share : image_mean;
         n += image_n;
     }
 };
+
+// 1 / x of a power of two, exact.
+DEVICE float reciprocal(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    bits = 0x7f000000u - bits;
+    memcpy(&x, &bits, 4);
+    return x;
+}
 
 // By a block of 256, for a class: its mean, count and weights; by that of class 0 the counts of the pixels that have no class as well.
 DEVICE void fold_means(const MomentsParams& p, int64_t c) {
@@ -345,7 +377,10 @@ DEVICE void fold_means(const MomentsParams& p, int64_t c) {
         for (int64_t image = 0; image < p.batch; ++image) {
             const int pixels = p.totals[image * 3 * KEYS + c];
             const int64_t at = image * p.classes + c;
-            if (pixels) running.fold(p.weighted ? p.image_weights[at * 2] : double(pixels), p.image_mean[at * p.channels + i]);
+            if (pixels) {
+                const double mean = p.image_mean[at * p.channels + i], n = p.weighted ? p.image_weights[at * 2] : double(pixels);
+                running.fold(n, mean, running.share(n));
+            }
         }
         p.mean[c * p.channels + i] = running.mean;
     }
@@ -392,12 +427,13 @@ DEVICE void fold(const MomentsParams& p) {
         const double mean_i = p.image_mean[at + i], mean_j = p.image_mean[at + j];
         const float *shift_i = p.shifts + (at + i) * 2, *shift_j = p.shifts + (at + j) * 2;
         // About the image's mean: the shift is that mean rounded to f32.
-        products =
-            products / (double(shift_i[1]) * double(shift_j[1])) - n_image * (mean_i - double(shift_i[0])) * (mean_j - double(shift_j[0]));
-        if (row.n > 0.0) products += row.mean_delta(mean_i) * column.mean_delta(mean_j) * (row.n * (n_image / (row.n + n_image)));
+        products = products * (double(reciprocal(shift_i[1])) * double(reciprocal(shift_j[1]))) -
+                   n_image * (mean_i - double(shift_i[0])) * (mean_j - double(shift_j[0]));
+        const double share = row.share(n_image);
+        if (row.n > 0.0) products += row.mean_delta(mean_i) * column.mean_delta(mean_j) * (row.n * share);
         scatter += products;
-        row.fold(n_image, mean_i);
-        column.fold(n_image, mean_j);
+        row.fold(n_image, mean_i, share);
+        column.fold(n_image, mean_j, share);
     }
     *out = scatter;
 }

@@ -2,53 +2,84 @@
 //
 // x f32 [batch, in_h, in_w]; y f32 [batch, crop_h, crop_w], the upper left of the out_h x out_w picture. -inf wins
 // wherever it has any weight, and has none where its weight is zero: no NaN comes of it.
-// Grid ceil(pixels of y / 1024), blocks of 256; a thread has four pixels, 16 bytes.
+// A thread has four columns of eight rows. The columns are a quarter of the width apart, so that neighbouring threads store neighbouring
+// pixels whatever the width; rows of the grid are blended across once, and kept while the picture's rows lie between them.
+// Grid ceil(batch ceil(crop_h / 8) ceil(crop_w / 4) / 256), blocks of 256.
 #include "common/bilinear.cuh"
 
 struct UpsampleParams {
     const float* input;
     float* output;
-    Upsampling grid;
-    int32_t pixels, unused;
+    Axis y, x;
+    Divisor strips, quarter;  // ceil(crop_h / 8), ceil(crop_w / 4)
+    int32_t threads, crop_h, crop_w, unused;
 };
 
-DEVICE float blend(float a, float b, float weight) {
-    if (weight == 0.0f) return a;
-    return a == -INFINITY || b == -INFINITY ? -INFINITY : lerp(a, b, weight);
+namespace {
+
+constexpr int ROWS = 8, COLUMNS = 4;
+
+// Between two values of a column: near + step weight, or `low` where the weight is zero.
+struct Span {
+    float low, high, near, step;
+};
+
+DEVICE Span span(float low, float high) {
+    const bool gone = fminf(low, high) == -INFINITY;
+    return {low, high, gone ? -INFINITY : low, gone ? 0.0f : high - low};
 }
 
+DEVICE float blend(const Span& s, float weight) { return weight == 0.0f ? s.low : s.near + s.step * weight; }
+
 DEVICE void upsample_map(const UpsampleParams& p) {
-    const uint32_t first = (blockIdx.x * 256 + threadIdx.x) * 4;
-    if (first >= uint32_t(p.pixels)) return;
-    const int left = p.pixels - int(first);
-    Place at = place(first, p.grid.crop_h, p.grid.crop_w);
-    Neighbours y = neighbours(at.y, p.grid.y);
-    float values[4] = {};
+    const int thread = blockIdx.x * 256 + threadIdx.x;
+    if (thread >= p.threads) return;
+    const Place at = place(thread, p.strips, p.quarter);
+    Neighbours x[COLUMNS];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        if (i >= left) break;
-        if (at.x == p.grid.crop_w.divisor) {
-            // The next row, of the next image behind the last.
-            at.x = 0;
-            if (++at.y == p.grid.crop_h.divisor) {
-                at.y = 0;
-                ++at.image;
-            }
-            y = neighbours(at.y, p.grid.y);
+    for (int j = 0; j < COLUMNS; ++j) {
+        const int column = at.x + j * p.quarter.divisor;
+        x[j] = neighbours(column < p.crop_w ? column : p.crop_w - 1, p.x);
+    }
+
+    auto across = [&](int row, float (&v)[COLUMNS]) {
+        const int line = (at.image * p.y.size + row) * p.x.size;
+        float low[COLUMNS], high[COLUMNS];
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j) {
+            low[j] = p.input[line + x[j].low];
+            high[j] = p.input[line + x[j].high];
         }
-        const Neighbours x = neighbours(at.x++, p.grid.x);
-        const float* low = p.input + int64_t(at.image * p.grid.y.size + y.low) * p.grid.x.size;
-        const float* high = p.input + int64_t(at.image * p.grid.y.size + y.high) * p.grid.x.size;
-        values[i] = blend(blend(low[x.low], high[x.low], y.weight), blend(low[x.high], high[x.high], y.weight), x.weight);
-    }
-    if (left >= 4) {
-        store16(p.output + first, Float4{{values[0], values[1], values[2], values[3]}});
-        return;
-    }
 #pragma unroll
-    for (int i = 0; i < 3; ++i) {
-        if (i < left) p.output[first + i] = values[i];
+        for (int j = 0; j < COLUMNS; ++j) v[j] = blend(span(low[j], high[j]), x[j].weight);
+    };
+    const int first = at.y * ROWS, end = first + ROWS < p.crop_h ? first + ROWS : p.crop_h;
+    int row = -2;  // of the grid: that of each span's `low`
+    Span spans[COLUMNS] = {};
+#pragma unroll 1
+    for (int i = first; i < end; ++i) {
+        const Neighbours y = neighbours(i, p.y);
+        if (y.low != row) {
+            float low[COLUMNS], high[COLUMNS];
+#pragma unroll
+            for (int j = 0; j < COLUMNS; ++j) low[j] = spans[j].high;
+            if (y.low != row + 1) across(y.low, low);
+            across(y.high, high);
+#pragma unroll
+            for (int j = 0; j < COLUMNS; ++j) spans[j] = span(low[j], high[j]);
+            row = y.low;
+        }
+        const int pixel = (at.image * p.crop_h + i) * p.crop_w + at.x;
+        float values[COLUMNS];
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j) values[j] = blend(spans[j], y.weight);
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j) {
+            if (at.x + j * p.quarter.divisor < p.crop_w) p.output[pixel + j * p.quarter.divisor] = values[j];
+        }
     }
 }
+
+}  // namespace
 
 KERNEL(upsample, UpsampleParams, 256, upsample_map)

@@ -4,12 +4,13 @@
 use crate::cpu;
 use crate::data::Image;
 use crate::device::{Device, Launch};
-use crate::engine::{Engine, Output};
+use crate::engine::{Beside, Engine, Output};
 use crate::error::{Error, Result};
 use crate::eval::{Method, Prediction};
 use crate::gpu;
 use crate::model::{Config, Model};
 use crate::ops::mixture::Mixed;
+use crate::plan::Plan;
 use crate::score::Score;
 
 /// What MC Dropout says about an image of a run.
@@ -32,6 +33,23 @@ pub struct Ensemble {
     members: Vec<Engine>,
     /// Where the sums lie on a device.
     mixture: gpu::mixture::Mixture,
+}
+
+impl Beside for Ensemble {
+    fn prepare(&mut self, plan: &Plan) -> Result<()> {
+        for member in &mut self.members {
+            let own = member.plan(plan.batch, plan.image)?;
+            let Some(network) = member.network_mut() else { return Ok(()) };
+            network.prepare(&own)?;
+            self.mixture.prepare(network.device(), plan.batch, &plan.head())?;
+        }
+        Ok(())
+    }
+
+    fn release(&mut self) {
+        self.members.iter_mut().filter_map(Engine::network_mut).for_each(|n| n.release());
+        self.mixture.release();
+    }
 }
 
 impl Ensemble {

@@ -24,6 +24,37 @@ use crate::score::{Needs, Score};
 use output::{CpuDensity, Results};
 pub use output::{DeviceMap, Maps, Output, ScoreMap};
 
+/// What runs beside an engine and takes more of its device's memory the larger the batch: other members, a fit.
+pub trait Beside {
+    /// Takes what a run of a plan of the engine needs here; nothing on the CPU path.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] where the device has no room.
+    fn prepare(&mut self, plan: &Plan) -> Result<()>;
+
+    /// Frees it. The next run takes it anew.
+    fn release(&mut self);
+}
+
+/// Nothing beside it.
+impl Beside for () {
+    fn prepare(&mut self, _: &Plan) -> Result<()> {
+        Ok(())
+    }
+
+    fn release(&mut self) {}
+}
+
+impl<B: Beside> Beside for Option<&mut B> {
+    fn prepare(&mut self, plan: &Plan) -> Result<()> {
+        self.as_mut().map_or(Ok(()), |beside| beside.prepare(plan))
+    }
+
+    fn release(&mut self) {
+        self.iter_mut().for_each(|beside| beside.release());
+    }
+}
+
 pub struct Engine {
     model: Model,
     backend: Backend,

@@ -10,7 +10,7 @@ use crate::data::{Mask, label_grid};
 use crate::density::{Density, Tally};
 use crate::device::launch::{self, LabelGrid};
 use crate::device::{Buffer, Device, Tensor, grow};
-use crate::engine::{Engine, Output};
+use crate::engine::{Beside, Engine, Output};
 use crate::error::{Error, Result};
 use crate::gpu::moments::DeviceMoments;
 use crate::gpu::network::Network;
@@ -42,6 +42,16 @@ struct OnDevice {
     labels: Vec<Buffer>,
     /// Indices of the sample's pixels, their features, their labels.
     sample: Vec<Buffer>,
+}
+
+impl Beside for Fit {
+    fn prepare(&mut self, plan: &Plan) -> Result<()> {
+        self.device.as_mut().map_or(Ok(()), |device| device.prepare(plan))
+    }
+
+    fn release(&mut self) {
+        self.device.iter_mut().for_each(OnDevice::release);
+    }
 }
 
 impl Fit {
@@ -153,6 +163,24 @@ impl Fit {
 }
 
 impl OnDevice {
+    /// Makes all buffers large enough for a run whose masks are as large as its images.
+    fn prepare(&mut self, plan: &Plan) -> Result<()> {
+        let (device, batch, cells) = (&*self.device, plan.batch, plan.grid().pixels());
+        grow(device, &mut self.labels, &[batch * plan.image.pixels(), batch * cells])?;
+        // The sample takes an image after another, all cells at most.
+        grow(device, &mut self.sample, &[cells * 4, cells * plan.features.channels * 2, cells])?;
+        self.moments.prepare(device, batch, cells).and_then(|()| {
+            self.weighted.iter_mut().try_for_each(|w| w.prepare(device, batch, cells))
+        })
+    }
+
+    fn release(&mut self) {
+        self.labels.clear();
+        self.sample.clear();
+        self.moments.release();
+        self.weighted.iter_mut().for_each(DeviceMoments::release);
+    }
+
     /// Folds in the images that have an annotation.
     fn add(
         &mut self,

@@ -86,6 +86,17 @@ DEVICE Half8 pack(const float (&v)[8]) {
     return h;
 }
 
+// 2^x within 2^-22 of itself (PTX ISA: ex2.approx, 2^-22.5), 0 below 2^-126.
+DEVICE float exp2_approx(float x) {
+#if defined(__CUDACC__)
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return exp2f(x);
+#endif
+}
+
 // --- global memory, 16 bytes at once; `p` is a multiple of 16 -----------------------------------------
 
 // From memory that nobody writes while the kernel runs.

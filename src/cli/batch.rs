@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use ddu::engine::Engine;
+use ddu::engine::{Beside, Engine};
 use ddu::ops::Size;
 use ddu::profile;
 
@@ -37,11 +37,17 @@ impl Batch {
         }
     }
 
-    /// For images of this size, of which there are `images` at most.
-    pub fn of(self, engine: &mut Engine, size: Size, images: usize) -> usize {
+    /// For images of this size, of which there are `images` at most, with what runs beside the engine.
+    pub fn of(
+        self,
+        engine: &mut Engine,
+        beside: &mut impl Beside,
+        size: Size,
+        images: usize,
+    ) -> usize {
         match self {
             Batch::UpTo(most) => most,
-            Batch::Auto => profile::paying_batch(engine, size, images.min(MOST_TOGETHER)),
+            Batch::Auto => profile::paying_batch(engine, beside, size, images.min(MOST_TOGETHER)),
         }
     }
 }

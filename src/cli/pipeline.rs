@@ -7,6 +7,7 @@
 //! Items come out in the order of the list, each once. Those of one size run together; what is too much
 //! together is tried one by one.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::ControlFlow;
@@ -14,7 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use ddu::data::{Image, MAX_PIXELS};
-use ddu::engine::{Engine, Output};
+use ddu::engine::{Beside, Engine, Output};
 use ddu::ops::Size;
 use ddu::{Error, Result};
 
@@ -91,17 +92,18 @@ pub enum Event<'a, T> {
     Failed(usize, Error),
 }
 
-/// Runs a list; `each` may end it early, and so does a signal ([`interrupt::requested`] says so).
+/// Runs a list, with what `each` runs beside the engine; `each` may end it early, and so does a signal ([`interrupt::requested`] says so).
 ///
 /// # Errors
 /// A thread that the system refuses, before anything is read.
 pub fn run<T: Send, B>(
     engine: &mut Engine,
+    beside: &RefCell<impl Beside>,
     list: &List<T>,
     each: impl FnMut(Event<T>) -> ControlFlow<B>,
 ) -> Result<ControlFlow<B>> {
     let readers = threads(engine);
-    run_with(engine, readers, list, each)
+    run_with(engine, beside, readers, list, each)
 }
 
 /// Threads for work beside the network: of all cores beside a device, one where the network itself takes them.
@@ -112,6 +114,7 @@ pub fn threads(engine: &Engine) -> usize {
 /// Of `readers` threads each reads every readers-th item.
 fn run_with<T: Send, B>(
     engine: &mut Engine,
+    beside: &RefCell<impl Beside>,
     readers: usize,
     list: &List<T>,
     mut each: impl FnMut(Event<T>) -> ControlFlow<B>,
@@ -126,7 +129,7 @@ fn run_with<T: Send, B>(
             start(scope, "one that reads images", body)?;
             read.push(receive);
         }
-        Ok(take_all(engine, list, read, &mut each))
+        Ok(take_all(engine, beside, list, read, &mut each))
     })
 }
 
@@ -145,6 +148,7 @@ pub fn start<'scope, R: Send + 'scope>(
 
 fn take_all<T, B>(
     engine: &mut Engine,
+    beside: &RefCell<impl Beside>,
     list: &List<T>,
     read: Vec<Receiver<Read<T>>>,
     each: &mut impl FnMut(Event<T>) -> ControlFlow<B>,
@@ -182,8 +186,8 @@ fn take_all<T, B>(
                     run_batch(engine, list, std::mem::take(&mut batch), each)?;
                 }
                 batch.push(Item { index, image, data });
-                let limit = limits.entry(size);
-                if batch.len() >= *limit.or_insert_with(|| list.batch.of(engine, size, list.len)) {
+                let of = || list.batch.of(engine, &mut *beside.borrow_mut(), size, list.len);
+                if batch.len() >= *limits.entry(size).or_insert_with(of) {
                     run_batch(engine, list, std::mem::take(&mut batch), each)?;
                 }
             }
@@ -360,7 +364,7 @@ mod tests {
         let list = List { len: 8, batch: Batch::UpTo(2), size: &size, read: &read, name: &name };
         let mut runs = |readers: usize, stop: usize| {
             let mut seen = Vec::new();
-            let ended = run_with(&mut engine, readers, &list, |event| {
+            let ended = run_with(&mut engine, &RefCell::new(()), readers, &list, |event| {
                 seen.push(match event {
                     Event::Ran(_, items) => items.iter().map(|item| item.data).collect(),
                     Event::Failed(index, _) => vec![index],
@@ -407,7 +411,7 @@ mod tests {
             name: &name,
         };
         let mut done = 0;
-        let ended = run_with(&mut engine, READERS, &list, |event| {
+        let ended = run_with(&mut engine, &RefCell::new(()), READERS, &list, |event| {
             let Event::Ran(_, items) = event else { panic!("an item failed") };
             done += items.len();
             // Each thread holds one, and its channel one.
@@ -433,7 +437,7 @@ mod tests {
         let name = |index: usize| format!("{index}.png");
         let list = List { len: 3, batch: Batch::UpTo(1), size: &size, read: &read, name: &name };
         let mut seen = Vec::new();
-        let ended = run(&mut engine, &list, |event| {
+        let ended = run(&mut engine, &RefCell::new(()), &list, |event| {
             match event {
                 Event::Ran(_, items) => seen.extend(items.iter().map(|item| Ok(item.data))),
                 Event::Failed(index, error) => seen.push(Err((index, error.to_string()))),

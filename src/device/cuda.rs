@@ -20,7 +20,9 @@ use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
 use super::dlpack::{self, Form, Kind, Managed};
 use super::gpus::{self, Gpu, words};
 use super::kernels::{self, Kernel};
-use super::{Buffer, Cost, Device, DeviceId, FATBINS, GET_NVCC, Launch, NVCC_RELEASE, Slice};
+use super::{
+    Buffer, Cost, Device, DeviceId, FATBINS, GET_NVCC, Launch, NVCC_RELEASE, Slice, Speed,
+};
 use crate::error::{Error, Result};
 use driver::{Context, DeviceMemory, Event, Function, Module, Stream};
 use queue::{Queue, StreamState};
@@ -36,6 +38,7 @@ pub struct Cuda {
     multiprocessors: usize,
     shared_bytes: usize,
     wgmma: bool,
+    speed: Speed,
     queue: Arc<Queue>,
 }
 
@@ -110,6 +113,15 @@ impl Cuda {
         let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let shared = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
 
+        // A driver that does not know one of them: 0.
+        let speed = [
+            A::CU_DEVICE_ATTRIBUTE_CLOCK_RATE,
+            A::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE,
+            A::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH,
+        ];
+        let [clock, memory, bus] = speed.map(|which| context.attribute(which).unwrap_or(0));
+        let speed = Speed::of_gpu(clock, memory, bus);
+
         let mut modules = Vec::new();
         for (file, image) in files {
             // SAFETY: the caller's obligation.
@@ -145,7 +157,7 @@ impl Cuda {
         // Its code is of sm_90a, which no other architecture takes.
         let wgmma = gpu.major == 9;
         let id = DeviceId::new();
-        Ok(Cuda { id, ordinal, multiprocessors, shared_bytes: shared, wgmma, queue })
+        Ok(Cuda { id, ordinal, multiprocessors, shared_bytes: shared, wgmma, speed, queue })
     }
 
     /// N of `cuda:N`.
@@ -305,6 +317,10 @@ impl Device for Cuda {
 
     fn shared_bytes(&self) -> usize {
         self.shared_bytes
+    }
+
+    fn speed(&self) -> Speed {
+        self.speed
     }
 
     fn wgmma(&self) -> bool {

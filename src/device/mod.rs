@@ -49,6 +49,36 @@ impl DeviceId {
     }
 }
 
+/// How fast a device works, for predictions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Speed {
+    /// Of a multiprocessor, under load.
+    pub clock_hz: f64,
+    /// Of its memory.
+    pub bytes_per_s: f64,
+}
+
+impl Speed {
+    /// An H200's (SXM).
+    pub const H200: Speed = Speed { clock_hz: launch::conv2d::CLOCK_HZ, bytes_per_s: 4.8e12 };
+
+    /// By what a driver says of a GPU: the highest clock and the memory's in kHz, the bits of its bus; an H200's where it says 0.
+    #[cfg(feature = "cuda")]
+    fn of_gpu(clock_khz: usize, memory_khz: usize, bus_bits: usize) -> Self {
+        // The highest of an H200, which it does not keep under load.
+        const HIGHEST_HZ: f64 = 1.98e9;
+        let mut speed = Speed::H200;
+        if clock_khz > 0 {
+            speed.clock_hz *= clock_khz as f64 * 1e3 / HIGHEST_HZ;
+        }
+        if memory_khz > 0 && bus_bits > 0 {
+            // Two bits a clock on each line.
+            speed.bytes_per_s = 2.0 * memory_khz as f64 * 1e3 * bus_bits as f64 / 8.0;
+        }
+        speed
+    }
+}
+
 /// Where a plan runs. Calls are in order: a copy or launch sees what the ones before it wrote. Memory and
 /// launches of another device are refused.
 pub trait Device: Send + Sync {
@@ -64,6 +94,11 @@ pub trait Device: Send + Sync {
     /// Bytes of shared memory that a block may have; 99 KiB is what the smallest supported GPU gives.
     fn shared_bytes(&self) -> usize {
         99 << 10
+    }
+
+    /// What predictions take for its speed: an H200's, unless it is known.
+    fn speed(&self) -> Speed {
+        Speed::H200
     }
 
     /// Whether it has warpgroup matrix products (compute capability 9.0).

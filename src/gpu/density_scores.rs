@@ -109,6 +109,11 @@ impl DensityScores {
         grow(device, &mut self.buffers, &needed)
     }
 
+    /// Frees the buffers: a batch is to be prepared anew.
+    pub fn release(&mut self) {
+        self.buffers.clear();
+    }
+
     /// The launches for a prepared batch, after the network's.
     pub fn steps<'a>(
         &'a self,

@@ -84,6 +84,11 @@ impl LogitScores {
         grow(device, &mut self.buffers, &needed)
     }
 
+    /// Frees the buffers: a batch is to be prepared anew.
+    pub fn release(&mut self) {
+        self.buffers.clear();
+    }
+
     /// The maps that the head's pass over the network's logits writes in addition to label and entropy.
     pub fn maps(&self) -> impl Iterator<Item = (LogitScore, Slice<'_>)> {
         self.plain.iter().zip(&self.buffers).map(|((_, score), buffer)| (*score, buffer.all()))

@@ -23,6 +23,11 @@ impl Mixture {
         grow(device, &mut self.buffers, &[sums, pixels, pixels * 4, pixels * 4, pixels * 4])
     }
 
+    /// Frees the buffers: a batch is to be prepared anew.
+    pub fn release(&mut self) {
+        self.buffers.clear();
+    }
+
     /// Adds the logits of a batch; the first prediction of it starts anew.
     pub fn add<'a>(&'a self, op: &Head, logits: Tensor<'a>, first: bool) -> Result<Step<'a>> {
         let launch = launch::mixture_add(op, logits, self.buffers[0].all(), first)?;

@@ -80,6 +80,31 @@ impl DeviceMoments {
         device.run(&self.launches(device, features, labels, logits)?)
     }
 
+    fn shape(&self, batch: usize, cells: usize) -> Shape {
+        Shape { batch, cells, channels: self.channels, classes: self.classes }
+    }
+
+    /// Makes the scratch large enough for images of so many cells.
+    pub(crate) fn prepare(
+        &mut self,
+        device: &dyn Device,
+        batch: usize,
+        cells: usize,
+    ) -> Result<()> {
+        let needed = self.shape(batch, cells).scratch_bytes();
+        grow(device, &mut self.scratch, &needed)?;
+        match &mut self.weights {
+            Some(weights) => grow(device, &mut weights.roots, &[batch * cells * 4]),
+            None => Ok(()),
+        }
+    }
+
+    /// Frees the scratch.
+    pub(crate) fn release(&mut self) {
+        self.scratch.clear();
+        self.weights.iter_mut().for_each(|weights| weights.roots.clear());
+    }
+
     /// What [`Self::add`] launches.
     pub(crate) fn launches<'a>(
         &'a mut self,
@@ -88,16 +113,9 @@ impl DeviceMoments {
         labels: Slice<'a>,
         logits: Option<Tensor<'a>>,
     ) -> Result<Vec<Launch<'a>>> {
-        let shape = Shape {
-            batch: features.batch,
-            cells: features.size.pixels(),
-            channels: self.channels,
-            classes: self.classes,
-        };
-        grow(device, &mut self.scratch, &shape.scratch_bytes())?;
-        if let Some(weights) = &mut self.weights {
-            grow(device, &mut weights.roots, &[features.pixels() * 4])?;
-        }
+        let (batch, cells) = (features.batch, features.size.pixels());
+        self.prepare(device, batch, cells)?;
+        let shape = self.shape(batch, cells);
         let scratch: Scratch = std::array::from_fn(|i| self.scratch[i].all());
         let (count, mean, scatter) = (self.count.all(), self.mean.all(), self.scatter.all());
         let weights = self.weights.as_ref().map(|weights| weights.sums.all());

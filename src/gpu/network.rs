@@ -136,6 +136,15 @@ impl Network {
         self.logit_scores.prepare(&*self.device, plan.batch, &head, padded(self.classes))
     }
 
+    /// Frees the buffers: a plan is to be prepared anew.
+    pub fn release(&mut self) {
+        self.buffers.clear();
+        self.mc_dropout.iter_mut().for_each(|(_, mixture)| mixture.release());
+        let scores = self.density_scores.iter_mut().chain(&mut self.weighted_scores);
+        scores.for_each(DensityScores::release);
+        self.logit_scores.release();
+    }
+
     /// From now on every run scores its features, and keeps a map of each of `scores`.
     ///
     /// # Errors

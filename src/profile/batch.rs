@@ -1,30 +1,49 @@
 //! How many images `--batch auto` runs together.
 
-use crate::engine::Engine;
+use super::working;
+use crate::device::launch::conv2d::LAUNCH_SECONDS;
+use crate::engine::{Beside, Engine};
 use crate::error::Result;
 use crate::ops::Size;
 
 /// By how much a doubled batch must shorten the time predicted for an image.
 const PAYS: f64 = 0.02;
 
-/// The images of a size to run together, at most `most`: the batch is doubled while the device has memory for it and an image's
-/// predicted time falls by 2 %. 1 on the CPU path, where larger batches gain nothing, and where not even one image fits,
-/// which its run will say. Buffers for the first batch that did not pay stay allocated.
-pub fn paying_batch(engine: &mut Engine, size: Size, most: usize) -> usize {
+/// The images of a size to run together, at most `most`: the batch is doubled while the device has memory for it, with what runs beside
+/// the engine, and an image's time falls by 2 %, as predicted for the device's multiprocessors and [`Speed`](crate::device::Speed). 1 on
+/// the CPU path, where larger batches gain nothing, and where not even one image fits, which its run will say. All buffers are freed, so
+/// that the next run takes what it needs.
+pub fn paying_batch(
+    engine: &mut Engine,
+    beside: &mut impl Beside,
+    size: Size,
+    most: usize,
+) -> usize {
     if engine.device().is_none() {
         return 1;
     }
-    doubled(most, |batch| predicted_us(engine, size, batch))
+    let batch = doubled(most, |batch| predicted(engine, beside, size, batch));
+    engine.network_mut().into_iter().for_each(|network| network.release());
+    beside.release();
+    batch
 }
 
-/// Microseconds of a run, all of its launches; an error where it does not fit.
-fn predicted_us(engine: &mut Engine, size: Size, batch: usize) -> Result<f64> {
+/// Seconds of a run, all of its launches; an error where it does not fit.
+fn predicted(
+    engine: &mut Engine,
+    beside: &mut impl Beside,
+    size: Size,
+    batch: usize,
+) -> Result<f64> {
     let plan = engine.plan(batch, size)?;
     let network = super::network(engine)?;
     network.prepare(&plan)?;
+    beside.prepare(&plan)?;
+    let device = network.device();
+    let (multiprocessors, speed) = (device.multiprocessors(), device.speed());
     let steps = network.steps(&plan)?;
     let launches = steps.iter().flat_map(|step| &step.launches);
-    Ok(launches.map(|launch| super::row("", launch).h200_predicted_us).sum())
+    Ok(launches.map(|launch| working(launch, multiprocessors, speed).0 + LAUNCH_SECONDS).sum())
 }
 
 /// The rule; `time` is that of a batch.

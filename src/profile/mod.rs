@@ -19,7 +19,7 @@ use crate::device::dry_run::{MULTIPROCESSORS, Paper, SHARED_BYTES};
 use crate::device::launch::conv2d::LAUNCH_SECONDS;
 use crate::device::launch::density::Precision;
 use crate::device::launch::{Bound, Modelled};
-use crate::device::{Launch, Work};
+use crate::device::{Launch, Speed, Work};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::gpu::moments::DeviceMoments;
@@ -34,9 +34,8 @@ pub use ceilings::{Ceilings, Clocks};
 pub use measure::{Measured, Settings, profile};
 pub use tiles::{CSV_HEADER, TimedTiling, tilings};
 
-/// Dense fp16 FLOP/s and bytes/s of an H200 (SXM).
+/// Dense fp16 FLOP/s of an H200 (SXM).
 const PEAK_FLOPS: f64 = 989e12;
-const PEAK_BYTES: f64 = 4.8e12;
 /// Of a launch at a smaller share of its roof `bound` says what the rest goes to.
 const FAR_FROM_ROOF: f64 = 0.4;
 
@@ -152,6 +151,26 @@ fn network(engine: &mut Engine) -> Result<&mut Network> {
     engine.network_mut().ok_or(cpu)
 }
 
+/// Seconds of a launch on a device, without the launch itself, what bounds it, and [`Modelled::loss`] on an H200. A multiprocessor
+/// is taken to do in a clock what an H200's does.
+fn working(launch: &Launch, multiprocessors: usize, speed: Speed) -> (f64, Bound, (f64, Bound)) {
+    let Work { bytes, block_flop, modelled, .. } = *launch.work();
+    let blocks: f64 = launch.grid().iter().map(|&n| f64::from(n)).product();
+    let busiest = (blocks / multiprocessors as f64).ceil();
+    let multiprocessor = PEAK_FLOPS / MULTIPROCESSORS as f64;
+    let at_peak = busiest * block_flop / multiprocessor;
+    let idle = at_peak - blocks * block_flop / (multiprocessor * multiprocessors as f64);
+    let at_peak =
+        Modelled { seconds: at_peak, here: at_peak, bound: Bound::Tensor, loss: (idle, Bound::Idle) };
+    let Modelled { seconds, here, bound, loss } = modelled.unwrap_or(at_peak);
+    let seconds = if multiprocessors == MULTIPROCESSORS { seconds } else { here };
+    let seconds = seconds * Speed::H200.clock_hz / speed.clock_hz;
+    let memory = bytes as f64 / speed.bytes_per_s;
+    let (working, bound) =
+        if seconds > memory { (seconds, bound) } else { (memory, Bound::Memory) };
+    (working, if LAUNCH_SECONDS > working { Bound::Launch } else { bound }, loss)
+}
+
 fn row(op: &str, launch: &Launch) -> Row {
     let kernel = launch.kernel();
     let blocks: u64 = launch.grid().iter().map(|&n| u64::from(n)).product();
@@ -159,17 +178,9 @@ fn row(op: &str, launch: &Launch) -> Row {
         0 => usize::MAX,
         bytes => SHARED_BYTES / (bytes + 1024),
     });
-    let Work { shape, flop, bytes, splits, block_flop, modelled } = *launch.work();
-    let memory = bytes as f64 / PEAK_BYTES;
-    let roof = (flop as f64 / PEAK_FLOPS).max(memory);
-    let busiest = (blocks as f64 / MULTIPROCESSORS as f64).ceil();
-    let at_peak = busiest * block_flop * MULTIPROCESSORS as f64 / PEAK_FLOPS;
-    let idle = at_peak - blocks as f64 * block_flop / PEAK_FLOPS;
-    let at_peak = Modelled { seconds: at_peak, bound: Bound::Tensor, loss: (idle, Bound::Idle) };
-    let Modelled { seconds, bound, loss } = modelled.unwrap_or(at_peak);
-    let (working, bound) =
-        if seconds > memory { (seconds, bound) } else { (memory, Bound::Memory) };
-    let bound = if LAUNCH_SECONDS > working { Bound::Launch } else { bound };
+    let Work { shape, flop, bytes, splits, .. } = *launch.work();
+    let (working, bound, loss) = working(launch, MULTIPROCESSORS, Speed::H200);
+    let roof = (flop as f64 / PEAK_FLOPS).max(bytes as f64 / Speed::H200.bytes_per_s);
     let predicted = working + LAUNCH_SECONDS;
     // What its roof needs is no answer to why it is far from it.
     let far = roof < FAR_FROM_ROOF * predicted && matches!(bound, Bound::Tensor | Bound::Memory);

@@ -340,10 +340,13 @@ EXPORT int cuDeviceTotalMem_v2(size_t* bytes, int) {
 EXPORT int cuDeviceGetAttribute(int* value, int attribute, int) {
     const int capability = int(number("capability", 90));
     switch (attribute) {
-        case 16: *value = 132; break;   // multiprocessors
+        case 13: *value = int(number("clock", 1980000)); break;  // kHz
+        case 16: *value = int(number("multiprocessors", 132)); break;
         case 33: *value = 0x17; break;  // PCI bus, device, domain
         case 34:
         case 50: *value = 0; break;
+        case 36: *value = int(number("memory_clock", 3201000)); break;
+        case 37: *value = int(number("memory_bus", 6144)); break;
         case 75: *value = capability / 10; break;
         case 76: *value = capability % 10; break;
         case 97: *value = int(number("shared", 232448)); break;  // of a block, opted in

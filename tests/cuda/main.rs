@@ -2,6 +2,7 @@
 //! frees, and what it says when something is wrong. What a GPU computes is the business of `tests/kernels`.
 #![cfg(all(feature = "cuda", feature = "simt"))]
 
+mod batch;
 mod command;
 mod first_contact;
 mod libraries;
@@ -19,6 +20,7 @@ use ddu::engine::{Engine, Output};
 use ddu::model::Backbone;
 use ddu::ops::{MaxPool, Size};
 use ddu::profile;
+use ddu::score::Score;
 use models::{Rng, random_model, small};
 use standin::{calls, count, on_stand_in, open};
 
@@ -297,40 +299,6 @@ fn a_gpu_without_room_for_a_buffer() {
         assert_eq!((needed, available), (25 << 20, 24 << 20));
         drop(held);
         device.alloc(25 << 20).unwrap();
-    });
-}
-
-/// The batch that `--batch auto` takes of images of a size, which it runs; whether twice as many run as well.
-fn automatic(size: Size) -> (usize, ddu::Result<()>) {
-    let model = random_model(small(Backbone::Resnet18), 7);
-    let mut engine = Engine::on(model, Box::new(open(0).unwrap())).unwrap();
-    let image = picture(size, 5);
-    let batch = profile::paying_batch(&mut engine, image.size, 256);
-    let mut run = |images: usize| engine.run(&vec![&image; images]).map(|_| ());
-    if batch > 1 {
-        run(batch).unwrap();
-    }
-    (batch, run(2 * batch))
-}
-
-#[test]
-fn the_batch_doubles_while_there_is_room() {
-    on_stand_in("the_batch_doubles_while_there_is_room", "memory=2097152", || {
-        let (batch, twice) = automatic(Size::new(65, 97));
-        assert!((2..16).contains(&batch), "{batch}");
-        assert!(matches!(twice, Err(Error::Memory { .. })), "{twice:?}");
-    });
-}
-
-/// Not even one image has room: its own run says so in a line.
-#[test]
-fn a_batch_of_one_where_nothing_fits() {
-    on_stand_in("a_batch_of_one_where_nothing_fits", "memory=786432", || {
-        let (batch, twice) = automatic(Size::new(193, 257));
-        assert_eq!(batch, 1);
-        let message = twice.unwrap_err().to_string();
-        expect(&message, &["cuda:0, a buffer", "--resize"]);
-        assert_eq!(message.lines().count(), 1);
     });
 }
 

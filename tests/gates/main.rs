@@ -4,7 +4,7 @@
 //!
 //! Registers and shared memory decide how many blocks a multiprocessor holds; no kernel may spill or keep
 //! an array in local memory; tensor-core kernels must hold HMMA (or HGMMA, on Hopper), and kernels that move activations 128-bit
-//! accesses (LDG.E.128, LDGSTS.E.128, STG.E.128). Main loops, what comes before them, and loads under way at once: `loops`.
+//! accesses (LDG.E.128, LDGSTS.E.128, STG.E.128). Few divide integers at run time. Main loops, what comes before them, and loads under way at once: `loops`.
 //! Registers of warpgroup products in flight are left alone (`flight`), and what else such products need is there
 //! (`warpgroup`). `sass` reads the instructions.
 //!
@@ -31,6 +31,9 @@ use crate::sass::Code;
 
 /// Those that build.rs compiles for.
 const ARCHITECTURES: [&str; 6] = ["100", "120", "80", "86", "89", "90a"];
+
+/// Kernels, by the start of their names, that divide integers at run time.
+const DIVIDING: [&str; 2] = ["conv2d_hopper", "density_"];
 
 /// One line of the table; `other`, of any architecture, is for kernels that have none of their own.
 #[derive(Clone, Debug)]
@@ -240,6 +243,11 @@ fn every_kernel_is_inside_its_bounds_on_every_architecture() {
             assert!(f.sass.contains(copy) || !needed, "{what}: no {copy}");
         }
         assert!(f.wide > 0 || !bound.wide, "{what}: no 128-bit access");
+        let divides = code.divides();
+        assert!(
+            !divides || DIVIDING.iter().any(|name| bound.kernel.starts_with(name)),
+            "{what}: divides by an integer at run time"
+        );
         let faults = bound.loops.exceeded(&Loops::of(code));
         assert!(faults.is_empty(), "{what}: {faults:#?}");
         if f.hgmma > 0 {

@@ -32,6 +32,14 @@ impl Code {
     pub fn opcode(&self, i: usize) -> &str {
         opcode(&self.instructions[i].text)
     }
+
+    /// Whether it divides integers at run time, which begins with a divisor made a float, rounded up, for its reciprocal.
+    pub fn divides(&self) -> bool {
+        (0..self.instructions.len()).any(|i| {
+            let opcode = self.opcode(i);
+            opcode.starts_with("I2F") && opcode.ends_with(".RP")
+        })
+    }
 }
 
 /// The instructions that may come after number `i`. A subroutine (CALL) is entered and, as every one returns, passed.
@@ -90,4 +98,16 @@ pub fn registers(text: &str) -> Vec<(u32, u32)> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Code;
+
+    #[test]
+    fn a_division_by_what_is_known_at_run_time() {
+        let divides = |text: &str| Code::parse(&format!("/*0000*/ {text} ;\n")).divides();
+        assert!(divides("I2F.U32.RP R0, UR5") && divides("@P0 I2F.U64.RP R2, R2"));
+        assert!(!divides("I2F.U32 R0, R5") && !divides("DMUL.RP R2, R2, R4"));
+    }
 }

@@ -12,6 +12,7 @@ mod thresholds;
 mod timing;
 mod viewer;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -283,7 +284,7 @@ impl Run<'_> {
     fn measure(
         &self,
         engine: &mut Engine,
-        mut ensemble: Option<&mut Ensemble>,
+        ensemble: Option<&mut Ensemble>,
         evaluation: Evaluation,
         mut positions: Positions,
         bar: &ProgressBar,
@@ -297,11 +298,13 @@ impl Run<'_> {
             name: &|index| pairs[index].image.display().to_string(),
         };
         let mut scale = self.density.map(|density| density.scale());
+        let ensemble = RefCell::new(ensemble);
         let produce = |to: SyncSender<(usize, Result<Seen>)>| {
             // Broken: the tally has stopped, and says why.
-            let run = pipeline::run(engine, &list, |event| match event {
+            let run = pipeline::run(engine, &ensemble, &list, |event| match event {
                 Event::Failed(index, error) => send(&to, (index, Err(error))),
                 Event::Ran(output, items) => {
+                    let mut ensemble = ensemble.borrow_mut();
                     let members = ensemble.as_mut().map(|e| methods::together(e, output, &items));
                     let mut members = members.map(Vec::into_iter);
                     items.into_iter().enumerate().try_for_each(|(at, item)| {

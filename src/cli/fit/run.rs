@@ -1,5 +1,6 @@
 //! The pass over the pairs: network, labels, moments; skipping, checkpoints and the closing words.
 
+use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -8,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use ddu::data::{ClassMap, FileState, Image, LabelRule, Mask, Pair, VOID};
 use ddu::density::{Density, Progress};
-use ddu::engine::Output;
+use ddu::engine::{Beside, Output};
 use ddu::fit::{Annotation, Fit};
 use ddu::model::Model;
+use ddu::plan::Plan;
 use ddu::{Error, Result};
 use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
@@ -56,7 +58,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let first = progress.done;
     let pairs = &data.pairs[first..];
     let bar = progress_bar(pairs.len(), args.quiet);
-    let mut pass = Pass {
+    let pass = RefCell::new(Pass {
         args: &args,
         pairs: &data.pairs,
         files: FileState::of(&data.pairs[..progress.done]),
@@ -68,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         bar: &bar,
         network: Duration::ZERO,
         fitting: Duration::ZERO,
-    };
+    });
     let max_pixels = args.running.max_pixels;
     let list = List {
         len: pairs.len(),
@@ -79,7 +81,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         },
         name: &|index| pairs[index].image.display().to_string(),
     };
-    let ended = pipeline::run(&mut engine, &list, |event| {
+    let ended = pipeline::run(&mut engine, &pass, &list, |event| {
+        let mut pass = pass.borrow_mut();
         let taken = match event {
             Event::Ran(output, items) => pass.add(first, output, items),
             Event::Failed(index, error) => pass.skip(first + index, error),
@@ -90,6 +93,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     })?;
     bar.finish_and_clear();
+    let mut pass = pass.into_inner();
     if ended.is_continue() && interrupt::requested() && pass.progress.done < data.pairs.len() {
         return Ok(pass.interrupted()?);
     }
@@ -159,6 +163,16 @@ struct Pass<'a> {
     /// Spent in the network, and on labels, moments and sample.
     network: Duration,
     fitting: Duration,
+}
+
+impl Beside for Pass<'_> {
+    fn prepare(&mut self, plan: &Plan) -> Result<()> {
+        self.fit.prepare(plan)
+    }
+
+    fn release(&mut self) {
+        self.fit.release();
+    }
 }
 
 impl Pass<'_> {

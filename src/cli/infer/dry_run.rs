@@ -15,7 +15,6 @@ use super::files::Kind;
 use super::report::{Failed, MethodsReport, ModelReport, command};
 use super::run::map_size;
 use super::{Args, exit, warn};
-use crate::cli::batch::Batch;
 use crate::cli::devices::Device;
 
 #[derive(Serialize)]
@@ -89,8 +88,10 @@ pub fn run(
     }
     let mut sizes = Vec::with_capacity(counts.len());
     for ((h, w), count) in counts {
+        let size = Size::new(h, w);
+        let batch = args.running.batch.of(engine, &mut ensemble, size, count).min(count);
         let members = ensemble.as_mut().map(|ensemble| ensemble.members()).unwrap_or_default();
-        sizes.push(cost(engine, members, Size::new(h, w), count, args.running.batch)?);
+        sizes.push(cost(engine, members, size, count, batch)?);
     }
     let report = Report {
         schema_version: 1,
@@ -119,9 +120,8 @@ fn cost(
     members: &mut [Engine],
     size: Size,
     images: usize,
-    batch: Batch,
+    batch: usize,
 ) -> ddu::Result<Cost> {
-    let batch = batch.of(engine, size, images).min(images);
     let plan = engine.plan(batch, size)?;
     let passes = engine.passes() as u64 * plan.pass_flops();
     let mut cost = Cost {

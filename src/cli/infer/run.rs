@@ -1,5 +1,6 @@
 //! The run of `ddu infer`: decodes ahead, computes the maps, writes behind.
 
+use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -55,7 +56,7 @@ type Outcome = (usize, Result<(Segmented, Written)>);
 pub fn run(
     task: &Task,
     engine: &mut Engine,
-    mut ensemble: Option<&mut Ensemble>,
+    ensemble: Option<&mut Ensemble>,
     gallery: &mut Option<Gallery>,
 ) -> Done {
     let name = |index: usize| task.inputs[index].path.display().to_string();
@@ -67,12 +68,14 @@ pub fn run(
         name: &name,
     };
     let scores: Vec<Score> = task.files.scores.iter().map(|(score, _)| *score).collect();
+    let ensemble = RefCell::new(ensemble);
     let produce = |to: SyncSender<Outcome>| {
         // Broken: the writer has stopped, and says why.
-        let run = pipeline::run(engine, &list, |event| match event {
+        let run = pipeline::run(engine, &ensemble, &list, |event| match event {
             Event::Failed(index, error) => send(&to, (index, Err(error))),
             Event::Ran(output, items) => {
                 let start = Instant::now();
+                let mut ensemble = ensemble.borrow_mut();
                 let members = ensemble.as_mut().map(|e| methods::together(e, output, &items));
                 let mut members = members.map(Vec::into_iter);
                 let time = start.elapsed() / items.len() as u32;

@@ -30,6 +30,13 @@ impl Axis {
     }
 }
 
+impl Axis {
+    /// 1 where the step is 0.
+    pub fn divisor_of_step(&self, what: &str) -> Result<Divisor> {
+        Divisor::new(what, self.step.max(1) as usize)
+    }
+}
+
 /// Rows and columns of a resize.
 ///
 /// # Errors

@@ -6,11 +6,12 @@ mod tiling;
 
 pub(in crate::device) use hopper::SOURCE as HOPPER_SOURCE;
 pub use hopper::{HOPPER_TILES, tiles as hopper_tiles};
-pub use tiling::{ConvCost, ConvTile, ConvTiling, LAUNCH_SECONDS, TILES};
+pub use tiling::{CLOCK_HZ, ConvCost, ConvTile, ConvTiling, LAUNCH_SECONDS, TILES};
 
 use super::divisor::Divisor;
 use super::{
-    Address, Addresses, Launch, Work, param, param_product, require, require_tensors, tensor_bytes,
+    Address, Addresses, Launch, Modelled, Work, param, param_product, require, require_tensors,
+    tensor_bytes,
 };
 use crate::device::dry_run::MULTIPROCESSORS;
 use crate::device::kernels::Source;
@@ -187,13 +188,14 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
     let end = tensor_bytes(&o.y) + padded(conv) * 4 + residual;
     let written = if split { partial } else { end };
     let cost = ConvCost::of(conv, pixels, MULTIPROCESSORS, tiling);
+    let here = ConvCost::of(conv, pixels, o.multiprocessors, tiling);
     let work = Work {
         shape,
         flop: conv.flops(o.x.batch, o.y.size),
         bytes: (tensor_bytes(&o.x) + weights + written) as u64,
         splits: tiling.splits,
         block_flop: (2 * m * n * tiling.k_blocks * tiling.tile.k_block()) as f64,
-        modelled: Some(cost.modelled()),
+        modelled: Some(Modelled { here: here.modelled().seconds, ..cost.modelled() }),
     };
     let first = if tiling.tile.of_warpgroups() {
         hopper::launch(conv, &o, tiling, work)?
@@ -205,7 +207,8 @@ pub fn conv2d<'a>(conv: &Conv2d, o: Operands<'a>, tiling: ConvTiling) -> Result<
     if split {
         let grid = [(pixels * padded(conv) / 8).div_ceil(256), 1, 1];
         let moved = Work::moving(shape, partial + end);
-        let work = Work { modelled: Some(cost.modelled_join()), ..moved };
+        let here = here.modelled_join().seconds;
+        let work = Work { modelled: Some(Modelled { here, ..cost.modelled_join() }), ..moved };
         launches.push(Launch::new(&SOURCE, "conv2d_reduce", grid, &params, memory, work)?);
     }
     Ok(launches)

@@ -1,6 +1,7 @@
 //! Launch of `kernels/head.cu`.
 
-use super::bilinear::{Upsampling, require_logits};
+use super::bilinear::{Axis, axes, require_logits};
+use super::divisor::Divisor;
 use super::{Address, Addresses, Launch, Work, param, param_product};
 use crate::device::kernels::Source;
 use crate::device::{Slice, Tensor};
@@ -16,8 +17,13 @@ params! {
         max_softmax: Address,
         energy: Address,
         entropy_t2: Address,
-        grid: Upsampling,
-        pixels: i32,
+        y: Axis,
+        x: Axis,
+        step: Divisor,
+        in_h: Divisor,
+        crop_w: Divisor,
+        threads: i32,
+        crop_h: i32,
         classes: i32,
         in_stride: i32,
         unused: i32,
@@ -62,9 +68,11 @@ fn launch<'a>(
     label: Option<Slice<'a>>,
     scores: &[(LogitScore, Slice<'a>)],
 ) -> Result<Launch<'a>> {
-    let grid = Upsampling::new(what, op)?;
+    op.validate()?;
+    let [y, x] = axes(what, op.grid, op.padded, op.resize.align_corners)?;
     require_logits(what, op, &logits)?;
     let pixels = param_product(what, &[logits.batch, op.crop.h, op.crop.w])?;
+    let threads = param_product(what, &[logits.batch, op.grid.h, op.crop.w])?;
     let p = |value| param(what, value);
     let mut memory = Addresses::new(what);
     let map = |memory: &mut Addresses, score: LogitScore| {
@@ -78,8 +86,13 @@ fn launch<'a>(
         max_softmax: map(&mut memory, LogitScore::MaxSoftmax)?,
         energy: map(&mut memory, LogitScore::Energy)?,
         entropy_t2: map(&mut memory, LogitScore::EntropyT2)?,
-        grid,
-        pixels: p(pixels)?,
+        y,
+        x,
+        step: y.divisor_of_step(what)?,
+        in_h: Divisor::new(what, op.grid.h)?,
+        crop_w: Divisor::new(what, op.crop.w)?,
+        threads: p(threads)?,
+        crop_h: p(op.crop.h)?,
         classes: p(op.classes)?,
         in_stride: p(logits.stride)?,
         unused: 0,
@@ -89,5 +102,5 @@ fn launch<'a>(
         logits.pixels() * op.classes * logits.element.bytes()
             + pixels * (usize::from(label.is_some()) + 4 * scores.len()),
     );
-    Launch::new(&SOURCE, what, [pixels.div_ceil(256), 1, 1], &params, memory, work)
+    Launch::new(&SOURCE, what, [threads.div_ceil(256), 1, 1], &params, memory, work)
 }

@@ -1,26 +1,77 @@
 //! Launch of `kernels/label_grid.cu`.
 
+use super::divisor::Divisor;
 use super::{Address, Addresses, Launch, Work, param, param_product, require};
 use crate::device::Slice;
 use crate::device::kernels::Source;
 use crate::error::Result;
 use crate::ops::{LabelRule, Size};
 
+nested! {
+    /// `kernels/label_grid.cu`: index i of one axis lies at floor((i step + start) / denominator) of another.
+    Sampling {
+        step: i32,
+        start: i32,
+        denominator: Divisor,
+    }
+}
+
+impl Sampling {
+    /// Of `count` indices, in lowest terms, so that masks of an image's size and grids of a whole stride take small numbers.
+    fn new(
+        what: &str,
+        count: usize,
+        step: usize,
+        start: usize,
+        denominator: usize,
+    ) -> Result<Self> {
+        let common = gcd(gcd(step, start), denominator);
+        let [step, start, denominator] = [step, start, denominator].map(|n| n / common);
+        let largest = step.saturating_mul(count - 1).saturating_add(start);
+        let fits = largest <= i32::MAX as usize;
+        require(what, fits, "sides whose products are below 2^30", format!("{largest}"))?;
+        let denominator = Divisor::new(what, denominator)?;
+        Ok(Sampling { step: param(what, step)?, start: param(what, start)?, denominator })
+    }
+
+    /// The index under the middle of each of `count`: floor((2 i + 1) to / (2 count)).
+    fn middles(what: &str, count: usize, to: usize) -> Result<Self> {
+        Sampling::new(what, count, 2 * to, to, 2 * count)
+    }
+
+    /// [`LabelRule::places`].
+    fn cells(what: &str, cells: usize, padded: usize, rule: LabelRule) -> Result<Self> {
+        match rule {
+            LabelRule::HalfPixel => Sampling::middles(what, cells, padded),
+            LabelRule::AlignCorners if cells == 1 => Sampling::new(what, 1, 0, 0, 1),
+            LabelRule::AlignCorners => {
+                Sampling::new(what, cells, 2 * (padded - 1), cells - 1, 2 * (cells - 1))
+            }
+        }
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 params! {
     /// `kernels/label_grid.cu`
     LabelGridParams {
         mask: Address,
         label: Address,
-        batch: i32,
-        mask_h: i32,
-        mask_w: i32,
+        padded_y: Sampling,
+        padded_x: Sampling,
+        mask_y: Sampling,
+        mask_x: Sampling,
+        grid_h: Divisor,
+        grid_w: Divisor,
+        cells: i32,
         image_h: i32,
         image_w: i32,
-        padded_h: i32,
-        padded_w: i32,
-        grid_h: i32,
-        grid_w: i32,
-        align_corners: i32,
+        mask_h: i32,
+        mask_w: i32,
+        unused: i32,
     }
 }
 
@@ -46,6 +97,9 @@ pub struct LabelGrid {
 }
 
 /// `mask` u8 `[batch, mask.h, mask.w]` to `label` u8 `[batch, grid.h, grid.w]`.
+///
+/// # Errors
+/// Sides whose products, in lowest terms, the kernel cannot compute in 32 bits.
 pub fn label_grid<'a>(op: &LabelGrid, mask: Slice<'a>, label: Slice<'a>) -> Result<Launch<'a>> {
     let what = "label_grid";
     let LabelGrid { batch, mask: from, image, padded, grid, rule } = *op;
@@ -60,16 +114,18 @@ pub fn label_grid<'a>(op: &LabelGrid, mask: Slice<'a>, label: Slice<'a>) -> Resu
     let params = LabelGridParams {
         mask: memory.slice("masks", mask, pixels)?,
         label: memory.slice("labels", label, cells)?,
-        batch: p(batch)?,
-        mask_h: p(from.h)?,
-        mask_w: p(from.w)?,
+        padded_y: Sampling::cells(what, grid.h, padded.h, rule)?,
+        padded_x: Sampling::cells(what, grid.w, padded.w, rule)?,
+        mask_y: Sampling::middles(what, image.h, from.h)?,
+        mask_x: Sampling::middles(what, image.w, from.w)?,
+        grid_h: Divisor::new(what, grid.h)?,
+        grid_w: Divisor::new(what, grid.w)?,
+        cells: p(cells)?,
         image_h: p(image.h)?,
         image_w: p(image.w)?,
-        padded_h: p(padded.h)?,
-        padded_w: p(padded.w)?,
-        grid_h: p(grid.h)?,
-        grid_w: p(grid.w)?,
-        align_corners: (rule == LabelRule::AlignCorners).into(),
+        mask_h: p(from.h)?,
+        mask_w: p(from.w)?,
+        unused: 0,
     };
     // A label per cell is read and written.
     let work = Work::moving([batch, grid.h, grid.w, 1], 2 * cells);

@@ -113,11 +113,12 @@ pub static SOURCES: [&Source; 19] = [
     &mixture::SOURCE,
 ];
 
-/// Structs of `kernels/common/` that the parameters of several kernels hold, and a file that includes each.
-pub static NESTED: [(&str, &Parameters); 3] = [
+/// Structs that parameters hold, and a `.cu` that has or includes each.
+pub static NESTED: [(&str, &Parameters); 4] = [
     ("resize", &divisor::Divisor::PARAMETERS),
     ("resize", &bilinear::Axis::PARAMETERS),
-    ("head", &bilinear::Upsampling::PARAMETERS),
+    ("mixture", &bilinear::Upsampling::PARAMETERS),
+    ("label_grid", &label_grid::Sampling::PARAMETERS),
 ];
 
 /// The launch of an op without weights.
@@ -174,6 +175,8 @@ pub struct Work {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Modelled {
     pub seconds: f64,
+    /// The same on as many multiprocessors as the launch's device has.
+    pub here: f64,
     /// What most of it goes to.
     pub bound: Bound,
     /// What most of it goes to that its FLOP do not need, and how long that takes.

@@ -16,6 +16,8 @@ fn label_and_entropy_against_f64() {
         (1, 255, (2, 3), (8, 9), (7, 9), 30.0),
         (1, 4, (1, 1), (5, 6), (5, 6), 100.0),
         (1, 1, (2, 2), (4, 4), (4, 4), 1.0),
+        // Between some rows of the grid lies no pixel.
+        (2, 7, (9, 7), (4, 5), (4, 5), 3.0),
     ] {
         for align_corners in [true, false] {
             let size = |(h, w)| Size::new(h, w);
@@ -62,7 +64,9 @@ fn label_and_entropy_against_f64() {
                         .sum();
                     let what = format!("head {op:?} on {name}, pixel {pixel}");
                     // A logit errs by at most 10 roundings of twice the largest corner; |dH / dlogit| summed
-                    // over the classes is below 2 (ln C + 1), and the sums add C roundings of at most ln C + 1.
+                    // over the classes is below 2 (ln C + 1), and the sums add C roundings of at most ln C + 1. An exponential
+                    // errs by 2^-22.5 of itself and its argument d by 2^-23 |d|, which moves H by 2^-22 p (1 + |d|) (ln C + 1)
+                    // at most; p (1 + |d|) <= 1 for each class but the greatest, whose exponential is exact.
                     let logit_error = 10.0 * 2f64.powi(-23) * 2.0 * scale as f64;
                     let spread = (classes as f64).ln() + 1.0;
                     let bound = 2.0 * spread * logit_error

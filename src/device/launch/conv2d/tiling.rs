@@ -299,13 +299,13 @@ impl ConvCost {
         let loss = if by_l2 { (self.l2 - self.useful, Bound::L2) } else { most };
         let bound = if self.useful > loss.0 { Bound::Tensor } else { loss.1 };
         let seconds = |clocks: f64| clocks / CLOCK_HZ;
-        Modelled { seconds: seconds(self.main()), bound, loss: (seconds(loss.0), loss.1) }
+        Modelled { seconds: seconds(self.main()), here: seconds(self.main()), bound, loss: (seconds(loss.0), loss.1) }
     }
 
     /// The second kernel, where the reduction is split.
     pub(super) fn modelled_join(&self) -> Modelled {
         let seconds = (self.join / CLOCK_HZ - LAUNCH_SECONDS).max(0.0);
-        Modelled { seconds, bound: Bound::L2, loss: (seconds, Bound::L2) }
+        Modelled { seconds, here: seconds, bound: Bound::L2, loss: (seconds, Bound::L2) }
     }
 }
 
