@@ -18,6 +18,7 @@ use rayon::prelude::*;
 
 use super::element::Element;
 use super::gemm::{Line, Panels, ROWS, accumulate, aligned, with_vectors, zero};
+use super::lanes::store;
 use super::simd::arch;
 use super::tensor::{Input, Output, Shape};
 use crate::ops::Conv2d;
@@ -307,11 +308,21 @@ impl<'r, Row: Fn(usize) -> &'r [f32]> WithSimd for Multiply<'_, Row> {
                     let columns: &[[S::f32s; V]] = bytemuck::cast_slice(panel.data);
                     let mut sum = zero::<S, V>(simd);
                     accumulate(simd, &mut sum, a, columns);
-                    for m in 0..rows {
-                        let at = (tile + m) * k + panel.first;
-                        let out = &mut self.out[at..at + panel.count];
-                        let out: &mut [[S::f32s; V]] = bytemuck::cast_slice_mut(out);
-                        out[0] = sum[m];
+                    let out = &mut self.out[tile * k + panel.first..];
+                    if rows == ROWS {
+                        // Unrolled, so that the accumulators stay in registers.
+                        for m in 0..ROWS {
+                            let out = &mut out[m * k..][..V * S::F32_LANES];
+                            for v in 0..V {
+                                store(simd, &mut out[v * S::F32_LANES..][..S::F32_LANES], sum[m][v]);
+                            }
+                        }
+                    } else {
+                        let sum = sum;
+                        for m in 0..rows {
+                            let values: &[f32] = bytemuck::cast_slice(&sum[m]);
+                            out[m * k..][..panel.count].copy_from_slice(values);
+                        }
                     }
                 });
             }
