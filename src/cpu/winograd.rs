@@ -309,19 +309,14 @@ impl<'r, Row: Fn(usize) -> &'r [f32]> WithSimd for Multiply<'_, Row> {
                     let mut sum = zero::<S, V>(simd);
                     accumulate(simd, &mut sum, a, columns);
                     let out = &mut self.out[tile * k + panel.first..];
-                    if rows == ROWS {
-                        // Unrolled, so that the accumulators stay in registers.
-                        for m in 0..ROWS {
-                            let out = &mut out[m * k..][..V * S::F32_LANES];
-                            for v in 0..V {
-                                store(simd, &mut out[v * S::F32_LANES..][..S::F32_LANES], sum[m][v]);
-                            }
+                    // Unrolled, so that the accumulators need no addresses.
+                    for m in 0..ROWS {
+                        if m >= rows {
+                            break;
                         }
-                    } else {
-                        let sum = sum;
-                        for m in 0..rows {
-                            let values: &[f32] = bytemuck::cast_slice(&sum[m]);
-                            out[m * k..][..panel.count].copy_from_slice(values);
+                        let out = &mut out[m * k..][..V * S::F32_LANES];
+                        for v in 0..V {
+                            store(simd, &mut out[v * S::F32_LANES..][..S::F32_LANES], sum[m][v]);
                         }
                     }
                 });
