@@ -178,55 +178,102 @@ impl Run<'_> {
         panel: &Panel,
         pixel: usize,
         rows: usize,
+        passes: [bool; 2],
+    ) {
+        // Each gets a copy: accumulators that one of them indexes by a variable would lie in memory for both.
+        if rows == ROWS && panel.count == V * S::F32_LANES {
+            self.store_whole(simd, *sum, panel, pixel, passes);
+        } else {
+            self.store_part::<S, V>(*sum, panel, pixel, rows, passes);
+        }
+    }
+
+    /// Of a whole tile: loops of constant length, a few instructions each, which are unrolled, so that the accumulators stay in
+    /// registers.
+    #[inline(always)]
+    fn store_whole<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        mut sum: Tile<S, V>,
+        panel: &Panel,
+        pixel: usize,
+        [first_pass, last_pass]: [bool; 2],
+    ) {
+        let Operands { direct, residual, relu, y, .. } = self.operands;
+        let wide = V * S::F32_LANES;
+        let lanes = |v: usize| v * S::F32_LANES..(v + 1) * S::F32_LANES;
+        let at = |m: usize| (pixel + m) * y.channels + y.first + panel.first;
+        if !first_pass {
+            for m in 0..ROWS {
+                let out = &self.out[at(m)..][..wide];
+                for v in 0..V {
+                    sum[m][v] = simd.add_f32s(sum[m][v], load(simd, &out[lanes(v)]));
+                }
+            }
+        }
+        if last_pass {
+            let bias = &direct.bias[panel.first..][..wide];
+            for m in 0..ROWS {
+                for v in 0..V {
+                    sum[m][v] = simd.add_f32s(sum[m][v], load(simd, &bias[lanes(v)]));
+                }
+            }
+            if let Some(residual) = residual {
+                for m in 0..ROWS {
+                    let row = &residual.row(self.start + pixel + m)[panel.first..][..wide];
+                    for v in 0..V {
+                        sum[m][v] = simd.add_f32s(sum[m][v], load(simd, &row[lanes(v)]));
+                    }
+                }
+            }
+            let floor = simd.splat_f32s(if *relu { 0.0 } else { f32::NEG_INFINITY });
+            for m in 0..ROWS {
+                for v in 0..V {
+                    sum[m][v] = simd.max_f32s(floor, sum[m][v]);
+                }
+            }
+        }
+        for m in 0..ROWS {
+            let out = &mut self.out[at(m)..][..wide];
+            for v in 0..V {
+                store(simd, &mut out[lanes(v)], sum[m][v]);
+            }
+        }
+    }
+
+    /// Of a tile with fewer rows or columns, a value at a time.
+    #[inline(always)]
+    fn store_part<S: Simd, const V: usize>(
+        &mut self,
+        sum: Tile<S, V>,
+        panel: &Panel,
+        pixel: usize,
+        rows: usize,
         [first_pass, last_pass]: [bool; 2],
     ) {
         let Operands { direct, residual, relu, y, .. } = self.operands;
         let floor = if *relu { 0.0 } else { f32::NEG_INFINITY };
         let bias = &direct.bias[panel.first..][..panel.count];
-        let whole = panel.count == V * S::F32_LANES;
-        // Unrolled, so that the accumulators need no addresses.
-        for m in 0..ROWS {
-            if m >= rows {
-                break;
-            }
+        for m in 0..rows {
             let at = (pixel + m) * y.channels + y.first + panel.first;
-            let out = &mut self.out[at..at + panel.count];
             let residual = residual.filter(|_| last_pass);
             let residual =
                 residual.map(|r| &r.row(self.start + pixel + m)[panel.first..][..panel.count]);
-            if whole {
-                for v in 0..V {
-                    let lanes = v * S::F32_LANES..(v + 1) * S::F32_LANES;
-                    let mut value = sum[m][v];
-                    if !first_pass {
-                        value = simd.add_f32s(value, load(simd, &out[lanes.clone()]));
-                    }
-                    if last_pass {
-                        value = simd.add_f32s(value, load(simd, &bias[lanes.clone()]));
-                        if let Some(row) = residual {
-                            value = simd.add_f32s(value, load(simd, &row[lanes.clone()]));
-                        }
-                        value = simd.max_f32s(simd.splat_f32s(floor), value);
-                    }
-                    store(simd, &mut out[lanes], value);
+            let values: &[f32] = bytemuck::cast_slice(&sum[m]);
+            for (n, out) in self.out[at..][..panel.count].iter_mut().enumerate() {
+                let mut value = values[n];
+                if !first_pass {
+                    value += *out;
                 }
-            } else {
-                let values: &[f32] = bytemuck::cast_slice(&sum[m]);
-                for (n, (out, value)) in out.iter_mut().zip(values).enumerate() {
-                    let mut value = *value;
-                    if !first_pass {
-                        value += *out;
+                if last_pass {
+                    value += bias[n];
+                    if let Some(row) = residual {
+                        value += row[n];
                     }
-                    if last_pass {
-                        value += bias[n];
-                        if let Some(row) = residual {
-                            value += row[n];
-                        }
-                        // NaN stays, as in the vectors.
-                        value = if value < floor { floor } else { value };
-                    }
-                    *out = value;
+                    // NaN stays, as in the vectors.
+                    value = if value < floor { floor } else { value };
                 }
+                *out = value;
             }
         }
     }

@@ -130,9 +130,19 @@ pub fn accumulate<S: Simd, const V: usize>(
     rows: [&[f32]; ROWS],
     panel: &[[S::f32s; V]],
 ) {
-    let rows = rows.map(|row| &row[..panel.len()]);
+    let depth = panel.len();
+    // Written out: `map` would be a call. An element of rows that are known to be as long is not checked.
+    let rows: [&[f32]; ROWS] = [
+        &rows[0][..depth],
+        &rows[1][..depth],
+        &rows[2][..depth],
+        &rows[3][..depth],
+        &rows[4][..depth],
+        &rows[5][..depth],
+    ];
     let mut sum = *tile;
-    for (k, b) in panel.iter().enumerate() {
+    for k in 0..depth {
+        let b = &panel[k];
         for m in 0..ROWS {
             let a = simd.splat_f32s(rows[m][k]);
             for v in 0..V {

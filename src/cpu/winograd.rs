@@ -18,6 +18,7 @@ use rayon::prelude::*;
 
 use super::element::Element;
 use super::gemm::{Line, Panels, ROWS, accumulate, aligned, with_vectors, zero};
+use super::lanes::store;
 use super::simd::arch;
 use super::tensor::{Input, Output, Shape};
 use crate::ops::Conv2d;
@@ -307,11 +308,16 @@ impl<'r, Row: Fn(usize) -> &'r [f32]> WithSimd for Multiply<'_, Row> {
                     let columns: &[[S::f32s; V]] = bytemuck::cast_slice(panel.data);
                     let mut sum = zero::<S, V>(simd);
                     accumulate(simd, &mut sum, a, columns);
-                    for m in 0..rows {
-                        let at = (tile + m) * k + panel.first;
-                        let out = &mut self.out[at..at + panel.count];
-                        let out: &mut [[S::f32s; V]] = bytemuck::cast_slice_mut(out);
-                        out[0] = sum[m];
+                    let out = &mut self.out[tile * k + panel.first..];
+                    // Unrolled, so that the accumulators need no addresses.
+                    for m in 0..ROWS {
+                        if m >= rows {
+                            break;
+                        }
+                        let out = &mut out[m * k..][..V * S::F32_LANES];
+                        for v in 0..V {
+                            store(simd, &mut out[v * S::F32_LANES..][..S::F32_LANES], sum[m][v]);
+                        }
                     }
                 });
             }
