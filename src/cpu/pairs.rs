@@ -188,22 +188,24 @@ fn task_avx512<O: Element>(mut task: Task<O>) {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
-fn accumulate<const V: usize>(
+pub(super) fn accumulate<const V: usize>(
     tile: &mut [[__m512; V]; ROWS],
     rows: [&[bf16]; ROWS],
     panel: &[[__m512bh; V]],
 ) {
-    // As bytes: a gathered field may begin at an odd element.
-    let rows = rows.map(|row| {
-        let bytes: &[u8] = bytemuck::cast_slice(&row[..2 * panel.len()]);
-        &bytes.as_chunks::<4>().0[..panel.len()]
-    });
+    // Slices of one length, so that the loop needs no checks; of bytes, since a gathered field may begin at an odd element.
+    let pairs = panel.len();
+    let mut a = [&[[0; 4]][..]; ROWS];
+    for m in 0..ROWS {
+        let bytes: &[u8] = bytemuck::cast_slice(rows[m]);
+        a[m] = &bytes.as_chunks().0[..pairs];
+    }
     let mut sum = *tile;
-    for (k, b) in panel.iter().enumerate() {
+    for k in 0..pairs {
         for m in 0..ROWS {
-            let a: __m512bh = bytemuck::cast(_mm512_set1_epi32(i32::from_ne_bytes(rows[m][k])));
+            let pair: __m512bh = bytemuck::cast(_mm512_set1_epi32(i32::from_ne_bytes(a[m][k])));
             for v in 0..V {
-                sum[m][v] = _mm512_dpbf16_ps(sum[m][v], a, b[v]);
+                sum[m][v] = _mm512_dpbf16_ps(sum[m][v], pair, panel[k][v]);
             }
         }
     }
@@ -234,25 +236,7 @@ fn store<O: Element, const V: usize>(
         let out = &mut task.out[at..at + columns];
         let residual = residual.map(|r| &r.row(task.start + pixel + m)[column..][..columns]);
         if columns == V * LANES {
-            for v in 0..V {
-                let lanes = v * LANES..(v + 1) * LANES;
-                let mut value = sum[m][v];
-                let bias: __m512 =
-                    bytemuck::pod_read_unaligned(bytemuck::cast_slice(&bias[lanes.clone()]));
-                value = _mm512_add_ps(value, bias);
-                if let Some(row) = residual {
-                    let row: __m256bh =
-                        bytemuck::pod_read_unaligned(bytemuck::cast_slice(&row[lanes.clone()]));
-                    value = _mm512_add_ps(value, _mm512_cvtpbh_ps(row));
-                }
-                value = _mm512_max_ps(_mm512_set1_ps(floor), value);
-                let out: &mut [u8] = bytemuck::cast_slice_mut(&mut out[lanes]);
-                if size_of::<O>() == size_of::<f32>() {
-                    out.copy_from_slice(bytemuck::bytes_of(&value));
-                } else {
-                    out.copy_from_slice(bytemuck::bytes_of(&_mm512_cvtneps_pbh(value)));
-                }
-            }
+            finish(&sum[m], bias, residual, floor, out);
         } else {
             let values: &[f32] = bytemuck::cast_slice(&sum[m]);
             for (n, (out, value)) in out.iter_mut().zip(values).enumerate() {
@@ -260,6 +244,38 @@ fn store<O: Element, const V: usize>(
                 // NaN stays, as in the vectors.
                 *out = O::from_f32(if value < floor { floor } else { value });
             }
+        }
+    }
+}
+
+/// `out = max(floor, value + bias + residual)` of whole vectors, rounded where `out` is bf16.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
+pub(super) fn finish<O: Element, const V: usize>(
+    values: &[__m512; V],
+    bias: &[f32],
+    residual: Option<&[bf16]>,
+    floor: f32,
+    out: &mut [O],
+) {
+    let bias = &bias.as_chunks::<LANES>().0[..V];
+    let out = &mut out.as_chunks_mut::<LANES>().0[..V];
+    let mut values = *values;
+    if let Some(residual) = residual {
+        let residual = &residual.as_chunks::<LANES>().0[..V];
+        for v in 0..V {
+            values[v] = _mm512_add_ps(values[v], _mm512_cvtpbh_ps(bytemuck::cast(residual[v])));
+        }
+    }
+    for v in 0..V {
+        let value = _mm512_add_ps(values[v], bytemuck::cast(bias[v]));
+        let value = _mm512_max_ps(_mm512_set1_ps(floor), value);
+        let out: &mut [u8] = bytemuck::cast_slice_mut(&mut out[v]);
+        if size_of::<O>() == size_of::<f32>() {
+            out.copy_from_slice(bytemuck::bytes_of(&value));
+        } else {
+            out.copy_from_slice(bytemuck::bytes_of(&_mm512_cvtneps_pbh(value)));
         }
     }
 }
