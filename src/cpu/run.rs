@@ -238,14 +238,14 @@ impl Runner {
         let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
         let wide = |view: View| !plan.bf16 || plan.buffer(view).wide;
         match [node.input, node.output].map(wide) {
-            [true, true] => run(node, conv, pass, operands(node, arena, region), dense),
+            [true, true] => run(node, conv, pass, operands(node, arena, region), convolve),
             [false, false] => {
                 let operands: Operands<bf16, bf16> = operands(node, arena, region);
-                run(node, conv, pass, operands, dense_pairs);
+                run(node, conv, pass, operands, convolve_bf16);
             }
             [false, true] => {
                 let operands: Operands<bf16, f32> = operands(node, arena, region);
-                run(node, conv, pass, operands, dense_pairs);
+                run(node, conv, pass, operands, convolve_bf16);
             }
             [true, false] => unreachable!("what reads the features is kept in f32"),
         }
@@ -342,37 +342,36 @@ fn operands<'a, I: Element, O: Element>(
     (input(x_bytes, x.shape), residual, y)
 }
 
-/// Runs an op; `dense` a convolution that is not depthwise.
+/// Runs an op; `convolve` a convolution.
 fn run<I: Element, O: Element>(
     node: &Node,
     conv: Option<&Convolution>,
     pass: Option<Pass>,
     (x, residual, y): Operands<I, O>,
-    dense: impl FnOnce(&Convolution, Operands<I, O>, bool),
+    convolve: impl FnOnce(&Convolution, Operands<I, O>, bool),
 ) {
     match (&node.op, conv) {
-        (Op::Conv { relu, .. }, Some(conv)) => match conv {
-            Convolution::Depthwise(kernel) => kernel.run(x, *relu, y),
-            _ => dense(conv, (x, residual, y), *relu),
-        },
+        (Op::Conv { relu, .. }, Some(conv)) => convolve(conv, (x, residual, y), *relu),
         (Op::Conv { .. }, None) => unreachable!("a prepared plan has its weights packed"),
         (Op::Spatial(op), _) => spatial(op, x, y),
         (Op::Dropout(op), _) => dropout::dropout(op, pass, x, y),
     }
 }
 
-fn dense(conv: &Convolution, (x, residual, y): Operands<f32, f32>, relu: bool) {
+fn convolve(conv: &Convolution, (x, residual, y): Operands<f32, f32>, relu: bool) {
     match conv {
         Convolution::Direct(kernel) => kernel.run(x, residual, relu, y),
         Convolution::Winograd(kernel) => kernel.run(x, residual, relu, y),
+        Convolution::Depthwise(kernel) => kernel.run(x, relu, y),
         _ => unreachable!("the paths of f32"),
     }
 }
 
-fn dense_pairs<O: Element>(conv: &Convolution, (x, residual, y): Operands<bf16, O>, relu: bool) {
+fn convolve_bf16<O: Element>(conv: &Convolution, (x, residual, y): Operands<bf16, O>, relu: bool) {
     match conv {
         Convolution::Pairs(kernel) => kernel.run(x, residual, relu, y),
         Convolution::WinogradPairs(kernel) => kernel.run(x, residual, relu, y),
+        Convolution::Depthwise(kernel) => kernel.run_bf16(x, relu, y),
         _ => unreachable!("the paths of bf16"),
     }
 }

@@ -147,6 +147,9 @@ fn dense_convolutions() {
 
 #[test]
 fn depthwise_convolutions() {
+    if skipped() {
+        return;
+    }
     for (seed, case) in depthwise_cases().iter().enumerate() {
         let mut run = prepare_bf16(case, seed as u64, false);
         let kernel = Depthwise::new(&run.weights);
@@ -154,8 +157,8 @@ fn depthwise_convolutions() {
             "depthwise",
             case,
             &mut run,
-            |x, _, y| kernel.run(x, case.relu, y),
-            |x, _, y| kernel.run(x, case.relu, y),
+            |x, _, y| kernel.run_bf16(x, case.relu, y),
+            |x, _, y| kernel.run_bf16(x, case.relu, y),
             plain,
         );
     }
