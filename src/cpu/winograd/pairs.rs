@@ -34,12 +34,13 @@ const POINTS: usize = IN * IN;
 const LANES: usize = 16;
 const VECTORS: usize = 4;
 
-/// Weights above this many bytes come from memory in each task: few tasks of many tiles.
-const WEIGHT_BYTES: usize = 512 << 10;
-/// Tiles of a task at least...
+/// Tiles of a task at least, and that pass together through the weights at most.
 const LEAST_TILES: usize = 24;
-/// ... and that pass together through the weights at most.
 const MOST_TILES: usize = 96;
+/// Weights above this many bytes come from memory in each task: few tasks of many tiles, which take this many bytes, read in order,
+/// at most.
+const WEIGHT_BYTES: usize = 512 << 10;
+const TILE_BYTES: usize = 1536 << 10;
 
 /// Weights transformed and packed.
 pub struct WinogradPairs {
@@ -71,6 +72,19 @@ impl WinogradPairs {
         WinogradPairs { conv, data, bias: weights.bias.clone() }
     }
 
+    /// Whether the weights stay in a core's cache.
+    fn stays(&self) -> bool {
+        size_of_val(&self.data[..]) <= WEIGHT_BYTES
+    }
+
+    /// Tiles that pass together through the weights at most.
+    fn most_tiles(&self) -> usize {
+        match self.stays() {
+            true => MOST_TILES,
+            false => (TILE_BYTES / (POINTS * self.conv.in_channels * size_of::<bf16>())).max(ROWS),
+        }
+    }
+
     /// `y = relu(conv(x) + bias + residual)`, either of the last two optional.
     pub fn run<O: Element>(
         &self,
@@ -81,11 +95,16 @@ impl WinogradPairs {
     ) {
         let shape = y.shape;
         let rows = y.buffer.len() / (shape.size.w * shape.channels);
-        let least = if size_of_val(&self.data[..]) <= WEIGHT_BYTES {
+        let least = if self.stays() {
             LEAST_TILES
         } else {
-            let all = tiles(&self.conv, OUT, rows, shape.size.w);
-            all.div_ceil(rayon::current_num_threads()).clamp(LEAST_TILES, MOST_TILES)
+            // The same number of tasks for all threads, none of them with more tiles than pass together; strips are whole rows of
+            // tiles.
+            let (width, threads) = (shape.size.w, rayon::current_num_threads());
+            let all = tiles(&self.conv, OUT, rows, width);
+            let passes = all.div_ceil(threads * self.most_tiles());
+            let row = self.conv.dilation * tiles(&self.conv, OUT, 1, width);
+            (all.div_ceil(threads * passes) / row * row).max(LEAST_TILES)
         };
         let operands = Operands { winograd: self, x, residual, relu, y: shape };
         strips(y.buffer, shape, self.conv.dilation, OUT, least)
@@ -179,7 +198,7 @@ fn strip_avx512<O: Element>(operands: &Operands, mut strip: Strip<O>) {
     // Taken out rather than borrowed: what runs inside a closure would not be compiled for the vector instructions.
     let mut buffers = SCRATCH.take();
     let [input, products, border] = &mut buffers;
-    for tiles in tiles.chunks(MOST_TILES) {
+    for tiles in tiles.chunks(operands.winograd.most_tiles()) {
         let count = tiles.len();
         let input: &mut [bf16] =
             bytemuck::cast_slice_mut(scratch(input, POINTS * count * c * size_of::<bf16>()));
