@@ -1,10 +1,12 @@
 //! Depthwise convolution: channels are the lanes, each output pixel sums its taps that lie inside
 //! the image.
 
+mod bf16;
+
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::element::Element;
+use super::lanes::{load_some, store_some};
 use super::simd::arch;
 use super::tensor::{Input, Output, Shape};
 use crate::ops::Conv2d;
@@ -27,7 +29,7 @@ impl Depthwise {
     }
 
     /// `y = relu(conv(x) + bias)`, the ReLU optional.
-    pub fn run<I: Element, O: Element>(&self, x: Input<I>, relu: bool, y: Output<O>) {
+    pub fn run(&self, x: Input, relu: bool, y: Output) {
         let shape = y.shape;
         let row = shape.size.w * shape.channels;
         y.buffer.par_chunks_mut(row).enumerate().for_each(|(row, out)| {
@@ -38,17 +40,17 @@ impl Depthwise {
 }
 
 /// One row of output pixels.
-struct Row<'a, I, O> {
+struct Row<'a> {
     weights: &'a Depthwise,
-    x: Input<'a, I>,
+    x: Input<'a>,
     relu: bool,
     y: Shape,
     /// Counted over the batch.
     row: usize,
-    out: &'a mut [O],
+    out: &'a mut [f32],
 }
 
-impl<I: Element, O: Element> WithSimd for Row<'_, I, O> {
+impl WithSimd for Row<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -60,8 +62,8 @@ impl<I: Element, O: Element> WithSimd for Row<'_, I, O> {
         let at = |i: usize, tap: usize| {
             (i * conv.stride + tap * conv.dilation) as isize - conv.padding as isize
         };
-        let (outside, nothing) = (vec![I::zeroed(); channels], vec![0.0; channels]);
-        let mut window: Vec<(&[I], &[f32])> = Vec::new();
+        let (outside, nothing) = (vec![0.0; channels], vec![0.0; channels]);
+        let mut window: Vec<(&[f32], &[f32])> = Vec::new();
         for (left, out) in self.out.chunks_exact_mut(self.y.channels).enumerate() {
             window.clear();
             for (tap, weight) in taps.chunks_exact(channels).enumerate() {
@@ -71,25 +73,24 @@ impl<I: Element, O: Element> WithSimd for Row<'_, I, O> {
                 }
             }
             // A whole 3x3 window is unrolled; missing taps count as zeros.
-            let unrolled: Option<[(&[I], &[f32]); 9]> = (conv.kernel == 3).then(|| {
+            let unrolled: Option<[(&[f32], &[f32]); 9]> = (conv.kernel == 3).then(|| {
                 std::array::from_fn(|i| window.get(i).copied().unwrap_or((&outside, &nothing)))
             });
             let out = &mut out[self.y.first..][..channels];
             for first in (0..channels).step_by(S::F32_LANES) {
                 let lanes = first..(first + S::F32_LANES).min(channels);
-                let load = |row: &[I]| I::load(simd, &row[lanes.clone()]);
-                let weigh = |row: &[f32]| f32::load(simd, &row[lanes.clone()]);
-                let mut sum = weigh(bias);
+                let load = |row: &[f32]| load_some(simd, &row[lanes.clone()]);
+                let mut sum = load(bias);
                 if let Some(window) = &unrolled {
                     for (row, weight) in window {
-                        sum = simd.mul_add_e_f32s(load(row), weigh(weight), sum);
+                        sum = simd.mul_add_e_f32s(load(row), load(weight), sum);
                     }
                 } else {
                     for (row, weight) in &window {
-                        sum = simd.mul_add_e_f32s(load(row), weigh(weight), sum);
+                        sum = simd.mul_add_e_f32s(load(row), load(weight), sum);
                     }
                 }
-                O::store(simd, &mut out[lanes.clone()], simd.max_f32s(floor, sum));
+                store_some(simd, &mut out[lanes.clone()], simd.max_f32s(floor, sum));
             }
         }
     }

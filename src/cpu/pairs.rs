@@ -17,15 +17,13 @@ use super::element::Element;
 use super::gemm::{Line, ROWS, aligned, with_vectors};
 use super::receptive::{Place, Taps};
 use super::tensor::{Input, Output, Shape};
+use crate::ops::Conv2d;
 use crate::plan::ConvWeights;
 
 /// Columns of a vector.
 const LANES: usize = 16;
 /// Vectors of a full panel.
 const VECTORS: usize = 4;
-/// Pixels whose receptive fields are copied together.
-const GATHERED: usize = 8 * ROWS;
-
 /// Whether this machine has the instructions.
 #[multiversion(
     targets("x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx512bf16"),
@@ -41,23 +39,31 @@ pub fn available() -> bool {
 /// A convolution's weights packed as pairs.
 pub struct Pairs {
     taps: Taps,
-    /// Panels of up to 64 columns: `[panel][tap][pair][column][2]`, zero-padded to whole vectors.
+    /// Panels of up to 64 columns: `[panel][run][pair][column][2]`, zero-padded to whole vectors.
     data: Vec<Line>,
-    /// Pairs of all taps; each tap's channels are padded to an even count.
+    /// Pairs of a run: of a tap's channels, or where fields are read from copied lines of one of a field's rows.
+    run: usize,
+    /// Pairs of a field.
     pairs: usize,
     bias: Vec<f32>,
 }
 
 impl Pairs {
     /// # Panics
-    /// An odd number of channels, of which no run is pairs; where fields are gathered their run may be odd.
+    /// An odd number of channels, of which no run is pairs; where lines are copied ([`Taps::gathers`]) a run's last pair is padded
+    /// instead, but taps must not be dilated.
     pub fn new(weights: &ConvWeights) -> Self {
         let taps = Taps::new(weights.conv);
-        assert!(taps.gathers() || taps.depth.is_multiple_of(2), "pairs of channels");
         let all = taps.all();
-        // Of gathered fields the taps are one run.
-        let run = if taps.gathers() { all } else { taps.depth };
-        let pairs = run.div_ceil(2) * (all / run);
+        let elements = if taps.gathers() {
+            assert!(taps.conv.dilation == 1, "taps side by side");
+            taps.conv.kernel * taps.depth
+        } else {
+            assert!(taps.depth.is_multiple_of(2), "pairs of channels");
+            taps.depth
+        };
+        let run = elements.div_ceil(2);
+        let pairs = run * (all / elements);
         let columns = weights.conv.out_channels;
         let wide = columns.next_multiple_of(LANES);
         let mut data = aligned(pairs * wide);
@@ -66,12 +72,13 @@ impl Pairs {
             let first = n / (LANES * VECTORS) * (LANES * VECTORS);
             let stride = (wide - first).min(LANES * VECTORS);
             for k in 0..all {
-                let pair = k / run * run.div_ceil(2) + k % run / 2;
+                let pair = k / elements * run + k % elements / 2;
                 let at = first * pairs + pair * stride + n - first;
-                packed[at][k % run % 2] = <bf16 as Element>::from_f32(weights.weight[n * all + k]);
+                packed[at][k % elements % 2] =
+                    <bf16 as Element>::from_f32(weights.weight[n * all + k]);
             }
         }
-        Pairs { taps, data, pairs, bias: weights.bias.clone() }
+        Pairs { taps, data, run, pairs, bias: weights.bias.clone() }
     }
 
     /// `y = relu(conv(x) + bias + residual)`, either of the last two optional.
@@ -125,61 +132,113 @@ fn run_task<O: Element>(task: Task<O>) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
 fn task_avx512<O: Element>(mut task: Task<O>) {
-    let Operands { pairs: Pairs { taps, pairs, bias, data }, x, y, .. } = task.operands;
+    let Operands { pairs: Pairs { taps, run, pairs, bias, data }, x, y, .. } = task.operands;
+    if taps.gathers() {
+        return lines_avx512(task);
+    }
     let count = task.out.len() / y.channels;
-    let block = if taps.gathers() { GATHERED } else { count.max(1) };
-    let stride = taps.all() + 32;
-    let mut fields = vec![bf16::ZERO; if taps.gathers() { GATHERED * stride } else { 0 }];
-    let zeros = vec![bf16::ZERO; taps.depth.next_multiple_of(2)];
+    let zeros = vec![bf16::ZERO; taps.depth];
     let data: &[f32] = bytemuck::cast_slice(data);
-    let mut gather = taps.places(y, task.start);
-    for first in (0..count).step_by(block) {
-        let some = (count - first).min(block);
-        if taps.gathers() {
-            for (field, place) in fields.chunks_exact_mut(stride).take(some).zip(&mut gather) {
-                taps.gather(x, place, field);
-                field[taps.all()] = bf16::ZERO;
-            }
+    for column in (0..bias.len()).step_by(LANES * VECTORS) {
+        let vectors = (bias.len() - column).div_ceil(LANES).min(VECTORS);
+        let panel = &data[column * pairs..][..pairs * vectors * LANES];
+        let mut places = taps.places(y, task.start);
+        for pixel in (0..count).step_by(ROWS) {
+            let rows = (count - pixel).min(ROWS);
+            with_vectors!(vectors, V => {
+                let panel: &[[__m512bh; V]] = bytemuck::cast_slice(panel);
+                let mut sum = [[_mm512_setzero_ps(); V]; ROWS];
+                if taps.pointwise() {
+                    let row = |m: usize| x.row(task.start + pixel + m.min(rows - 1));
+                    accumulate(&mut sum, std::array::from_fn(row), panel);
+                } else {
+                    let mut last = Place { image: 0, top: 0, left: 0 };
+                    let tile: [Place; ROWS] = std::array::from_fn(|m| {
+                        if m < rows {
+                            last = places.next().unwrap_or(last);
+                        }
+                        last
+                    });
+                    for (tap, panel) in taps.offsets.iter().zip(panel.chunks_exact(*run)) {
+                        let mut inside = false;
+                        let a = tile.map(|Place { image, top, left }| {
+                            let row = x.pixel(image, top + tap.y, left + tap.x);
+                            inside |= row.is_some();
+                            row.unwrap_or(&zeros)
+                        });
+                        if inside {
+                            accumulate(&mut sum, a, panel);
+                        }
+                    }
+                }
+                store(&mut task, &sum, column, pixel, rows);
+            });
+        }
+    }
+}
+
+/// A task of a convolution of few channels: for each row of output pixels the lines that it reads are copied, zeros beside the
+/// image, so that each row of a receptive field is one run.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
+fn lines_avx512<O: Element>(mut task: Task<O>) {
+    let Operands { pairs: Pairs { taps, run, pairs, bias, data }, x, y, .. } = task.operands;
+    let Conv2d { kernel, stride, .. } = taps.conv;
+    let data: &[f32] = bytemuck::cast_slice(data);
+    let count = task.out.len() / y.channels;
+    let mut lines = Vec::new();
+    let mut first = 0;
+    while first < count {
+        let start = task.start + first;
+        let some = (y.size.w - start % y.size.w).min(count - first);
+        let Some(place) = taps.places(y, start).next() else { return };
+        // One element more, for the pair that ends a line.
+        let line = ((some - 1) * stride + kernel) * taps.depth + 1;
+        lines.clear();
+        lines.resize(kernel * line, bf16::ZERO);
+        for (r, to) in lines.chunks_exact_mut(line).enumerate() {
+            copy_line(x, Place { top: place.top + r as isize, ..place }, to);
         }
         for column in (0..bias.len()).step_by(LANES * VECTORS) {
             let vectors = (bias.len() - column).div_ceil(LANES).min(VECTORS);
             let panel = &data[column * pairs..][..pairs * vectors * LANES];
-            let mut places = taps.places(y, task.start + first);
             for pixel in (0..some).step_by(ROWS) {
                 let rows = (some - pixel).min(ROWS);
                 with_vectors!(vectors, V => {
                     let panel: &[[__m512bh; V]] = bytemuck::cast_slice(panel);
                     let mut sum = [[_mm512_setzero_ps(); V]; ROWS];
-                    if taps.gathers() {
-                        let row = |m: usize| &fields[(pixel + m.min(rows - 1)) * stride..];
-                        accumulate(&mut sum, std::array::from_fn(row), panel);
-                    } else if taps.pointwise() {
-                        let row = |m: usize| x.row(task.start + first + pixel + m.min(rows - 1));
-                        accumulate(&mut sum, std::array::from_fn(row), panel);
-                    } else {
-                        let mut last = Place { image: 0, top: 0, left: 0 };
-                        let tile: [Place; ROWS] = std::array::from_fn(|m| {
-                            if m < rows {
-                                last = places.next().unwrap_or(last);
-                            }
-                            last
-                        });
-                        let depth = taps.depth.div_ceil(2);
-                        for (tap, panel) in taps.offsets.iter().zip(panel.chunks_exact(depth)) {
-                            let mut inside = false;
-                            let a = tile.map(|Place { image, top, left }| {
-                                let row = x.pixel(image, top + tap.y, left + tap.x);
-                                inside |= row.is_some();
-                                row.unwrap_or(&zeros)
-                            });
-                            if inside {
-                                accumulate(&mut sum, a, panel);
-                            }
+                    for (line, panel) in lines.chunks_exact(line).zip(panel.chunks_exact(*run)) {
+                        let mut fields = [&line[..0]; ROWS];
+                        for m in 0..ROWS {
+                            let at = (pixel + m.min(rows - 1)) * stride * taps.depth;
+                            fields[m] = &line[at..at + 2 * run];
                         }
+                        accumulate(&mut sum, fields, panel);
                     }
                     store(&mut task, &sum, column, first + pixel, rows);
                 });
             }
+        }
+        first += some;
+    }
+}
+
+/// Copies the pixels of a line from a place on, but for those outside the image; an element that is left over stays.
+fn copy_line(x: &Input<bf16>, Place { image, top, left }: Place, to: &mut [bf16]) {
+    let pixels = to.len() / x.count;
+    let first = left.max(0);
+    let last = (left + pixels as isize).min(x.size.w as isize);
+    if top < 0 || top as usize >= x.size.h || first >= last {
+        return;
+    }
+    let from = x.from((image * x.size.h + top as usize) * x.size.w + first as usize);
+    let to = &mut to[(first - left) as usize * x.count..][..(last - first) as usize * x.count];
+    if x.count == x.channels {
+        to.copy_from_slice(&from[..to.len()]);
+    } else {
+        for (to, from) in to.chunks_exact_mut(x.count).zip(from.chunks(x.channels)) {
+            to.copy_from_slice(&from[x.first..][..x.count]);
         }
     }
 }
@@ -188,22 +247,24 @@ fn task_avx512<O: Element>(mut task: Task<O>) {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
-fn accumulate<const V: usize>(
+pub(super) fn accumulate<const V: usize>(
     tile: &mut [[__m512; V]; ROWS],
     rows: [&[bf16]; ROWS],
     panel: &[[__m512bh; V]],
 ) {
-    // As bytes: a gathered field may begin at an odd element.
-    let rows = rows.map(|row| {
-        let bytes: &[u8] = bytemuck::cast_slice(&row[..2 * panel.len()]);
-        &bytes.as_chunks::<4>().0[..panel.len()]
-    });
+    // Slices of one length, so that the loop needs no checks; of bytes, since a field may begin at an odd element.
+    let pairs = panel.len();
+    let mut a = [&[[0; 4]][..]; ROWS];
+    for m in 0..ROWS {
+        let bytes: &[u8] = bytemuck::cast_slice(rows[m]);
+        a[m] = &bytes.as_chunks().0[..pairs];
+    }
     let mut sum = *tile;
-    for (k, b) in panel.iter().enumerate() {
+    for k in 0..pairs {
         for m in 0..ROWS {
-            let a: __m512bh = bytemuck::cast(_mm512_set1_epi32(i32::from_ne_bytes(rows[m][k])));
+            let pair: __m512bh = bytemuck::cast(_mm512_set1_epi32(i32::from_ne_bytes(a[m][k])));
             for v in 0..V {
-                sum[m][v] = _mm512_dpbf16_ps(sum[m][v], a, b[v]);
+                sum[m][v] = _mm512_dpbf16_ps(sum[m][v], pair, panel[k][v]);
             }
         }
     }
@@ -234,25 +295,7 @@ fn store<O: Element, const V: usize>(
         let out = &mut task.out[at..at + columns];
         let residual = residual.map(|r| &r.row(task.start + pixel + m)[column..][..columns]);
         if columns == V * LANES {
-            for v in 0..V {
-                let lanes = v * LANES..(v + 1) * LANES;
-                let mut value = sum[m][v];
-                let bias: __m512 =
-                    bytemuck::pod_read_unaligned(bytemuck::cast_slice(&bias[lanes.clone()]));
-                value = _mm512_add_ps(value, bias);
-                if let Some(row) = residual {
-                    let row: __m256bh =
-                        bytemuck::pod_read_unaligned(bytemuck::cast_slice(&row[lanes.clone()]));
-                    value = _mm512_add_ps(value, _mm512_cvtpbh_ps(row));
-                }
-                value = _mm512_max_ps(_mm512_set1_ps(floor), value);
-                let out: &mut [u8] = bytemuck::cast_slice_mut(&mut out[lanes]);
-                if size_of::<O>() == size_of::<f32>() {
-                    out.copy_from_slice(bytemuck::bytes_of(&value));
-                } else {
-                    out.copy_from_slice(bytemuck::bytes_of(&_mm512_cvtneps_pbh(value)));
-                }
-            }
+            finish(&sum[m], bias, residual, floor, out);
         } else {
             let values: &[f32] = bytemuck::cast_slice(&sum[m]);
             for (n, (out, value)) in out.iter_mut().zip(values).enumerate() {
@@ -260,6 +303,38 @@ fn store<O: Element, const V: usize>(
                 // NaN stays, as in the vectors.
                 *out = O::from_f32(if value < floor { floor } else { value });
             }
+        }
+    }
+}
+
+/// `out = max(floor, value + bias + residual)` of whole vectors, rounded where `out` is bf16.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
+pub(super) fn finish<O: Element, const V: usize>(
+    values: &[__m512; V],
+    bias: &[f32],
+    residual: Option<&[bf16]>,
+    floor: f32,
+    out: &mut [O],
+) {
+    let bias = &bias.as_chunks::<LANES>().0[..V];
+    let out = &mut out.as_chunks_mut::<LANES>().0[..V];
+    let mut values = *values;
+    if let Some(residual) = residual {
+        let residual = &residual.as_chunks::<LANES>().0[..V];
+        for v in 0..V {
+            values[v] = _mm512_add_ps(values[v], _mm512_cvtpbh_ps(bytemuck::cast(residual[v])));
+        }
+    }
+    for v in 0..V {
+        let value = _mm512_add_ps(values[v], bytemuck::cast(bias[v]));
+        let value = _mm512_max_ps(_mm512_set1_ps(floor), value);
+        let out: &mut [u8] = bytemuck::cast_slice_mut(&mut out[v]);
+        if size_of::<O>() == size_of::<f32>() {
+            out.copy_from_slice(bytemuck::bytes_of(&value));
+        } else {
+            out.copy_from_slice(bytemuck::bytes_of(&_mm512_cvtneps_pbh(value)));
         }
     }
 }

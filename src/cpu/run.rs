@@ -13,6 +13,7 @@ use super::gemm::{Line, aligned};
 use super::pairs::{self, Pairs};
 use super::preprocess::preprocess;
 use super::tensor::{Input, Output, Shape};
+use super::winograd::pairs::{self as winograd_pairs, WinogradPairs};
 use super::winograd::{self, Winograd};
 use super::{dropout, mixture, spatial};
 use crate::error::{Error, Result};
@@ -41,6 +42,7 @@ enum Method {
     Pairs,
     Depthwise,
     Winograd,
+    WinogradPairs,
 }
 
 enum Convolution {
@@ -48,6 +50,7 @@ enum Convolution {
     Pairs(Pairs),
     Depthwise(Depthwise),
     Winograd(Winograd),
+    WinogradPairs(WinogradPairs),
 }
 
 impl Runner {
@@ -55,8 +58,8 @@ impl Runner {
         Runner::default()
     }
 
-    /// One that keeps activations as bf16 and multiplies in pairs of bf16 ([`Pairs`]); Winograd's products stay in f32, and
-    /// so do sums, the features and the logits.
+    /// One that keeps activations as bf16 and multiplies in pairs of bf16 ([`Pairs`], [`WinogradPairs`]); sums, the
+    /// features and the logits stay in f32.
     ///
     /// # Errors
     /// A CPU without AVX512-BF16.
@@ -113,7 +116,7 @@ impl Runner {
         weights: impl FnOnce() -> W,
     ) {
         let missing = plan.nodes.iter().filter_map(|node| match node.op {
-            Op::Conv { weights, .. } => Some((weights, self.path(plan, node))),
+            Op::Conv { weights, .. } => Some((weights, path(plan, node))),
             _ => None,
         });
         let missing: HashSet<_> =
@@ -127,6 +130,7 @@ impl Runner {
                     Method::Pairs => Convolution::Pairs(Pairs::new(conv)),
                     Method::Depthwise => Convolution::Depthwise(Depthwise::new(conv)),
                     Method::Winograd => Convolution::Winograd(Winograd::new(conv)),
+                    Method::WinogradPairs => Convolution::WinogradPairs(WinogradPairs::new(conv)),
                 };
                 (key, packed)
             });
@@ -137,14 +141,6 @@ impl Runner {
             self.arena = Vec::new();
             self.arena =
                 aligned((plan.arena_len * plan.element_bytes()).div_ceil(size_of::<f32>()));
-        }
-    }
-
-    fn path(&self, plan: &Plan, node: &Node) -> Method {
-        match path(plan, node) {
-            // The classifier reads features, which stay in f32.
-            Method::Direct if plan.bf16 && !plan.buffer(node.input).wide => Method::Pairs,
-            path => path,
         }
     }
 
@@ -236,20 +232,20 @@ impl Runner {
         region: impl Fn(View) -> Region,
     ) {
         let conv = match node.op {
-            Op::Conv { weights, .. } => Some(&self.packed[&(weights, self.path(plan, node))]),
+            Op::Conv { weights, .. } => Some(&self.packed[&(weights, path(plan, node))]),
             _ => None,
         };
         let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
         let wide = |view: View| !plan.bf16 || plan.buffer(view).wide;
         match [node.input, node.output].map(wide) {
-            [true, true] => run(node, conv, pass, operands(node, arena, region), dense),
+            [true, true] => run(node, conv, pass, operands(node, arena, region), convolve),
             [false, false] => {
                 let operands: Operands<bf16, bf16> = operands(node, arena, region);
-                run(node, conv, pass, operands, dense_pairs);
+                run(node, conv, pass, operands, convolve_bf16);
             }
             [false, true] => {
                 let operands: Operands<bf16, f32> = operands(node, arena, region);
-                run(node, conv, pass, operands, dense_pairs);
+                run(node, conv, pass, operands, convolve_bf16);
             }
             [true, false] => unreachable!("what reads the features is kept in f32"),
         }
@@ -346,34 +342,38 @@ fn operands<'a, I: Element, O: Element>(
     (input(x_bytes, x.shape), residual, y)
 }
 
-/// Runs an op; `dense` a convolution that is neither depthwise nor Winograd's.
+/// Runs an op; `convolve` a convolution.
 fn run<I: Element, O: Element>(
     node: &Node,
     conv: Option<&Convolution>,
     pass: Option<Pass>,
     (x, residual, y): Operands<I, O>,
-    dense: impl FnOnce(&Convolution, Operands<I, O>, bool),
+    convolve: impl FnOnce(&Convolution, Operands<I, O>, bool),
 ) {
     match (&node.op, conv) {
-        (Op::Conv { relu, .. }, Some(conv)) => match conv {
-            Convolution::Winograd(kernel) => kernel.run(x, residual, *relu, y),
-            Convolution::Depthwise(kernel) => kernel.run(x, *relu, y),
-            _ => dense(conv, (x, residual, y), *relu),
-        },
+        (Op::Conv { relu, .. }, Some(conv)) => convolve(conv, (x, residual, y), *relu),
         (Op::Conv { .. }, None) => unreachable!("a prepared plan has its weights packed"),
         (Op::Spatial(op), _) => spatial(op, x, y),
         (Op::Dropout(op), _) => dropout::dropout(op, pass, x, y),
     }
 }
 
-fn dense(conv: &Convolution, (x, residual, y): Operands<f32, f32>, relu: bool) {
-    let Convolution::Direct(kernel) = conv else { unreachable!("the path of f32") };
-    kernel.run(x, residual, relu, y);
+fn convolve(conv: &Convolution, (x, residual, y): Operands<f32, f32>, relu: bool) {
+    match conv {
+        Convolution::Direct(kernel) => kernel.run(x, residual, relu, y),
+        Convolution::Winograd(kernel) => kernel.run(x, residual, relu, y),
+        Convolution::Depthwise(kernel) => kernel.run(x, relu, y),
+        _ => unreachable!("the paths of f32"),
+    }
 }
 
-fn dense_pairs<O: Element>(conv: &Convolution, (x, residual, y): Operands<bf16, O>, relu: bool) {
-    let Convolution::Pairs(kernel) = conv else { unreachable!("the path of bf16") };
-    kernel.run(x, residual, relu, y);
+fn convolve_bf16<O: Element>(conv: &Convolution, (x, residual, y): Operands<bf16, O>, relu: bool) {
+    match conv {
+        Convolution::Pairs(kernel) => kernel.run(x, residual, relu, y),
+        Convolution::WinogradPairs(kernel) => kernel.run(x, residual, relu, y),
+        Convolution::Depthwise(kernel) => kernel.run_bf16(x, relu, y),
+        _ => unreachable!("the paths of bf16"),
+    }
 }
 
 /// Bytes that running a plan takes at most, in addition to the weights: the arena, the largest
@@ -399,8 +399,14 @@ pub fn memory_bytes(plan: &Plan, passes: usize) -> u64 {
 fn path(plan: &Plan, node: &Node) -> Method {
     let Op::Conv { conv, .. } = &node.op else { unreachable!("only convolutions have a path") };
     let size = plan.size(node.output);
+    // The classifier reads features, which stay in f32.
+    let pairs = plan.bf16 && !plan.buffer(node.input).wide;
     if conv.depthwise {
         Method::Depthwise
+    } else if pairs && winograd_pairs::pays(conv, size.h, size.w) {
+        Method::WinogradPairs
+    } else if pairs {
+        Method::Pairs
     } else if winograd::pays(conv, size.h, size.w) {
         Method::Winograd
     } else {

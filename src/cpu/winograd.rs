@@ -9,6 +9,8 @@
 //! The transforms lose about one decimal digit against the direct sum (the entries of B, G and A
 //! reach 5, 1/24 and 8); the parity tests hold the bound.
 
+pub mod pairs;
+mod tiles;
 mod transforms;
 
 use std::cell::RefCell;
@@ -16,13 +18,13 @@ use std::cell::RefCell;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::element::Element;
 use super::gemm::{Line, Panels, ROWS, accumulate, aligned, with_vectors, zero};
 use super::lanes::store;
 use super::simd::arch;
 use super::tensor::{Input, Output, Shape};
 use crate::ops::Conv2d;
 use crate::plan::ConvWeights;
+use tiles::{Strip, strips, tiles};
 use transforms::{TransformFilters, TransformInput, TransformOutput};
 
 /// Outputs and inputs along a side of a tile.
@@ -59,13 +61,7 @@ pub fn pays(conv: &Conv2d, h: usize, w: usize) -> bool {
         && conv.in_channels.is_multiple_of(16)
         && conv.out_channels.is_multiple_of(16);
     // Multiplications against the direct sum's 9 per pixel; the transforms cost about a third more.
-    fits && POINTS * tiles(conv, h, w) * 4 < 9 * h * w * 3
-}
-
-/// Tiles that an output of this height and width is cut into.
-fn tiles(conv: &Conv2d, h: usize, w: usize) -> usize {
-    let axis = |n: usize| phases(n, conv.dilation).map(|(_, len)| len.div_ceil(OUT)).sum::<usize>();
-    axis(h) * axis(w)
+    fits && POINTS * tiles(conv, OUT, h, w) * 4 < 9 * h * w * 3
 }
 
 /// Bytes that a convolution takes in addition to its operands while it runs: where the weights are shared,
@@ -76,19 +72,14 @@ pub fn scratch_bytes(conv: &Conv2d, batch: usize, h: usize, w: usize) -> u64 {
         return 0;
     }
     // A strip is not divided: at least a row of tiles of each phase.
-    let strip = conv.dilation * tiles(conv, 1, w).max(LEAST_TILES);
-    let together = (batch * tiles(conv, h, w)).min(shared_tiles(conv).max(strip));
+    let strip = conv.dilation * tiles(conv, OUT, 1, w).max(LEAST_TILES);
+    let together = (batch * tiles(conv, OUT, h, w)).min(shared_tiles(conv).max(strip));
     (POINTS * (c + k) * size_of::<f32>()) as u64 * together as u64
 }
 
 /// Tiles that pass together through weights that are shared.
 fn shared_tiles(conv: &Conv2d) -> usize {
     TOGETHER_BYTES / (POINTS * (conv.in_channels + conv.out_channels) * size_of::<f32>())
-}
-
-/// Start and length of each of the interleaved parts of an axis.
-fn phases(n: usize, dilation: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..dilation.min(n)).map(move |start| (start, (n - start).div_ceil(dilation)))
 }
 
 impl Winograd {
@@ -101,16 +92,10 @@ impl Winograd {
     }
 
     /// `y = relu(conv(x) + bias + residual)`, either of the last two optional.
-    pub fn run<I: Element, O: Element>(
-        &self,
-        x: Input<I>,
-        residual: Option<Input<I>>,
-        relu: bool,
-        y: Output<O>,
-    ) {
+    pub fn run(&self, x: Input, residual: Option<Input>, relu: bool, y: Output) {
         let shape = y.shape;
         let operands = Operands { winograd: self, x, residual, relu, y: shape };
-        let strips = operands.strips(y.buffer);
+        let strips = strips(y.buffer, shape, self.conv.dilation, OUT, LEAST_TILES);
         let bytes: usize = self.points.iter().map(Panels::bytes).sum();
         if bytes <= SHARED_BYTES {
             strips
@@ -122,49 +107,17 @@ impl Winograd {
     }
 }
 
-struct Operands<'a, I> {
+struct Operands<'a> {
     winograd: &'a Winograd,
-    x: Input<'a, I>,
-    residual: Option<Input<'a, I>>,
+    x: Input<'a>,
+    residual: Option<Input<'a>>,
     relu: bool,
     y: Shape,
 }
 
-/// A few whole tile rows of one image: a contiguous piece of the output.
-struct Strip<'a, O> {
-    image: usize,
-    /// First output row.
-    top: usize,
-    out: &'a mut [O],
-    /// Top left output position of each tile.
-    tiles: Vec<(usize, usize)>,
-}
-
-impl<I: Element> Operands<'_, I> {
-    /// Cuts the output into strips of at least [`LEAST_TILES`] where the image allows.
-    fn strips<'b, O>(&self, out: &'b mut [O]) -> Vec<Strip<'b, O>> {
-        let dilation = self.winograd.conv.dilation;
-        let (size, channels) = (self.y.size, self.y.channels);
-        let columns: Vec<usize> = starts(0, size.w, size.w, dilation).collect();
-        let tile_rows = LEAST_TILES.div_ceil(columns.len() * dilation).max(1);
-        let rows = OUT * dilation * tile_rows;
-        let mut strips = Vec::new();
-        let images = out.chunks_mut(size.pixels() * channels);
-        for (image, out) in images.enumerate() {
-            for (i, out) in out.chunks_mut(rows * size.w * channels).enumerate() {
-                let top = self.y.top + i * rows;
-                let bottom = top + out.len() / (size.w * channels);
-                let tiles = starts(top, bottom, size.h, dilation)
-                    .flat_map(|y| columns.iter().map(move |&x| (y, x)))
-                    .collect();
-                strips.push(Strip { image, top, out, tiles });
-            }
-        }
-        strips
-    }
-
+impl Operands<'_> {
     /// Many tiles through one point's weights at a time, each point on one thread.
-    fn run_shared<O: Element>(&self, mut strips: Vec<Strip<O>>) {
+    fn run_shared(&self, mut strips: Vec<Strip<f32>>) {
         let most = shared_tiles(&self.winograd.conv);
         let mut rest = &mut strips[..];
         while !rest.is_empty() {
@@ -180,7 +133,7 @@ impl<I: Element> Operands<'_, I> {
         }
     }
 
-    fn run_together<O: Element>(&self, strips: &mut [Strip<O>]) {
+    fn run_together(&self, strips: &mut [Strip<f32>]) {
         let conv = &self.winograd.conv;
         let (c, k) = (conv.in_channels, conv.out_channels);
         let total: usize = strips.iter().map(|strip| strip.tiles.len()).sum();
@@ -227,25 +180,17 @@ impl<I: Element> Operands<'_, I> {
     }
 }
 
-/// First coordinates of the tiles in `from..to` of an axis of length `n`; `from` starts a row of
-/// tiles of every phase.
-fn starts(from: usize, to: usize, n: usize, dilation: usize) -> impl Iterator<Item = usize> {
-    phases((to - from).min(n), dilation).flat_map(move |(start, len)| {
-        (0..len).step_by(OUT).map(move |i| from + start + i * dilation)
-    })
-}
-
 /// One strip from input to output in this thread's scratch.
-struct Fused<'a, I, O> {
-    operands: &'a Operands<'a, I>,
-    strip: Strip<'a, O>,
+struct Fused<'a> {
+    operands: &'a Operands<'a>,
+    strip: Strip<'a, f32>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<[Vec<Line>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
-impl<I: Element, O: Element> WithSimd for Fused<'_, I, O> {
+impl WithSimd for Fused<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -5,16 +5,14 @@ use ddu::cpu::depthwise::Depthwise;
 use ddu::cpu::element::Element;
 use ddu::cpu::pairs::{Pairs, available};
 use ddu::cpu::tensor::{Input, Output};
-use ddu::cpu::winograd::Winograd;
+use ddu::cpu::winograd::pairs::WinogradPairs;
 use ddu::engine::Engine;
 use ddu::model::{Backbone, Config, Dropout};
 use ddu::ops::{Passes, Size};
 use half::bf16;
 
 use crate::common::{Tensor, U};
-use crate::conv2d::{
-    Case, Run, WINOGRAD, case, dense, dense_cases, depthwise_cases, prepare, reference,
-};
+use crate::conv2d::{Case, Run, case, dense, dense_cases, depthwise_cases, prepare, reference};
 use crate::models::{random_model, small};
 use crate::plan::images;
 
@@ -149,6 +147,9 @@ fn dense_convolutions() {
 
 #[test]
 fn depthwise_convolutions() {
+    if skipped() {
+        return;
+    }
     for (seed, case) in depthwise_cases().iter().enumerate() {
         let mut run = prepare_bf16(case, seed as u64, false);
         let kernel = Depthwise::new(&run.weights);
@@ -156,34 +157,62 @@ fn depthwise_convolutions() {
             "depthwise",
             case,
             &mut run,
-            |x, _, y| kernel.run(x, case.relu, y),
-            |x, _, y| kernel.run(x, case.relu, y),
+            |x, _, y| kernel.run_bf16(x, case.relu, y),
+            |x, _, y| kernel.run_bf16(x, case.relu, y),
             plain,
         );
     }
 }
 
-/// Products of f32, as in f32.
+/// Ratio of F(2x2)'s rms error to that of rounding one operand of the direct sum, when one operand is rounded after its
+/// transform. For uncorrelated inputs and weights of variance 1: rows of B^T have squared norm 2, those of G 1, 3/4, 3/4, 1, and an
+/// output sums three points of each axis, of squared norms 5/2 in all. Relative roundings of rms d give an output the
+/// variance d^2 C (2 5/2)^2, the output itself has 9 C: sqrt(25 / 9).
+const WINOGRAD_PAIRS: f64 = 5.0 / 3.0;
+
+/// Tiles and weights are both rounded after their transforms, each by at most u, with an rms of at most u / sqrt(3) of a
+/// value's; sums are f32, whose rounding is far below.
 #[test]
 fn winograd_convolutions() {
-    let cases = [
-        case(dense(48, 16, 3), 2, 25, 33, true, true),
-        case(dense(48, 16, 3).dilation(2), 1, 23, 30, false, true),
-        case(dense(320, 128, 3).dilation(2), 1, 11, 14, true, false),
-    ];
+    if skipped() {
+        return;
+    }
+    let mut cases = Vec::new();
+    for (h, w) in [(1, 1), (3, 5), (4, 4), (8, 61), (13, 10)] {
+        for (dilation, residual, relu) in [(1, true, true), (2, false, false), (5, true, false)] {
+            let conv = dense(48, 16, 3).dilation(dilation);
+            cases.push(case(conv, 2, h, w, residual, relu));
+        }
+    }
+    // More than a panel of output channels, and weights large enough for few, long tasks.
+    cases.push(case(dense(32, 80, 3), 1, 9, 14, true, false));
+    cases.push(case(dense(320, 128, 3).dilation(2), 2, 11, 14, true, true));
     for (seed, case) in cases.iter().enumerate() {
         let mut run = prepare_bf16(case, seed as u64, false);
-        let kernel = Winograd::new(&run.weights);
-        let c = case.conv.in_channels as f64;
-        let sigma = WINOGRAD * U * c.sqrt() * (c + 2.0 / 3.0).sqrt();
+        let kernel = WinogradPairs::new(&run.weights);
+        // Operands lie evenly in (-1, 1), of variance 1/3: 9 C products of variance 1/9.
+        let rms = (case.conv.in_channels as f64).sqrt();
+        let sigma = WINOGRAD_PAIRS * 2f64.sqrt() * U16 / 3f64.sqrt() * rms;
         check(
-            "Winograd",
+            "Winograd in pairs",
             case,
             &mut run,
             |x, residual, y| kernel.run(x, residual, case.relu, y),
             |x, residual, y| kernel.run(x, residual, case.relu, y),
+            // About one element in 1e15 of a normal distribution.
             |_, _| 8.0 * sigma,
         );
+        let (mut squares, mut count) = (0.0, 0.0);
+        for (image, row, column, k) in run.y.positions() {
+            let at = (image, row, column, k);
+            let r = reference(&case.conv, &run.weights, &run.x, run.residual.as_ref(), at);
+            let value = if case.relu { r.value.max(0.0) } else { r.value };
+            squares += (run.y.at(image, row, column, k) - value).powi(2);
+            count += 1.0;
+        }
+        let error = f64::sqrt(squares / count);
+        let what = format!("{:?} of {}", case.conv, case.input);
+        assert!(error <= sigma, "{what}: rms error {error:e}, allowed {sigma:e}");
     }
 }
 

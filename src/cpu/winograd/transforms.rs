@@ -4,7 +4,6 @@
 use pulp::{Simd, WithSimd};
 
 use super::{IN, OUT, Operands, POINTS, Strip};
-use crate::cpu::element::Element;
 use crate::cpu::gemm::{Panel, Panels};
 use crate::cpu::lanes::{load, store};
 use crate::plan::ConvWeights;
@@ -72,14 +71,14 @@ fn transform_three([a, b, c]: [[f64; FILTERS]; 3]) -> [[f64; FILTERS]; IN] {
 }
 
 /// B^T d B of some tiles of an image: `[point, tile, C]`.
-pub(super) struct TransformInput<'a, I> {
-    pub operands: &'a Operands<'a, I>,
+pub(super) struct TransformInput<'a> {
+    pub operands: &'a Operands<'a>,
     pub image: usize,
     pub tiles: &'a [(usize, usize)],
     pub out: &'a mut [f32],
 }
 
-impl<I: Element> WithSimd for TransformInput<'_, I> {
+impl WithSimd for TransformInput<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -87,9 +86,9 @@ impl<I: Element> WithSimd for TransformInput<'_, I> {
         let Operands { winograd, x, .. } = self.operands;
         let (c, count) = (winograd.conv.in_channels, self.tiles.len());
         let step = winograd.conv.dilation as isize;
-        let zeros = vec![I::zeroed(); c];
+        let zeros = vec![0.0; c];
         for (t, &(top, left)) in self.tiles.iter().enumerate() {
-            let source: [&[I]; POINTS] = std::array::from_fn(|p| {
+            let source: [&[f32]; POINTS] = std::array::from_fn(|p| {
                 let y = top as isize + ((p / IN) as isize - 1) * step;
                 let x0 = left as isize + ((p % IN) as isize - 1) * step;
                 x.pixel(self.image, y, x0).unwrap_or(&zeros)
@@ -97,7 +96,7 @@ impl<I: Element> WithSimd for TransformInput<'_, I> {
             for first in (0..c).step_by(S::F32_LANES) {
                 let mut d = [[simd.splat_f32s(0.0); IN]; IN];
                 for (p, row) in source.iter().enumerate() {
-                    d[p / IN][p % IN] = I::load(simd, &row[first..]);
+                    d[p / IN][p % IN] = load(simd, &row[first..]);
                 }
                 for column in 0..IN {
                     let v = transform_six(simd, std::array::from_fn(|i| d[i][column]));
@@ -133,17 +132,15 @@ fn transform_six<S: Simd>(s: S, d: [S::f32s; IN]) -> [S::f32s; IN] {
 }
 
 /// A^T m A of some tiles of a strip, then bias, residual and ReLU, into the output.
-pub(super) struct TransformOutput<'a, 'b, I, O, Product> {
-    pub operands: &'a Operands<'a, I>,
-    pub strip: &'a mut Strip<'b, O>,
+pub(super) struct TransformOutput<'a, 'b, Product> {
+    pub operands: &'a Operands<'a>,
+    pub strip: &'a mut Strip<'b, f32>,
     pub tiles: &'a [(usize, usize)],
     pub product: Product,
 }
 
-impl<'r, I, O, Product> WithSimd for TransformOutput<'_, '_, I, O, Product>
+impl<'r, Product> WithSimd for TransformOutput<'_, '_, Product>
 where
-    I: Element,
-    O: Element,
     Product: Fn(usize, usize) -> &'r [f32],
 {
     type Output = ();
@@ -179,12 +176,12 @@ where
                         v = simd.add_f32s(v, bias);
                         if let Some(residual) = residual {
                             let at = (self.strip.image * y.size.h + out_y) * y.size.w + out_x;
-                            v = simd.add_f32s(v, I::load(simd, &residual.row(at)[first..]));
+                            v = simd.add_f32s(v, load(simd, &residual.row(at)[first..]));
                         }
                         let pixel = (out_y - self.strip.top) * y.size.w + out_x;
                         let at = pixel * y.channels + y.first + first;
                         let out = &mut self.strip.out[at..at + S::F32_LANES];
-                        O::store(simd, out, simd.max_f32s(floor, v));
+                        store(simd, out, simd.max_f32s(floor, v));
                     }
                 }
             }
