@@ -160,8 +160,12 @@ fn working(launch: &Launch, multiprocessors: usize, speed: Speed) -> (f64, Bound
     let multiprocessor = PEAK_FLOPS / MULTIPROCESSORS as f64;
     let at_peak = busiest * block_flop / multiprocessor;
     let idle = at_peak - blocks * block_flop / (multiprocessor * multiprocessors as f64);
-    let at_peak =
-        Modelled { seconds: at_peak, here: at_peak, bound: Bound::Tensor, loss: (idle, Bound::Idle) };
+    let at_peak = Modelled {
+        seconds: at_peak,
+        here: at_peak,
+        bound: Bound::Tensor,
+        loss: (idle, Bound::Idle),
+    };
     let Modelled { seconds, here, bound, loss } = modelled.unwrap_or(at_peak);
     let seconds = if multiprocessors == MULTIPROCESSORS { seconds } else { here };
     let seconds = seconds * Speed::H200.clock_hz / speed.clock_hz;

@@ -19,8 +19,6 @@ use ddu::device::{Buffer, Device, Element, Launch, Tensor, launch};
 use ddu::engine::{Engine, Output};
 use ddu::model::Backbone;
 use ddu::ops::{MaxPool, Size};
-use ddu::profile;
-use ddu::score::Score;
 use models::{Rng, random_model, small};
 use standin::{calls, count, on_stand_in, open};
 

@@ -299,7 +299,12 @@ impl ConvCost {
         let loss = if by_l2 { (self.l2 - self.useful, Bound::L2) } else { most };
         let bound = if self.useful > loss.0 { Bound::Tensor } else { loss.1 };
         let seconds = |clocks: f64| clocks / CLOCK_HZ;
-        Modelled { seconds: seconds(self.main()), here: seconds(self.main()), bound, loss: (seconds(loss.0), loss.1) }
+        Modelled {
+            seconds: seconds(self.main()),
+            here: seconds(self.main()),
+            bound,
+            loss: (seconds(loss.0), loss.1),
+        }
     }
 
     /// The second kernel, where the reduction is split.
