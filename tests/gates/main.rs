@@ -33,7 +33,7 @@ use crate::sass::Code;
 const ARCHITECTURES: [&str; 6] = ["100", "120", "80", "86", "89", "90a"];
 
 /// Kernels, by the start of their names, that divide integers at run time.
-const DIVIDING: [&str; 2] = ["conv2d_hopper", "density_"];
+const DIVIDING: [&str; 1] = ["density_"];
 
 /// One line of the table; `other`, of any architecture, is for kernels that have none of their own.
 #[derive(Clone, Debug)]
