@@ -20,9 +20,12 @@ fn strips_leave_no_trace() {
         .flat_map(|pixel| scene.features[pixel % few * channels..][..channels].to_vec())
         .collect();
     let device = device();
-    let tile = *each(&*device, Precision::Exact).first().expect("a tile");
     let options = Options { tau: TAU, nearest: true, predicted: false, ..PLAIN };
-    let tiling = DensityTiling::new(tile, gaussians.classes.len(), 1);
+    // Of the evaluator's own packing: products of warps and of warpgroups sum in other orders.
+    let packing = DeviceDensity::new(&*device, &gaussians, Precision::Exact).unwrap().packing();
+    let (fitted, at_once) = (gaussians.classes.len(), device.multiprocessors());
+    let bytes = device.shared_bytes();
+    let tiling = DensityTiling::choose(few, channels, fitted, packing, at_once, bytes).unwrap();
     let expected = evaluate(&*device, &gaussians, &scene, tiling, options);
 
     let mut evaluator = Evaluator::new(&*device, &gaussians, Precision::Exact).unwrap();
