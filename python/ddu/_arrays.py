@@ -76,3 +76,16 @@ def labels_of(labels: Array, what: str = "labels") -> npt.NDArray[np.uint8]:
 def shape_of(array: npt.NDArray[Any]) -> str:
     """As messages say it."""
     return f"{list(array.shape)} of {array.dtype}"
+
+
+def require_features(shape: tuple[int, ...], dtype: str, layout: str, *, known: bool) -> None:
+    """Refuses what is no map or list of features; ``known``: whether their type is one that is taken."""
+    if layout not in ("NCHW", "NHWC"):
+        raise InvalidError(f'layout: expected "NCHW" or "NHWC", found {layout!r}')
+    if not known:
+        raise InvalidError(f"features: expected float32, float16 or bfloat16, found {dtype}")
+    if len(shape) not in (2, 3, 4):
+        expected = "[N, D, H, W] or [D, H, W] (or, by layout, channels last), or [P, D]"
+        raise InvalidError(f"features: expected {expected}, found {list(shape)} of {dtype}")
+    if 0 in shape:
+        raise InvalidError(f"features: expected at least one, found {list(shape)} of {dtype}")

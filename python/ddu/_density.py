@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _ddu, _gpu
-from ._arrays import Array, host, labels_of, shape_of
+from ._arrays import Array, host, labels_of, require_features, shape_of
 from ._errors import DensityWarning, InvalidError
 
 Path = str | os.PathLike[str]
@@ -23,16 +23,8 @@ Layout = Literal["NCHW", "NHWC"]
 def _pixels(features: Array, layout: str) -> tuple[npt.NDArray[Any], bool, tuple[int, ...]]:
     """Features as ``[N, P, D]`` without a copy where strides allow it, and the shape of a map of them."""
     found, bf16 = host(features, "features")
-    if layout not in ("NCHW", "NHWC"):
-        raise InvalidError(f'layout: expected "NCHW" or "NHWC", found {layout!r}')
-    if not bf16 and found.dtype not in (np.float32, np.float16):
-        raise InvalidError(f"features: expected float32, float16 or bfloat16, found {found.dtype}")
-    if found.ndim not in (2, 3, 4):
-        raise InvalidError(
-            f"features: expected [N, D, H, W] or [D, H, W] (or, by layout, channels last), or [P, D], found {shape_of(found)}"
-        )
-    if found.size == 0:
-        raise InvalidError(f"features: expected at least one, found {shape_of(found)}")
+    known = bf16 or found.dtype in (np.float32, np.float16)
+    require_features(found.shape, "bfloat16" if bf16 else str(found.dtype), layout, known=known)
     if found.ndim == 2:
         return found[np.newaxis], bf16, found.shape[:1]
     images = found if found.ndim == 4 else found[np.newaxis]

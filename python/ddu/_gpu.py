@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._arrays import CUDA, Array
+from ._arrays import CUDA, Array, require_features
 from ._errors import InvalidError
 from ._images import channels_first, require_unit
 
@@ -28,32 +28,24 @@ def rgb(image: Array) -> Array:
 
 
 def features(array: Array, layout: str) -> tuple[Array, tuple[int, ...]]:
-    """Features ``[N, P, D]`` of float16, dense, and the shape of a map of them.
+    """Features ``[.., D]`` of float16, dense, and the shape of a map of them.
 
     PyTorch's tensors are brought there by PyTorch; others have to be ``[N, H, W, D]`` (or fewer axes before D) of float16, dense.
     """
-    if layout not in ("NCHW", "NHWC"):
-        raise InvalidError(f'layout: expected "NCHW" or "NHWC", found {layout!r}')
-    shape = tuple(array.shape)
-    found = f"{list(shape)} of {array.dtype}"
-    if len(shape) not in (2, 3, 4):
-        raise InvalidError(
-            f"features: expected [N, D, H, W] or [D, H, W] (or, by layout, channels last), or [P, D], found {found}"
-        )
-    if 0 in shape:
-        raise InvalidError(f"features: expected at least one, found {found}")
+    shape, dtype = tuple(array.shape), str(array.dtype)
+    torch = hasattr(array, "permute")
+    known = not torch or dtype in ("torch.float32", "torch.float16", "torch.bfloat16")
+    require_features(shape, dtype, layout, known=known)
     channels_last = layout == "NHWC" or len(shape) == 2
-    if hasattr(array, "permute"):
-        if str(array.dtype) not in ("torch.float32", "torch.float16", "torch.bfloat16"):
-            raise InvalidError(f"features: expected float32, float16 or bfloat16, found {array.dtype}")
+    if torch:
         array = array.detach()
         if not channels_last:
             array = array.permute(*range(len(shape) - 3), -2, -1, -3)
         array = array.half().contiguous()
     elif not channels_last:
-        raise InvalidError(f'features: expected PyTorch\'s, or float16 with channels last and layout="NHWC", found {found}')
-    shape = tuple(array.shape)
-    return array, shape[:-1]
+        expected = 'PyTorch\'s, or float16 with channels last and layout="NHWC"'
+        raise InvalidError(f"features: expected {expected}, found {list(shape)} of {dtype}")
+    return array, tuple(array.shape)[:-1]
 
 
 def require_finite(rows: Array, images: int) -> None:

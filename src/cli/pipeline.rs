@@ -28,6 +28,7 @@ use super::{devices, interrupt};
 const PICTURE_BYTES: u64 = 256 << 20;
 /// A picture of more pixels is decoded only once its plan is known to fit.
 const LARGE_PIXELS: u64 = 1 << 24;
+
 /// How a network runs over a list of images.
 #[derive(clap::Args)]
 #[group(skip)]

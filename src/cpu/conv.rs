@@ -14,13 +14,15 @@ use super::gemm::{Panel, Panels, ROWS, Tile, accumulate, with_vectors, zero};
 use super::lanes::{load, store};
 use super::receptive::{Place, Taps};
 use super::simd::arch;
-use super::tensor::{Input, Output, Shape};
+use super::tensor::{self, Input, Output};
 use crate::plan::ConvWeights;
 
 /// Largest depth (in f32 per column) of one pass over a panel: 64 columns x 1152 x 4 bytes = 288 KiB.
 const DEPTH_BLOCK: usize = 1152;
 /// Pixels whose receptive fields are copied together.
 const GATHERED: usize = 8 * ROWS;
+
+type Operands<'a> = tensor::Operands<'a, Direct>;
 
 /// A convolution's weights packed as `[tap, channel] x [output channel]`.
 pub struct Direct {
@@ -41,20 +43,11 @@ impl Direct {
     /// `y = relu(conv(x) + bias + residual)`, either of the last two optional.
     pub fn run(&self, x: Input, residual: Option<Input>, relu: bool, y: Output) {
         let task = self.taps.task_pixels(y.buffer.len() / y.shape.channels, size_of::<f32>());
-        let operands = Operands { direct: self, x, residual, relu, y: y.shape };
+        let operands = Operands { weights: self, x, residual, relu, y: y.shape };
         y.buffer.par_chunks_mut(task * y.shape.channels).enumerate().for_each(|(i, out)| {
             arch().dispatch(Run { operands: &operands, start: y.shape.before() + i * task, out })
         });
     }
-}
-
-/// What all tasks of one convolution share.
-struct Operands<'a> {
-    direct: &'a Direct,
-    x: Input<'a>,
-    residual: Option<Input<'a>>,
-    relu: bool,
-    y: Shape,
 }
 
 /// A run of output pixels.
@@ -71,7 +64,7 @@ impl WithSimd for Run<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let Direct { taps, panels, .. } = self.operands.direct;
+        let Direct { taps, panels, .. } = self.operands.weights;
         let count = self.out.len() / self.operands.y.channels;
         if taps.gathers() {
             return self.gathered(simd, count);
@@ -109,7 +102,7 @@ impl Run<'_> {
         rows: usize,
         zeros: &[f32],
     ) {
-        let Operands { direct: Direct { taps, .. }, x, .. } = self.operands;
+        let Operands { weights: Direct { taps, .. }, x, .. } = self.operands;
         let columns: &[[S::f32s; V]] = bytemuck::cast_slice(panel.data);
         let mut sum = zero::<S, V>(simd);
         if taps.pointwise() {
@@ -142,7 +135,7 @@ impl Run<'_> {
     /// As `with_simd`, by copies of the receptive fields.
     #[inline(always)]
     fn gathered<S: Simd>(&mut self, simd: S, count: usize) {
-        let Operands { direct: Direct { taps, panels, .. }, x, y, .. } = self.operands;
+        let Operands { weights: Direct { taps, panels, .. }, x, y, .. } = self.operands;
         let (all, stride) = (taps.all(), taps.all() + 32);
         let mut fields = vec![0.0; GATHERED * stride];
         let mut places = taps.places(y, self.start);
@@ -199,7 +192,7 @@ impl Run<'_> {
         pixel: usize,
         [first_pass, last_pass]: [bool; 2],
     ) {
-        let Operands { direct, residual, relu, y, .. } = self.operands;
+        let Operands { weights: direct, residual, relu, y, .. } = self.operands;
         let wide = V * S::F32_LANES;
         let lanes = |v: usize| v * S::F32_LANES..(v + 1) * S::F32_LANES;
         let at = |m: usize| (pixel + m) * y.channels + y.first + panel.first;
@@ -251,7 +244,7 @@ impl Run<'_> {
         rows: usize,
         [first_pass, last_pass]: [bool; 2],
     ) {
-        let Operands { direct, residual, relu, y, .. } = self.operands;
+        let Operands { weights: direct, residual, relu, y, .. } = self.operands;
         let floor = if *relu { 0.0 } else { f32::NEG_INFINITY };
         let bias = &direct.bias[panel.first..][..panel.count];
         for m in 0..rows {

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::element::Element;
 use super::gemm::{Line, ROWS, aligned, with_vectors};
 use super::receptive::{Place, Taps};
-use super::tensor::{Input, Output, Shape};
+use super::tensor::{self, Input, Output};
 use crate::ops::Conv2d;
 use crate::plan::ConvWeights;
 
@@ -24,6 +24,7 @@ use crate::plan::ConvWeights;
 const LANES: usize = 16;
 /// Vectors of a full panel.
 const VECTORS: usize = 4;
+
 /// Whether this machine has the instructions.
 #[multiversion(
     targets("x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx512bf16"),
@@ -35,6 +36,8 @@ pub fn available() -> bool {
         _ => false,
     }
 }
+
+type Operands<'a> = tensor::Operands<'a, Pairs, bf16>;
 
 /// A convolution's weights packed as pairs.
 pub struct Pairs {
@@ -90,19 +93,11 @@ impl Pairs {
         y: Output<O>,
     ) {
         let task = self.taps.task_pixels(y.buffer.len() / y.shape.channels, size_of::<bf16>());
-        let operands = Operands { pairs: self, x, residual, relu, y: y.shape };
+        let operands = Operands { weights: self, x, residual, relu, y: y.shape };
         y.buffer.par_chunks_mut(task * y.shape.channels).enumerate().for_each(|(i, out)| {
             run_task(Task { operands: &operands, start: y.shape.before() + i * task, out })
         });
     }
-}
-
-struct Operands<'a> {
-    pairs: &'a Pairs,
-    x: Input<'a, bf16>,
-    residual: Option<Input<'a, bf16>>,
-    relu: bool,
-    y: Shape,
 }
 
 /// A run of output pixels.
@@ -132,7 +127,7 @@ fn run_task<O: Element>(task: Task<O>) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
 fn task_avx512<O: Element>(mut task: Task<O>) {
-    let Operands { pairs: Pairs { taps, run, pairs, bias, data }, x, y, .. } = task.operands;
+    let Operands { weights: Pairs { taps, run, pairs, bias, data }, x, y, .. } = task.operands;
     if taps.gathers() {
         return lines_avx512(task);
     }
@@ -183,7 +178,7 @@ fn task_avx512<O: Element>(mut task: Task<O>) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
 fn lines_avx512<O: Element>(mut task: Task<O>) {
-    let Operands { pairs: Pairs { taps, run, pairs, bias, data }, x, y, .. } = task.operands;
+    let Operands { weights: Pairs { taps, run, pairs, bias, data }, x, y, .. } = task.operands;
     let Conv2d { kernel, stride, .. } = taps.conv;
     let data: &[f32] = bytemuck::cast_slice(data);
     let count = task.out.len() / y.channels;
@@ -282,7 +277,7 @@ fn store<O: Element, const V: usize>(
     pixel: usize,
     rows: usize,
 ) {
-    let Operands { pairs, residual, relu, y, .. } = task.operands;
+    let Operands { weights: pairs, residual, relu, y, .. } = task.operands;
     let columns = (pairs.bias.len() - column).min(V * LANES);
     let bias = &pairs.bias[column..][..columns];
     let floor = if *relu { 0.0 } else { f32::NEG_INFINITY };

@@ -75,3 +75,12 @@ impl<'a, T> Output<'a, T> {
         Output { buffer, shape: Shape { batch, size, channels, first: 0, count: channels, top: 0 } }
     }
 }
+
+/// What a convolution with packed weights `W` works on: `y = relu(conv(x) + bias + residual)`.
+pub struct Operands<'a, W, T = f32> {
+    pub weights: &'a W,
+    pub x: Input<'a, T>,
+    pub residual: Option<Input<'a, T>>,
+    pub relu: bool,
+    pub y: Shape,
+}

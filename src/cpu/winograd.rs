@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::gemm::{Line, Panels, ROWS, accumulate, aligned, with_vectors, zero};
 use super::lanes::store;
 use super::simd::arch;
-use super::tensor::{Input, Output, Shape};
+use super::tensor::{self, Input, Output};
 use crate::ops::Conv2d;
 use crate::plan::ConvWeights;
 use tiles::{Strip, strips, tiles};
@@ -43,6 +43,8 @@ const FUSED_BYTES: usize = 640 << 10;
 /// ... but so many that the weights are worth reading.
 const LEAST_TILES: usize = 24;
 
+type Operands<'a> = tensor::Operands<'a, Winograd>;
+
 /// Weights transformed and packed: 36 matrices `[C, K]`.
 pub struct Winograd {
     conv: Conv2d,
@@ -52,16 +54,7 @@ pub struct Winograd {
 
 /// Whether the transform applies to a convolution and pays on an output of this height and width.
 pub fn pays(conv: &Conv2d, h: usize, w: usize) -> bool {
-    let fits = conv.kernel == 3
-        && conv.stride == 1
-        && !conv.depthwise
-        && conv.padding == conv.dilation
-        && conv.in_channels >= 16
-        && conv.out_channels >= 16
-        && conv.in_channels.is_multiple_of(16)
-        && conv.out_channels.is_multiple_of(16);
-    // Multiplications against the direct sum's 9 per pixel; the transforms cost about a third more.
-    fits && POINTS * tiles(conv, OUT, h, w) * 4 < 9 * h * w * 3
+    tiles::pays(conv, OUT, h, w)
 }
 
 /// Bytes that a convolution takes in addition to its operands while it runs: where the weights are shared,
@@ -94,7 +87,7 @@ impl Winograd {
     /// `y = relu(conv(x) + bias + residual)`, either of the last two optional.
     pub fn run(&self, x: Input, residual: Option<Input>, relu: bool, y: Output) {
         let shape = y.shape;
-        let operands = Operands { winograd: self, x, residual, relu, y: shape };
+        let operands = Operands { weights: self, x, residual, relu, y: shape };
         let strips = strips(y.buffer, shape, self.conv.dilation, OUT, LEAST_TILES);
         let bytes: usize = self.points.iter().map(Panels::bytes).sum();
         if bytes <= SHARED_BYTES {
@@ -107,18 +100,10 @@ impl Winograd {
     }
 }
 
-struct Operands<'a> {
-    winograd: &'a Winograd,
-    x: Input<'a>,
-    residual: Option<Input<'a>>,
-    relu: bool,
-    y: Shape,
-}
-
 impl Operands<'_> {
     /// Many tiles through one point's weights at a time, each point on one thread.
     fn run_shared(&self, mut strips: Vec<Strip<f32>>) {
-        let most = shared_tiles(&self.winograd.conv);
+        let most = shared_tiles(&self.weights.conv);
         let mut rest = &mut strips[..];
         while !rest.is_empty() {
             let mut tiles = 0;
@@ -134,7 +119,7 @@ impl Operands<'_> {
     }
 
     fn run_together(&self, strips: &mut [Strip<f32>]) {
-        let conv = &self.winograd.conv;
+        let conv = &self.weights.conv;
         let (c, k) = (conv.in_channels, conv.out_channels);
         let total: usize = strips.iter().map(|strip| strip.tiles.len()).sum();
         let input: Vec<Vec<Line>> = strips
@@ -161,7 +146,7 @@ impl Operands<'_> {
                 let block: &[f32] = bytemuck::cast_slice(&input[s]);
                 &block[(p * strips[s].tiles.len() + t) * c..][..c]
             };
-            let panels = &self.winograd.points[p];
+            let panels = &self.weights.points[p];
             arch().dispatch(Multiply { panels, row, count: total, out });
         });
         let firsts: Vec<usize> = strips
@@ -195,7 +180,7 @@ impl WithSimd for Fused<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let conv = &self.operands.winograd.conv;
+        let conv = &self.operands.weights.conv;
         let (c, k) = (conv.in_channels, conv.out_channels);
         let tiles = std::mem::take(&mut self.strip.tiles);
         // Rows of many tiles in pieces that stay in the L2 cache.
@@ -212,7 +197,7 @@ impl WithSimd for Fused<'_> {
             TransformInput { operands: self.operands, image, tiles, out: input }.with_simd(simd);
             for (p, out) in products.chunks_exact_mut(count * k).enumerate() {
                 let row = |t: usize| &input[(p * count + t) * c..][..c];
-                let panels = &self.operands.winograd.points[p];
+                let panels = &self.operands.weights.points[p];
                 Multiply { panels, row, count, out }.with_simd(simd);
             }
             let product = |p: usize, t: usize| &products[(p * count + t) * k..][..k];

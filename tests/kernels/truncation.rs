@@ -9,7 +9,7 @@ const A100: [&str; 9] = [
     "ops::conv2d::",
     "ops::density::every_tile_and_split_against_f64",
     "ops::density::extremes::far_and_broken_features_give_no_nan",
-    "ops::density::nearest_class_and_its_distance",
+    "ops::density::nearest::nearest_class_and_its_distance",
     "ops::density::real_features_of_camvid",
     "ops::density::the_low_terms_of_every_block_count",
     "ops::moments::a",

@@ -12,7 +12,9 @@ use ddu::ops::{Passes, Size};
 use half::bf16;
 
 use crate::common::{Tensor, U};
-use crate::conv2d::{Case, Run, case, dense, dense_cases, depthwise_cases, prepare, reference};
+use crate::conv2d::{
+    Case, Run, case, dense, dense_cases, depthwise_cases, prepare, reference, rms_error,
+};
 use crate::models::{random_model, small};
 use crate::plan::images;
 
@@ -202,15 +204,7 @@ fn winograd_convolutions() {
             // About one element in 1e15 of a normal distribution.
             |_, _| 8.0 * sigma,
         );
-        let (mut squares, mut count) = (0.0, 0.0);
-        for (image, row, column, k) in run.y.positions() {
-            let at = (image, row, column, k);
-            let r = reference(&case.conv, &run.weights, &run.x, run.residual.as_ref(), at);
-            let value = if case.relu { r.value.max(0.0) } else { r.value };
-            squares += (run.y.at(image, row, column, k) - value).powi(2);
-            count += 1.0;
-        }
-        let error = f64::sqrt(squares / count);
+        let error = rms_error(case, &run);
         let what = format!("{:?} of {}", case.conv, case.input);
         assert!(error <= sigma, "{what}: rms error {error:e}, allowed {sigma:e}");
     }

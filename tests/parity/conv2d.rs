@@ -137,6 +137,19 @@ pub fn prepare(case: &Case, seed: u64) -> Run {
     Run { weights, x, residual, y: Tensor::poisoned(batch, size, conv.out_channels, 5) }
 }
 
+/// Of what was written, all elements together.
+pub fn rms_error(case: &Case, run: &Run) -> f64 {
+    let (mut squares, mut count) = (0.0, 0.0);
+    for (image, row, column, k) in run.y.positions() {
+        let at = (image, row, column, k);
+        let r = reference(&case.conv, &run.weights, &run.x, run.residual.as_ref(), at);
+        let value = if case.relu { r.value.max(0.0) } else { r.value };
+        squares += (run.y.at(image, row, column, k) - value).powi(2);
+        count += 1.0;
+    }
+    f64::sqrt(squares / count)
+}
+
 fn check_plain(case: &Case, run: &Run) {
     let Run { weights, x, residual, y } = run;
     y.check(&format!("{:?} of {}", case.conv, case.input), |image, row, column, k| {
@@ -190,8 +203,6 @@ fn winograd_convolutions() {
         // The result's rms in the interior: 9 C products of variance 1/9, bias and residual.
         let rms = (9.0 * c / 9.0 + 2.0 / 3.0).sqrt();
         let sigma = WINOGRAD * U * c.sqrt() * rms;
-        let mut squares = 0.0;
-        let mut count = 0.0;
         run.y.check(&what, |image, row, column, k| {
             let at = (image, row, column, k);
             let r = reference(&case.conv, &run.weights, &run.x, run.residual.as_ref(), at);
@@ -199,14 +210,7 @@ fn winograd_convolutions() {
             // 8 sigma: about one element in 1e15 of a normal distribution.
             (value, 8.0 * sigma)
         });
-        for (image, row, column, k) in run.y.positions() {
-            let at = (image, row, column, k);
-            let r = reference(&case.conv, &run.weights, &run.x, run.residual.as_ref(), at);
-            let value = if case.relu { r.value.max(0.0) } else { r.value };
-            squares += (run.y.at(image, row, column, k) - value).powi(2);
-            count += 1.0;
-        }
-        let error = f64::sqrt(squares / count);
+        let error = rms_error(case, &run);
         assert!(error <= sigma, "{what}: rms error {error:e}, allowed {sigma:e}");
     }
 }

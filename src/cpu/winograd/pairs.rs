@@ -3,7 +3,7 @@
 //!
 //! `Y = A^T [ (G g G^T) * (B^T d B) ] A` as in [`super`], with a 4 x 4 input tile. The transformed weights and tiles are rounded
 //! to bf16, all else is f32. The entries of B and A are 0 and +-1, of G 1 and +-1/2: a relative rounding of either operand
-//! reaches the output 1.75-fold, where F(4x4) would pass it on 93-fold; the parity tests hold the bound.
+//! reaches the output 5/3-fold, where F(4x4) would pass it on 93-fold; the parity tests hold the bound.
 //!
 //! A task takes its tiles from input to output: the transformed tiles lie in its L2 cache, and a panel of 64 output channels at a time
 //! passes through them, so that products stay there too and the weights are one stream.
@@ -16,12 +16,12 @@ use half::bf16;
 use multiversion::{multiversion, target::match_target};
 use rayon::prelude::*;
 
-use super::tiles::{Strip, strips, tiles};
+use super::tiles::{self, Strip, strips, tiles};
 use crate::cpu::element::Element;
 use crate::cpu::gemm::{Line, ROWS, aligned, with_vectors};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::pairs::{accumulate, finish};
-use crate::cpu::tensor::{Input, Output, Shape};
+use crate::cpu::tensor::{self, Input, Output};
 use crate::ops::Conv2d;
 use crate::plan::ConvWeights;
 
@@ -42,6 +42,8 @@ const MOST_TILES: usize = 96;
 const WEIGHT_BYTES: usize = 512 << 10;
 const TILE_BYTES: usize = 1536 << 10;
 
+type Operands<'a> = tensor::Operands<'a, WinogradPairs, bf16>;
+
 /// Weights transformed and packed.
 pub struct WinogradPairs {
     conv: Conv2d,
@@ -52,14 +54,7 @@ pub struct WinogradPairs {
 
 /// Whether the transform applies to a convolution and pays on an output of this height and width.
 pub fn pays(conv: &Conv2d, h: usize, w: usize) -> bool {
-    let fits = conv.kernel == 3
-        && conv.stride == 1
-        && !conv.depthwise
-        && conv.padding == conv.dilation
-        && conv.in_channels.is_multiple_of(LANES)
-        && conv.out_channels.is_multiple_of(LANES);
-    // Products against the direct sum's 9 per pixel; the transforms cost about a third more.
-    fits && POINTS * tiles(conv, OUT, h, w) * 4 < 9 * h * w * 3
+    tiles::pays(conv, OUT, h, w)
 }
 
 impl WinogradPairs {
@@ -106,19 +101,11 @@ impl WinogradPairs {
             let row = self.conv.dilation * tiles(&self.conv, OUT, 1, width);
             (all.div_ceil(threads * passes) / row * row).max(LEAST_TILES)
         };
-        let operands = Operands { winograd: self, x, residual, relu, y: shape };
+        let operands = Operands { weights: self, x, residual, relu, y: shape };
         strips(y.buffer, shape, self.conv.dilation, OUT, least)
             .into_par_iter()
             .for_each(|strip| run_strip(&operands, strip));
     }
-}
-
-struct Operands<'a> {
-    winograd: &'a WinogradPairs,
-    x: Input<'a, bf16>,
-    residual: Option<Input<'a, bf16>>,
-    relu: bool,
-    y: Shape,
 }
 
 /// G g G^T of every filter in f32, then rounded.
@@ -191,14 +178,14 @@ fn run_strip<O: Element>(operands: &Operands, strip: Strip<O>) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
 fn strip_avx512<O: Element>(operands: &Operands, mut strip: Strip<O>) {
-    let WinogradPairs { conv, data, .. } = operands.winograd;
+    let WinogradPairs { conv, data, .. } = operands.weights;
     let (c, k) = (conv.in_channels, conv.out_channels);
     let data: &[f32] = bytemuck::cast_slice(data);
     let tiles = std::mem::take(&mut strip.tiles);
     // Taken out rather than borrowed: what runs inside a closure would not be compiled for the vector instructions.
     let mut buffers = SCRATCH.take();
     let [input, products, border] = &mut buffers;
-    for tiles in tiles.chunks(operands.winograd.most_tiles()) {
+    for tiles in tiles.chunks(operands.weights.most_tiles()) {
         let count = tiles.len();
         let input: &mut [bf16] =
             bytemuck::cast_slice_mut(scratch(input, POINTS * count * c * size_of::<bf16>()));
@@ -257,7 +244,7 @@ fn transform_input(
     border: &mut [bf16],
     out: &mut [bf16],
 ) {
-    let Operands { winograd: WinogradPairs { conv, .. }, x, .. } = operands;
+    let Operands { weights: WinogradPairs { conv, .. }, x, .. } = operands;
     let (c, step, count) = (conv.in_channels, conv.dilation, tiles.len());
     for (t, &(top, left)) in tiles.iter().enumerate() {
         // Coordinates of the tile's pixels, and one more than the last of them.
@@ -351,7 +338,7 @@ fn transform_output<O: Element, const V: usize>(
     column: usize,
     products: &[[__m512; V]],
 ) {
-    let Operands { winograd: WinogradPairs { conv, bias, .. }, residual, relu, y, .. } = operands;
+    let Operands { weights: WinogradPairs { conv, bias, .. }, residual, relu, y, .. } = operands;
     let step = conv.dilation;
     let floor = if *relu { 0.0 } else { f32::NEG_INFINITY };
     let bias = &bias[column..][..V * LANES];

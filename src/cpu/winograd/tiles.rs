@@ -4,6 +4,9 @@
 use crate::cpu::tensor::Shape;
 use crate::ops::Conv2d;
 
+/// Channels that the transforms take at a time.
+const LANES: usize = 16;
+
 /// A few whole tile rows of one image: a contiguous piece of the output.
 pub struct Strip<'a, O> {
     pub image: usize,
@@ -45,6 +48,20 @@ pub fn strips<'a, O>(
 pub fn tiles(conv: &Conv2d, side: usize, h: usize, w: usize) -> usize {
     let axis = |n| phases(n, conv.dilation).map(|(_, len)| len.div_ceil(side)).sum::<usize>();
     axis(h) * axis(w)
+}
+
+/// Whether F(side x side, 3x3) applies to a convolution and pays on an output of this height and width.
+pub fn pays(conv: &Conv2d, side: usize, h: usize, w: usize) -> bool {
+    let whole = |channels: usize| channels >= LANES && channels.is_multiple_of(LANES);
+    let fits = conv.kernel == 3
+        && conv.stride == 1
+        && !conv.depthwise
+        && conv.padding == conv.dilation
+        && whole(conv.in_channels)
+        && whole(conv.out_channels);
+    // Products against the direct sum's 9 per pixel; the transforms cost about a third more.
+    let points = (side + 2) * (side + 2);
+    fits && points * tiles(conv, side, h, w) * 4 < 9 * h * w * 3
 }
 
 /// Start and length of each of the interleaved parts of an axis.

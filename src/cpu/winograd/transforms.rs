@@ -83,7 +83,7 @@ impl WithSimd for TransformInput<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Operands { winograd, x, .. } = self.operands;
+        let Operands { weights: winograd, x, .. } = self.operands;
         let (c, count) = (winograd.conv.in_channels, self.tiles.len());
         let step = winograd.conv.dilation as isize;
         let zeros = vec![0.0; c];
@@ -147,7 +147,7 @@ where
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Operands { winograd, residual, relu, y, .. } = self.operands;
+        let Operands { weights: winograd, residual, relu, y, .. } = self.operands;
         let step = winograd.conv.dilation;
         let floor = simd.splat_f32s(if *relu { 0.0 } else { f32::NEG_INFINITY });
         let bottom = self.strip.top + self.strip.out.len() / (y.size.w * y.channels);

@@ -77,6 +77,15 @@ uint32_t bytes_of(const TensorMap& m) {
     return (m.mode == TensorMap::IM2COL ? m.box[1] : rows) * m.box[0] * 2;
 }
 
+// Of lane l's map and coordinates; offsets are left to the caller.
+Box box_of(Block& block, Warp& w, const Instruction& ins, int l, bool im2col) {
+    Box box{map_of(block, w, ins, ins.s[1], l), {}, {}};
+    if ((box.map.mode == TensorMap::IM2COL) != im2col) block.fail(ins, "a tensor map of the other mode");
+    if (box.map.rank != ins.list.size()) block.fail(ins, "a tensor map of another rank");
+    for (size_t i = 0; i < ins.list.size(); ++i) box.at[i] = int32_t(w.row(ins.list[i])[l]);
+    return box;
+}
+
 bool tensor(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
     const bool im2col = ins.is_signed;
     uint32_t defined = w.defined[ins.s[0]] & w.defined[ins.s[3]];
@@ -85,11 +94,8 @@ bool tensor(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
     if (mask & ~defined) block.fail(ins, "an undefined operand");
     for (int l = 0; l < 32; ++l) {
         if (!(mask >> l & 1)) continue;
-        Box box{map_of(block, w, ins, ins.s[1], l), {}, {}};
+        Box box = box_of(block, w, ins, l, im2col);
         const TensorMap& m = box.map;
-        if ((m.mode == TensorMap::IM2COL) != im2col) block.fail(ins, "a tensor map of the other mode");
-        if (m.rank != ins.list.size()) block.fail(ins, "a tensor map of another rank");
-        for (size_t i = 0; i < ins.list.size(); ++i) box.at[i] = int32_t(w.row(ins.list[i])[l]);
         for (size_t i = 0; i < ins.list2.size(); ++i) box.offsets[i] = uint16_t(w.row(ins.list2[i])[l]);
         for (int i = 0; im2col && i < 2; ++i) {
             const int64_t from = m.lower[i], to = int64_t(m.sizes[i + 1]) - 1 + m.upper[i];
@@ -116,11 +122,8 @@ bool store(Block& block, Warp& w, const Instruction& ins, uint32_t mask) {
     if (mask & ~defined) block.fail(ins, "an undefined operand");
     for (int l = 0; l < 32; ++l) {
         if (!(mask >> l & 1)) continue;
-        Box box{map_of(block, w, ins, ins.s[1], l), {}, {}};
+        const Box box = box_of(block, w, ins, l, false);
         const TensorMap& m = box.map;
-        if (m.mode != TensorMap::TILED) block.fail(ins, "a tensor map of the other mode");
-        if (m.rank != ins.list.size()) block.fail(ins, "a tensor map of another rank");
-        for (size_t i = 0; i < ins.list.size(); ++i) box.at[i] = int32_t(w.row(ins.list[i])[l]);
         const uint32_t bytes = bytes_of(m), from = block.at(w.row(ins.s[0])[l], bytes, 128, ins);
         uint8_t seen = 0;
         for (uint32_t i = 0; i < bytes; ++i) seen |= block.shadow[from + i];
